@@ -1,0 +1,280 @@
+"""The words a policy and the graph exchange: `<think>`, `<answer>` and `<tool_call>`, read strictly and never with an exception.
+
+A reply is scanned from left to right. What stands inside one tag is that tag's business alone: a call that is only
+thought about (inside `<think>`) or quoted (inside `<answer>`) is not a call.
+
+    <think>The total is too small to read.</think>
+    <tool_call>{"name": "zoom_image", "arguments": {"region": [500, 700, 1000, 900]}}</tool_call>
+
+    <think>The last line says 48.10.</think><answer>48.10</answer>
+
+A template may open `<think>` itself at the end of the prompt; then the reply starts inside it, and only `</think>` is seen.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, NoReturn
+
+from langchain_core.messages import AIMessage
+
+THINK = ("<think>", "</think>")
+ANSWER = ("<answer>", "</answer>")
+TOOL_CALL = ("<tool_call>", "</tool_call>")
+
+_FORM = f'Write {TOOL_CALL[0]}{{"name": "…", "arguments": {{…}}}}{TOOL_CALL[1]} with strict JSON inside.'
+
+
+@dataclass(frozen=True)
+class ToolCall:
+    """One valid call."""
+
+    name: str
+    arguments: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class InvalidCall:
+    """One call that cannot be run: what was written between the tags, and what to tell the model."""
+
+    text: str
+    error: str
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One reply of the model, taken apart."""
+
+    text: str
+    """The reply as it was said."""
+    think: str | None
+    """The reasoning, stripped; None without a (closed) `<think>`."""
+    answer: str | None
+    """What the last closed `<answer>` holds, stripped; None without one."""
+    tool_calls: tuple[ToolCall, ...]
+    """The valid calls, in order."""
+    invalid_calls: tuple[InvalidCall, ...]
+    """The calls that do not parse or do not validate, in order."""
+    rest: str
+    """What stands outside every tag, stripped: the best guess at an answer that was not tagged."""
+    content: str
+    """The text without its `<tool_call>` blocks, stripped right: what a chat message shows beside its structured calls."""
+
+    @property
+    def errors(self) -> tuple[str, ...]:
+        """What to tell the model about each invalid call."""
+        return tuple(call.error for call in self.invalid_calls)
+
+
+def parse_reply(text: str) -> Reply:
+    """Take a reply apart; any text at all is accepted, in time linear in its length.
+
+    Args:
+        text: What the model said, special tokens such as `<|im_end|>` already removed.
+
+    Example:
+        >>> reply = parse_reply('<think>Blurred.</think><tool_call>{"name": "zoom_image", "arguments": {}}</tool_call>')
+        >>> reply.think, reply.tool_calls
+        ('Blurred.', (ToolCall(name='zoom_image', arguments={}),))
+        >>> parse_reply("<tool_call>zoom please</tool_call>").errors[0][:44]
+        'The text inside <tool_call> is not valid JSO'
+    """
+    think: list[str] = []
+    answers: list[str] = []
+    calls: list[ToolCall] = []
+    invalid: list[InvalidCall] = []
+    rest: list[str] = []
+    content: list[str] = []
+    at = 0
+    opened = text.find(THINK[0])
+    closed = text.find(THINK[1])
+    if closed >= 0 and (opened < 0 or closed < opened):  # the template had opened <think> in the prompt
+        think.append(text[:closed].strip())
+        at = closed + len(THINK[1])
+        content.append(text[:at])
+    finder = _Finder(text)
+    while (found := finder.next_tag(at)) is not None:
+        start, (opening, closing) = found
+        rest.append(text[at:start])
+        content.append(text[at:start])
+        inside = start + len(opening)
+        if (opening, closing) == TOOL_CALL:
+            at = _read_call(text, inside, finder, calls, invalid)
+            continue
+        end = finder.find(closing, inside)
+        if end < 0:  # never closed: the tag alone is dropped, what follows is read on
+            at = inside
+            content.append(opening)
+            continue
+        (think if opening == THINK[0] else answers).append(text[inside:end].strip())
+        at = end + len(closing)
+        content.append(text[start:at])
+    rest.append(text[at:])
+    content.append(text[at:])
+    return Reply(
+        text=text,
+        think="\n".join(think) if think else None,
+        answer=answers[-1] if answers else None,
+        tool_calls=tuple(calls),
+        invalid_calls=tuple(invalid),
+        rest="".join(rest).strip(),
+        content="".join(content).rstrip(),
+    )
+
+
+def reply_of(message: AIMessage) -> Reply:
+    """The reply that a chat message carries, its structured calls written back as text (`ChatVLM` and servers strip them).
+
+    Example:
+        >>> message = AIMessage("<think>Blurred.</think>", tool_calls=[{"name": "zoom_image", "args": {}, "id": "1"}])
+        >>> is_well_formed(reply_of(message))
+        True
+    """
+    written = [format_tool_call(call["name"], call["args"]) for call in message.tool_calls]
+    written += [f"{TOOL_CALL[0]}{call['args'] or ''}{TOOL_CALL[1]}" for call in message.invalid_tool_calls]
+    return parse_reply("\n".join([message.text, *written]))
+
+
+def is_well_formed(reply: Reply) -> bool:
+    """Whether every part of the format is right (the condition of R_fmt in VisionThink, arXiv:2507.13348, section 3).
+
+    One `<think>` with reasoning in it comes first; then either one `<answer>` with text in it, or one or more valid calls
+    and no invalid one; and nothing but white space stands outside the tags.
+    """
+    if not reply.think or reply.rest or reply.invalid_calls:
+        return False
+    text = reply.text.lstrip()
+    thinks_once = text.count(THINK[1]) == 1 and text.count(THINK[0]) == (1 if text.startswith(THINK[0]) else 0)
+    after = reply.content.split(THINK[1], 1)[-1]
+    if reply.tool_calls:
+        return thinks_once and not after
+    return thinks_once and bool(reply.answer) and after.count(ANSWER[0]) == after.count(ANSWER[1]) == 1
+
+
+def format_tool_call(name: str, arguments: Mapping[str, Any]) -> str:
+    """Write a call as the model would: `parse_reply(format_tool_call(n, a)).tool_calls == (ToolCall(n, a),)`."""
+    body = json.dumps({"name": name, "arguments": dict(arguments)}, ensure_ascii=False)
+    return f"{TOOL_CALL[0]}\n{body}\n{TOOL_CALL[1]}"
+
+
+def parse_call(text: str) -> ToolCall | InvalidCall:
+    """Read the inside of one `<tool_call>`: strict JSON, a name, and an object of arguments."""
+    try:
+        value = _DECODER.decode(text.strip())
+        text.encode()
+    except RecursionError:
+        return InvalidCall(text, f"The JSON inside {TOOL_CALL[0]} is nested too deeply. {_FORM}")
+    except UnicodeEncodeError:
+        return InvalidCall(_printable(text), f"The JSON inside {TOOL_CALL[0]} holds broken Unicode. {_FORM}")
+    except ValueError as error:
+        return InvalidCall(text, f"The text inside {TOOL_CALL[0]} is not valid JSON ({error}). {_FORM}")
+    return _validated(value, text)
+
+
+def _validated(value: object, text: str) -> ToolCall | InvalidCall:
+    if not isinstance(value, dict):
+        return InvalidCall(text, f"The JSON inside {TOOL_CALL[0]} is {_kind(value)}, not an object. {_FORM}")
+    name, arguments = value.get("name"), value.get("arguments")
+    if not isinstance(name, str) or not name.strip():
+        return InvalidCall(text, f'The call has no "name" (a string). {_FORM}')
+    if not isinstance(arguments, dict):
+        said = f"is {_kind(arguments)}" if "arguments" in value else "is missing"
+        return InvalidCall(
+            text, f'"arguments" {said}; it must be an object, {{}} when there is nothing to say. {_FORM}'
+        )
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return InvalidCall(text, f"The JSON inside {TOOL_CALL[0]} holds broken Unicode. {_FORM}")
+    return ToolCall(name.strip(), arguments)
+
+
+def _read_call(text: str, inside: int, finder: _Finder, calls: list[ToolCall], invalid: list[InvalidCall]) -> int:
+    """Read one call that starts at `inside`; return where reading goes on."""
+    closing = TOOL_CALL[1]
+    end = finder.find(closing, inside)
+    if end < 0:
+        cut = text[inside:].strip()
+        invalid.append(InvalidCall(cut, f"A {TOOL_CALL[0]} is not closed by {closing}. {_FORM}"))
+        return len(text)
+    call = parse_call(text[inside:end])
+    # A JSON string may hold the closing tag itself; then the call ends at a later one. Tried once, to stay linear.
+    if isinstance(call, InvalidCall) and (later := finder.find(closing, end + 1)) >= 0:
+        longer = text[inside:later]
+        if TOOL_CALL[0] not in longer[end - inside :] and isinstance(again := parse_call(longer), ToolCall):
+            call, end = again, later
+    if isinstance(call, ToolCall):
+        calls.append(call)
+    else:
+        invalid.append(call)
+    return end + len(closing)
+
+
+class _Finder:
+    """`str.find` that remembers where each tag comes next, so that a thousand unclosed tags cost no quadratic search."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._next: dict[str, int] = {}
+
+    def find(self, tag: str, at: int) -> int:
+        """The first place of `tag` at or after `at`, or -1; `at` never decreases for one tag, so a place found is kept."""
+        known = self._next.get(tag)
+        if known is None or -1 < known < at:
+            known = self._next[tag] = self._text.find(tag, at)
+        return known
+
+    def next_tag(self, at: int) -> tuple[int, tuple[str, str]] | None:
+        """The nearest opening tag at or after `at`."""
+        found = [(place, tag) for tag in (THINK, ANSWER, TOOL_CALL) if (place := self.find(tag[0], at)) >= 0]
+        return min(found) if found else None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise ValueError("a key is given twice")
+    return result
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(value := float(text)):
+        raise ValueError("a number is too large")
+    return value
+
+
+def _integer(text: str) -> int:
+    if len(text) > 18:  # what a checkpointer can still store
+        raise ValueError("a number is too large")
+    return int(text)
+
+
+def _no_constant(text: str) -> NoReturn:
+    raise ValueError(f"{text} is not JSON")
+
+
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_unique, parse_float=_finite, parse_int=_integer, parse_constant=_no_constant
+)
+
+
+def _printable(text: str) -> str:
+    return text.encode(errors="replace").decode()
+
+
+def _kind(value: object) -> Literal["null", "true or false", "a number", "a string", "a list", "an object"]:
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return "true or false"
+        case int() | float():
+            return "a number"
+        case str():
+            return "a string"
+        case list():
+            return "a list"
+    return "an object"
