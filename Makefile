@@ -1,0 +1,54 @@
+# `make demo` and `make test` work on a fresh clone: each creates .venv and installs what it needs from exact constraints.
+# pip's own settings are honoured (PIP_INDEX_URL, PIP_EXTRA_INDEX_URL, PIP_FIND_LINKS, …): point one at PyTorch's CPU builds to leave CUDA out.
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check
+
+EXAMPLES := examples/documents
+
+.PHONY: help demo test lint types check wheel clean
+
+help:  ## What can be made
+	@sed -n 's/^\([a-z]*\):.*##/\1 #/p' $(MAKEFILE_LIST) | awk -F' # *' '{ printf "  make %-6s  %s\n", $$1, $$2 }'
+
+demo: $(VENV)/.demo  ## Ask the bundled policy one question about large print and one about small print
+	$(BIN)/vtagent ask $(EXAMPLES)/large-print.png "$$($(call question,large-print))"
+	$(BIN)/vtagent ask $(EXAMPLES)/small-print.png "$$($(call question,small-print))"
+
+test: $(VENV)/.dev  ## Run the tests
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev  ## Run the linter
+	$(BIN)/ruff check .
+
+types: $(VENV)/.dev  ## Run the type checker
+	$(BIN)/mypy
+
+check: lint types test  ## All three
+
+wheel: $(VENV)/.dev  ## Build dist/vtagent-*.whl
+	$(BIN)/python -m build --wheel
+
+clean:  ## Remove the environment and everything built
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+
+# The first question in examples/documents/questions.jsonl about an image.
+question = $(BIN)/python -c 'import json, sys; rows = map(json.loads, open("$(EXAMPLES)/questions.jsonl")); \
+	print(next(row["question"] for row in rows if row["image"] == "$(1).png"))'
+
+# torch is a step of its own: pip then prefers a CPU build where it finds one, and the rest cannot change it.
+$(VENV)/.torch: constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "vtagent needs Python 3.11 or newer; name one: make PYTHON=python3.12 …")'
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet "$$(grep '^torch==' constraints.txt)"
+	@touch $@
+
+$(VENV)/.demo: $(VENV)/.torch pyproject.toml
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[cli,local,samples]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.torch pyproject.toml
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
