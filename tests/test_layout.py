@@ -1,0 +1,191 @@
+"""The layout's promises: arrows that go one way, a core without torch, and a wheel that claims no name but its own."""
+
+from __future__ import annotations
+
+import ast
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+# Everything that the core may not need. The extras bring it.
+HEAVY = {"torch", "transformers", "numpy", "trl", "accelerate", "peft", "datasets", "matplotlib", "vllm"}
+HEAVY |= {"openai", "langchain_openai", "langchain", "typer", "rich"}
+
+# The modules that stand on an extra, by the extra that brings what they import.
+NEEDS_AN_EXTRA = {
+    "vtagent.cli": "cli",
+    "vtagent.terminal": "cli",
+    "vtagent.models.transformers": "local",
+    "vtagent.models.processor": "local",
+}
+
+LINKED = {"tools", "graphs", "training"}
+
+
+def modules(folder: str) -> dict[str, Path]:
+    """Every module below one of the four folders, by its import name."""
+    package = "vtagent" if folder == "vtagent" else f"vtagent.{folder}"
+    found = {}
+    for path in sorted((ROOT / folder).rglob("*.py")):
+        parts = path.relative_to(ROOT / folder).with_suffix("").parts
+        if folder == "vtagent" and parts[0] in LINKED:
+            continue
+        found[".".join((package, *parts)).removesuffix(".__init__")] = path
+    return found
+
+
+def imports(path: Path, module: str) -> set[str]:
+    """Every module that a file imports, at any depth, under its absolute name."""
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(package.split(".")[: len(package.split(".")) - node.level + 1]) if node.level else ""
+            source = ".".join(part for part in (base, node.module) if part)
+            found.update({source, *(f"{source}.{alias.name}" for alias in node.names)})
+    return found
+
+
+def reaches(names: set[str], forbidden: str) -> set[str]:
+    return {name for name in names if name == forbidden or name.startswith(forbidden + ".")}
+
+
+@pytest.mark.parametrize(
+    ("folder", "unknown"),
+    [
+        ("vtagent", ["vtagent.tools", "vtagent.graphs", "vtagent.training", "langgraph", "trl"]),
+        ("tools", ["vtagent.graphs", "vtagent.training", "trl"]),
+        ("graphs", ["vtagent.training", "trl", "torch"]),
+    ],
+)
+def test_arrows_go_one_way(folder: str, unknown: list[str]) -> None:
+    for module, path in modules(folder).items():
+        if module in ("vtagent.cli", "vtagent.__main__"):  # the composition root
+            continue
+        for name in unknown:
+            assert not reaches(imports(path, module), name), f"{module} may know nothing of {name}"
+
+
+@pytest.mark.parametrize("folder", ["vtagent", "tools", "graphs", "training"])
+def test_our_modules_are_imported_by_their_full_names(folder: str) -> None:
+    for module, path in modules(folder).items():
+        for name in LINKED:
+            assert not reaches(imports(path, module), name), f"{module}: {name} may be an application's own"
+
+
+def test_every_module_opens_with_a_sentence() -> None:
+    for folder in ("vtagent", *sorted(LINKED)):
+        for module, path in modules(folder).items():
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+            if tree.body:
+                assert ast.get_docstring(tree), f"{module} does not say what it is"
+
+
+def test_the_core_imports_without_torch_transformers_or_numpy() -> None:
+    core = {name for folder in ("vtagent", "tools", "graphs") for name in modules(folder)}
+    names = sorted(core - set(NEEDS_AN_EXTRA) - {"vtagent.__main__"})
+    run_blocked(f"for name in {names!r}: importlib.import_module(name)")
+
+
+@pytest.mark.parametrize("module", ["vtagent.models.chat", "vtagent.graphs.zoom", "vtagent.tools.zoom_image"])
+def test_what_an_agent_needs_is_in_the_core(module: str) -> None:
+    folder = module.split(".")[1] if module.split(".")[1] in LINKED else "vtagent"
+    assert module in modules(folder)
+    assert module not in NEEDS_AN_EXTRA
+
+
+def run_blocked(code: str) -> None:
+    """Run code in a fresh interpreter where importing anything heavy fails."""
+    blocker = f"""
+import importlib, sys
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {HEAVY!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}} (blocked by a test)", name=name)
+sys.meta_path.insert(0, Blocked())
+"""
+    run_python("-c", blocker + code)
+
+
+def run_python(*arguments: str, cwd: Path = ROOT) -> str:
+    """What a fresh interpreter printed; fails with its traceback."""
+    done = subprocess.run([sys.executable, *arguments], cwd=cwd, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_the_editable_install_is_a_path_that_type_checkers_can_follow() -> None:
+    files = metadata.distribution("vtagent").files or []
+    paths = [Path(str(file.locate())) for file in files if file.suffix == ".pth"]
+    if not paths:
+        pytest.skip("vtagent is not installed in editable form")
+    for line in "\n".join(path.read_text(encoding="utf-8") for path in paths).split():
+        assert (Path(line) / "vtagent" / "__init__.py").is_file(), f"{line}: a hook, not a path"
+
+
+@pytest.mark.parametrize("command", ["training.pretrain", "training.evaluate", "training.grpo"])
+def test_training_commands_run_from_a_checkout(command: str) -> None:
+    if not (ROOT / (command.replace(".", "/") + ".py")).is_file():
+        pytest.skip(f"{command} is not written yet")
+    assert "usage" in run_python("-m", command, "--help").lower()
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built from a copy of what the repository would hold."""
+    work = tmp_path_factory.mktemp("wheel")
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, check=True, text=True).stdout
+    for name in filter(None, listed.split("\0")):
+        if os.path.lexists(ROOT / name):
+            (work / "tree" / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, work / "tree" / name, follow_symlinks=False)
+    run_python("-m", "build", "--wheel", "--no-isolation", "--outdir", str(work / "dist"), str(work / "tree"))
+    (built,) = (work / "dist").glob("*.whl")
+    return built
+
+
+def test_the_wheel_claims_one_name_and_carries_every_module(wheel: Path) -> None:
+    names = set(zipfile.ZipFile(wheel).namelist())
+    assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"vtagent"}
+    for folder in ("vtagent", *sorted(LINKED)):
+        for path in modules(folder).values():
+            assert (("" if folder == "vtagent" else "vtagent/") + path.relative_to(ROOT).as_posix()) in names
+    assert "vtagent/py.typed" in names
+    weights = [path for path in (ROOT / "vtagent" / "policies").rglob("*") if path.suffix != ".py" and path.is_file()]
+    assert {path.relative_to(ROOT).as_posix() for path in weights} <= names
+
+
+APPLICATION = """
+import sys
+root, installed = sys.argv[1:]
+sys.path[:] = [path for path in sys.path if path != root]  # where an editable install puts it
+sys.path.insert(1, installed)
+import tools, graphs, training
+import vtagent.tools.zoom_image, vtagent.graphs.zoom, vtagent.training
+
+theirs = [tools.OWNER, graphs.OWNER, training.OWNER]
+assert theirs == ["the application"] * 3, theirs
+for ours in (vtagent.tools, vtagent.graphs, vtagent.training):
+    assert ours.__file__.startswith(installed), ours.__file__
+"""
+
+
+def test_the_wheel_works_in_an_application_with_its_own_tools_graphs_and_training(wheel: Path, tmp_path: Path) -> None:
+    installed, application = tmp_path / "site", tmp_path / "application"
+    zipfile.ZipFile(wheel).extractall(installed)
+    for name in LINKED:
+        (application / name).mkdir(parents=True)
+        (application / name / "__init__.py").write_text("OWNER = 'the application'\n")
+    (application / "main.py").write_text(APPLICATION)
+    run_python("main.py", str(ROOT), str(installed), cwd=application)
