@@ -1,0 +1,104 @@
+"""An image-only processor for Qwen vision-language models: Pillow and a fast tokenizer, no video part and no torchvision."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+from transformers.processing_utils import ProcessorMixin
+from transformers.utils import cached_file
+
+from vtagent.errors import ModelError
+from vtagent.visual_tokens import VisionSpec
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+
+IMAGE_TOKEN = "<|image_pad|>"
+
+
+class VLProcessor(ProcessorMixin):  # type: ignore[misc]
+    """Image processor plus tokenizer: templates, tokenises, expands placeholders, saves and loads.
+
+    Attributes:
+        vision: the image processor's sizes as the plain numbers that the rest of vtagent computes with.
+    """
+
+    text_kwargs = {"return_token_type_ids": False}  # noqa: RUF012 - read by ProcessorMixin
+    return_mm_token_type_ids = True
+
+    def __init__(
+        self,
+        image_processor: Qwen2VLImageProcessorPil | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        chat_template: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if image_processor is None or tokenizer is None:
+            raise ModelError("a processor needs an image processor and a tokenizer")
+        self.image_token = IMAGE_TOKEN
+        self.image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+        if self.image_token_id is None or self.image_token_id == tokenizer.unk_token_id:
+            raise ModelError(f"the tokenizer has no {IMAGE_TOKEN} token, so it is not a Qwen vision-language tokenizer")
+        super().__init__(image_processor, tokenizer, chat_template=chat_template)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> VLProcessor:
+        """Load from a folder or hub id: our own saved processors and stock Qwen ones, whose video files are left alone.
+
+        Raises:
+            ModelError: no tokenizer or no image processor is there.
+        """
+        path = str(pretrained_model_name_or_path)
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(path, **kwargs)
+            image_processor = Qwen2VLImageProcessorPil.from_pretrained(path, **kwargs)
+        except (OSError, ValueError, KeyError) as error:
+            raise ModelError(f"no Qwen tokenizer and image processor at {path!r}: {_first_line(error)}") from error
+        return cls(image_processor, tokenizer, chat_template=_own_template(path) or tokenizer.chat_template)
+
+    @property
+    def vision(self) -> VisionSpec:
+        """Patch size, merge size and pixel limits."""
+        own = self.image_processor
+        return VisionSpec(
+            patch_size=own.patch_size,
+            merge_size=own.merge_size,
+            min_pixels=own.size["shortest_edge"],
+            max_pixels=own.size["longest_edge"],
+        )
+
+    def replace_image_token(self, image_inputs: dict[str, Any], image_idx: int, **kwargs: Any) -> str:
+        """The placeholder of one image, once per visual token (the hook that ProcessorMixin expands prompts with)."""
+        tokens = int(image_inputs["image_grid_thw"][image_idx].prod()) // self.image_processor.merge_size**2
+        return self.image_token * tokens
+
+    def pixels(self, images: Sequence[Image.Image]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Patches (patches of all images, patch_dim) and grids (images, 3) of images that already have their final size."""
+        out = self.image_processor(list(images), return_tensors="pt")
+        return out["pixel_values"], out["image_grid_thw"]
+
+
+def _own_template(path: str) -> str | None:
+    """The chat template kept beside the tokenizer by a processor: chat_template.jinja, or .json in older checkpoints."""
+    for name in ("chat_template.jinja", "chat_template.json"):
+        file = cached_file(
+            path,
+            name,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+            _raise_exceptions_for_gated_repo=False,
+        )
+        if file is not None:
+            text = Path(file).read_text(encoding="utf-8")
+            return text if name.endswith(".jinja") else str(json.loads(text)["chat_template"])
+    return None
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -1,0 +1,86 @@
+"""Choose the next token of every row of a batch at once, each row with its own settings and its own random stream."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+import torch
+
+from vtagent.models.engine import Sampling
+
+
+class BatchSampler:
+    """The settings of B rows as tensors, built once and used until the batch changes."""
+
+    def __init__(
+        self, settings: Sequence[Sampling], streams: Sequence[random.Random], banned: frozenset[int], device: torch.device
+    ) -> None:
+        self._streams = streams
+        self._warm = [row for row, own in enumerate(settings) if own.temperature > 0]
+        temperatures = [own.temperature if own.temperature > 0 else 1.0 for own in settings]
+        self._temperature = torch.tensor(temperatures, device=device)[:, None]
+        self._ban = _index([(row, token) for row, own in enumerate(settings) for token in own.banned | banned], device)
+        bias = [(row, token, value) for row, own in enumerate(settings) for token, value in own.logit_bias.items()]
+        self._bias = _index([(row, token) for row, token, _ in bias], device)
+        self._bias_values = torch.tensor([value for _, _, value in bias], device=device)
+        self._warm_index = torch.tensor(self._warm, device=device, dtype=torch.long)
+        cut = [settings[row] for row in self._warm]
+        self._top_k = torch.tensor([own.top_k for own in cut], device=device) if any(own.top_k for own in cut) else None
+        self._top_p = torch.tensor([own.top_p for own in cut], device=device) if any(own.top_p < 1 for own in cut) else None
+
+    def __call__(self, logits: torch.Tensor) -> tuple[list[int], list[float]]:
+        """Sample from logits (B, vocabulary).
+
+        Returns:
+            B token ids, and their log-softmax under the unbiased logits / temperature. A row whose logits are not
+            finite has logprob nan.
+        """
+        scaled = logits.float() / self._temperature
+        steered = scaled
+        if self._ban is not None or self._bias is not None:
+            steered = logits.float().clone()
+            if self._bias is not None:
+                steered.index_put_(self._bias, self._bias_values, accumulate=True)
+            if self._ban is not None:
+                steered.index_put_(self._ban, torch.tensor(-torch.inf, device=logits.device))
+            steered = steered / self._temperature
+        tokens = steered.argmax(-1)
+        if self._warm:
+            tokens[self._warm_index] = self._draw(steered[self._warm_index])
+        logprobs = scaled.gather(-1, tokens[:, None])[:, 0] - scaled.logsumexp(-1)
+        return tokens.tolist(), logprobs.tolist()
+
+    def _draw(self, logits: torch.Tensor) -> torch.Tensor:
+        """Inverse-CDF sampling, one uniform number per row: a row's draw does not depend on the batch it is in."""
+        if self._top_k is not None:
+            logits = _keep_top_k(logits, self._top_k)
+        probabilities = logits.double().softmax(-1)
+        if self._top_p is not None:
+            probabilities = _keep_top_p(probabilities, self._top_p)
+        uniform = [self._streams[row].random() for row in self._warm]
+        cumulative = probabilities.cumsum(-1)
+        target = torch.tensor(uniform, device=logits.device, dtype=cumulative.dtype)[:, None] * cumulative[:, -1:]
+        drawn = (cumulative > target).int().argmax(-1)  # the first token past the target, so one of probability > 0
+        return torch.where((cumulative[:, -1:] > target)[:, 0], drawn, probabilities.argmax(-1))
+
+
+def _keep_top_k(logits: torch.Tensor, top_k: torch.Tensor) -> torch.Tensor:
+    vocabulary = logits.shape[-1]
+    k = torch.where(top_k > 0, top_k, vocabulary).clamp(max=vocabulary)
+    lowest = logits.sort(-1, descending=True).values.gather(-1, k[:, None] - 1)
+    return logits.masked_fill(logits < lowest, -torch.inf)
+
+
+def _keep_top_p(probabilities: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
+    ordered, order = probabilities.sort(-1, descending=True)
+    before = ordered.cumsum(-1) - ordered
+    outside = before >= top_p[:, None].clamp(min=1e-9)
+    return probabilities.masked_fill(outside.gather(-1, order.argsort(-1)), 0.0)
+
+
+def _index(pairs: Sequence[tuple[int, int]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor] | None:
+    if not pairs:
+        return None
+    rows, tokens = zip(*pairs, strict=True)
+    return torch.tensor(rows, device=device), torch.tensor(tokens, device=device)
