@@ -1,0 +1,216 @@
+"""An image is named by the sha256 of its bytes; a store keeps originals under that name and checks it on every read."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import stat
+import tempfile
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+
+from vtagent.errors import ImageNotFound, ImageRefused, ImageTampered, ImageTooLarge, UnreadableImage
+from vtagent.pixels import ImageLimits, decode, inspect
+
+__all__ = ["DirectoryImageStore", "ImageLimits", "ImageRef", "ImageStore", "MemoryImageStore", "decode"]
+
+_HEX = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class ImageRef:
+    """The name and the facts of a stored original.
+
+    Attributes:
+        sha256: Hash of the encoded bytes, 64 lowercase hex digits.
+        width: Width in pixels, after EXIF rotation.
+        height: Height in pixels, after EXIF rotation.
+        mime_type: What the bytes are, such as "image/jpeg"; found by looking, whatever the sender called them.
+    """
+
+    sha256: str
+    width: int
+    height: int
+    mime_type: str
+
+    def __post_init__(self) -> None:
+        check_id(self.sha256)
+
+    @property
+    def url(self) -> str:
+        """The reference that messages carry instead of pixels: vtimg://sha256/<hex>."""
+        return f"vtimg://sha256/{self.sha256}"
+
+
+def check_id(sha256: str) -> str:
+    """The id itself if it is one; an id becomes a file name, so nothing but 64 lowercase hex digits will do.
+
+    Raises:
+        ImageRefused: It is anything else, such as a path out of the store's folder.
+    """
+    if not isinstance(sha256, str) or not _HEX.fullmatch(sha256):
+        raise ImageRefused(f"not an image id: {sha256!r:.80}; expected 64 lowercase hex digits")
+    return sha256
+
+
+class ImageStore(ABC):
+    """Content-addressed originals: what comes out is, byte for byte, what its name says. Safe to share between threads.
+
+    Subclasses keep bytes: `_read`, `_write` and `__contains__`.
+
+    Args:
+        limits: What an image may be to enter.
+    """
+
+    def __init__(self, *, limits: ImageLimits | None = None) -> None:
+        self.limits = limits or ImageLimits()
+        self._refs: dict[str, ImageRef] = {}
+
+    def put(self, data: bytes) -> ImageRef:
+        """Keeps an encoded image, after decoding it once to know that it is whole. Putting it again is cheap.
+
+        Raises:
+            UnreadableImage: Empty, truncated, animated, or not an image of an allowed format.
+            ImageTooLarge: Beyond the store's limits.
+            ImageTampered: The store already holds other bytes under this image's name.
+        """
+        data = bytes(data)
+        sha256 = hashlib.sha256(data).hexdigest()
+        if sha256 in self:
+            self.get(sha256)
+            return self.ref(sha256)
+        mime_type, width, height = inspect(data, limits=self.limits)
+        decode(data, limits=self.limits)
+        self._write(sha256, data)
+        return self._refs.setdefault(sha256, ImageRef(sha256, width, height, mime_type))
+
+    def put_file(self, path: str | os.PathLike[str]) -> ImageRef:
+        """Keeps the image in a file. For paths the program's own user gives; never for paths found in messages.
+
+        Raises:
+            ImageNotFound: There is no such file.
+            UnreadableImage, ImageTooLarge, ImageTampered: As `put`.
+        """
+        try:
+            data = _read_regular(Path(path), self.limits.max_bytes)
+        except FileNotFoundError:
+            raise ImageNotFound(f"no image file at {os.fspath(path)!r}") from None
+        return self.put(data)
+
+    def get(self, sha256: str) -> bytes:
+        """The bytes of an original, checked against their name.
+
+        Raises:
+            ImageRefused: `sha256` is not an id.
+            ImageNotFound: The store does not hold it.
+            ImageTampered: The bytes held are no longer the ones that were put.
+        """
+        data = self._read(check_id(sha256))
+        if hashlib.sha256(data).hexdigest() != sha256:
+            raise ImageTampered(
+                f"image {sha256} was changed in the store: delete that entry and put the original again"
+            )
+        return data
+
+    def ref(self, sha256: str) -> ImageRef:
+        """The reference to an image the store holds.
+
+        Raises:
+            ImageRefused, ImageNotFound, ImageTampered: As `get`.
+        """
+        if check_id(sha256) not in self._refs:
+            mime_type, width, height = inspect(self.get(sha256), limits=self.limits)
+            self._refs[sha256] = ImageRef(sha256, width, height, mime_type)
+        elif sha256 not in self:
+            raise _not_found(sha256)
+        return self._refs[sha256]
+
+    @abstractmethod
+    def __contains__(self, sha256: object) -> bool:
+        """Whether an image of this id is held; False for anything that is not an id."""
+
+    @abstractmethod
+    def _read(self, sha256: str) -> bytes:
+        """The bytes kept under a well-formed id; raises ImageNotFound."""
+
+    @abstractmethod
+    def _write(self, sha256: str, data: bytes) -> None:
+        """Keeps checked bytes under their id, whole or not at all."""
+
+
+class MemoryImageStore(ImageStore):
+    """Originals in this process's memory, for tests, notebooks and short-lived agents."""
+
+    def __init__(self, *, limits: ImageLimits | None = None) -> None:
+        super().__init__(limits=limits)
+        self._data: dict[str, bytes] = {}
+
+    def __contains__(self, sha256: object) -> bool:
+        return sha256 in self._data
+
+    def _read(self, sha256: str) -> bytes:
+        try:
+            return self._data[sha256]
+        except KeyError:
+            raise _not_found(sha256) from None
+
+    def _write(self, sha256: str, data: bytes) -> None:
+        self._data[sha256] = data
+
+
+class DirectoryImageStore(ImageStore):
+    """Originals as files <folder>/<first two digits>/<id>, shared by every process that opens the folder.
+
+    Files appear by an atomic rename, so a reader or a crash never meets half an image.
+
+    Args:
+        path: The folder; made if missing.
+        limits: What an image may be to enter.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, limits: ImageLimits | None = None) -> None:
+        super().__init__(limits=limits)
+        self.path = Path(path)
+        self.path.mkdir(parents=True, exist_ok=True)
+
+    def __contains__(self, sha256: object) -> bool:
+        return isinstance(sha256, str) and _HEX.fullmatch(sha256) is not None and self._file(sha256).exists()
+
+    def _file(self, sha256: str) -> Path:
+        return self.path / sha256[:2] / sha256
+
+    def _read(self, sha256: str) -> bytes:
+        try:
+            return _read_regular(self._file(sha256), self.limits.max_bytes)
+        except FileNotFoundError:
+            raise _not_found(sha256) from None
+
+    def _write(self, sha256: str, data: bytes) -> None:
+        file = self._file(sha256)
+        file.parent.mkdir(exist_ok=True)
+        handle, part = tempfile.mkstemp(dir=file.parent, prefix=".part-")
+        try:
+            with os.fdopen(handle, "wb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(part, file)
+        except BaseException:
+            os.unlink(part)
+            raise
+
+
+def _read_regular(path: Path, max_bytes: int) -> bytes:
+    """The bytes of a plain file no larger than `max_bytes`; a pipe or device in its place would block or never end."""
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise UnreadableImage(f"{str(path)!r} is not a plain file")
+    if found.st_size > max_bytes:
+        raise ImageTooLarge(f"{str(path)!r} has {found.st_size} bytes; at most {max_bytes} are allowed")
+    return path.read_bytes()
+
+
+def _not_found(sha256: str) -> ImageNotFound:
+    return ImageNotFound(f"image {sha256} is not in this store")

@@ -1,0 +1,163 @@
+"""Bytes from anywhere become one upright RGB picture, or one clear error; limits hold before anything is decoded."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+
+from PIL import Image, UnidentifiedImageError
+
+from vtagent.errors import ImageError, ImageTooLarge, UnreadableImage
+
+__all__ = ["ImageLimits", "decode", "inspect"]
+
+
+@dataclass(frozen=True)
+class ImageLimits:
+    """What an image may be; checked on its header, before any pixel is decoded.
+
+    Attributes:
+        max_bytes: Size of the encoded file.
+        max_pixels: Width times height. To go far above 89 million, raise `PIL.Image.MAX_IMAGE_PIXELS` as well.
+        max_aspect: Longest ratio of the sides; 200 is where the Qwen processors stop.
+        formats: Pillow's names of the formats that may be opened.
+    """
+
+    max_bytes: int = 32 * 2**20
+    max_pixels: int = 64_000_000
+    max_aspect: int = 200
+    formats: tuple[str, ...] = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+
+
+# EXIF tag 274: how the stored rows must be turned to stand upright.
+_ORIENTATION = 274
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_SIDEWAYS = (5, 6, 7, 8)
+
+
+def inspect(data: bytes, *, limits: ImageLimits) -> tuple[str, int, int]:
+    """(mime type, width, height) of an encoded image, the size in pixels after EXIF rotation, from its header.
+
+    Raises:
+        UnreadableImage: Empty, animated, or not an image in one of `limits.formats`.
+        ImageTooLarge: More bytes or pixels, or longer and thinner, than `limits` allow.
+    """
+    with _open(data, limits) as image:
+        width, height = image.size
+        if image.format != "TIFF" and _orientation(image) in _SIDEWAYS:  # Pillow has turned TIFF sizes already
+            width, height = height, width
+        return Image.MIME["JPEG" if image.format == "MPO" else str(image.format)], width, height
+
+
+def decode(data: bytes, *, limits: ImageLimits, size_hint: tuple[int, int] | None = None) -> Image.Image:
+    """Decodes an image completely: upright, RGB, transparency laid on white, 16-bit samples cut to 8.
+
+    Args:
+        data: The encoded file.
+        limits: What is allowed.
+        size_hint: (width, height), upright, beyond which the caller needs no detail. A JPEG is then decoded at the
+            smallest of 1/1, 1/2, 1/4 and 1/8 of its size that is at least this large on both sides; other formats
+            ignore it.
+
+    Raises:
+        UnreadableImage: As `inspect`, or truncated, corrupt, or of a pixel type with no agreed look (32-bit samples).
+        ImageTooLarge: As `inspect`.
+    """
+    with _open(data, limits) as image:
+        turn = None
+        if image.format in ("JPEG", "MPO"):
+            turn = _UPRIGHT.get(_orientation(image))
+            if size_hint is not None:
+                sideways = _orientation(image) in _SIDEWAYS
+                image.draft(None, size_hint[::-1] if sideways else size_hint)
+        try:
+            image.load()
+            # Pillow turns TIFFs itself; a PNG may name its turn only after its pixels.
+            if image.format not in ("JPEG", "MPO", "TIFF"):
+                turn = _UPRIGHT.get(_orientation(image))
+            rgb = _to_rgb(image)
+        except ImageError:
+            raise
+        except Exception as error:  # a corrupt file can fail anywhere in any codec, with any error
+            raise UnreadableImage(f"the {image.format} cannot be decoded ({_line(error)}): is it complete?") from error
+        return rgb if turn is None else rgb.transpose(turn)
+
+
+def _open(data: bytes, limits: ImageLimits) -> Image.Image:
+    """Opens the header only and checks everything that can be known from it."""
+    if not data:
+        raise UnreadableImage("the image is empty: 0 bytes")
+    if len(data) > limits.max_bytes:
+        raise ImageTooLarge(f"the image has {len(data)} bytes; at most {limits.max_bytes} are allowed")
+    try:
+        image: Image.Image = Image.open(io.BytesIO(data), formats=limits.formats)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ImageTooLarge(f"too many pixels for PIL.Image.MAX_IMAGE_PIXELS ({_line(error)})") from error
+    except UnidentifiedImageError:
+        raise UnreadableImage(f"not a complete image ({_guess(data)}): expected {', '.join(limits.formats)}") from None
+    except Exception as error:
+        raise UnreadableImage(f"the image's header cannot be read ({_line(error)}): is it complete?") from error
+    width, height = image.size
+    if min(width, height) < 1:
+        raise UnreadableImage(f"the image has no pixels: {width}x{height}")
+    if width * height > limits.max_pixels:
+        raise ImageTooLarge(f"the image is {width}x{height} pixels; at most {limits.max_pixels} in all are allowed")
+    if max(width, height) > limits.max_aspect * min(width, height):
+        raise ImageTooLarge(f"the image is {width}x{height}: one side may be at most {limits.max_aspect}x the other")
+    # A phone's MPO is a JPEG with a second picture for depth or HDR behind it: the first is the photograph.
+    if image.format != "MPO" and getattr(image, "is_animated", False):
+        raise UnreadableImage(f"the {image.format} has more than one frame or page: give one still image")
+    return image
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 to 8. Unreadable EXIF counts as upright, which is how viewers show such files."""
+    try:
+        value = image.getexif().get(_ORIENTATION, 1)
+    except Exception:
+        return 1
+    return value if isinstance(value, int) else 1
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """The loaded picture as RGB: transparency on white, 16-bit grey by its high byte (as Pillow cuts colour)."""
+    if image.mode.startswith("I;16"):
+        image = _high_byte(image)
+    elif image.mode in ("I", "F"):
+        raise UnreadableImage("the image has 32-bit samples of unknown range: save it with 8 or 16 bits")
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, "white")
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    return image.convert("RGB")  # CMYK by plain subtraction: profiles are not applied, by the processors neither
+
+
+def _high_byte(image: Image.Image) -> Image.Image:
+    """16-bit grey as 8-bit grey, or grey with alpha when one grey was declared transparent."""
+    grey = image.point([value >> 8 for value in range(65536)], "L")
+    transparent = image.info.get("transparency")
+    if not isinstance(transparent, int):
+        return grey
+    alpha = image.point([0 if value == transparent else 255 for value in range(65536)], "L")
+    return Image.merge("LA", (grey, alpha))
+
+
+def _guess(data: bytes) -> str:
+    if data.startswith(b"%PDF"):
+        return "this is a PDF: render its pages first"
+    if data[4:8] == b"ftyp":
+        return "this looks like HEIC, AVIF or video: convert it first"
+    return f"it starts with {data[:8]!r}"
+
+
+def _line(error: BaseException) -> str:
+    """An error of someone else's on one line."""
+    return " ".join(str(error).split()) or type(error).__name__
