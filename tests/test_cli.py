@@ -1,0 +1,354 @@
+"""The command line: what it prints, what it costs, and one line for every mistake."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any, ClassVar
+
+import pytest
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.outputs import ChatGeneration, ChatResult
+from PIL import Image
+
+from vtagent.cli import run
+from vtagent.models.chat import ChatVLM
+from vtagent.visual_tokens import QWEN3_VL
+
+ZOOM = AIMessage("<think>Too small.</think>", tool_calls=[{"name": "zoom_image", "args": {}, "id": "call-1"}])
+ANSWER = AIMessage("<think>Now I can.</think><answer>48.10</answer>")
+
+
+class Scripted(BaseChatModel):
+    """Says what it is told to, as a local model would, and keeps what it was asked."""
+
+    replies: list[BaseMessage]
+    asked: list[dict[str, Any]] = []  # noqa: RUF012 - a pydantic field
+    resolves_images: bool = True
+    vision: Any = QWEN3_VL
+    store: Any = None
+    profile: Any = {"image_inputs": True, "tool_calling": True, "image_tool_message": True}  # noqa: RUF012
+
+    @property
+    def _llm_type(self) -> str:
+        return "scripted"
+
+    def bind_tools(self, tools: Any, **options: Any) -> Any:
+        return self.bind(tools=tools, **options)
+
+    def _generate(
+        self, messages: list[BaseMessage], stop: Any = None, run_manager: Any = None, **options: Any
+    ) -> ChatResult:
+        self.asked.append(options)
+        return ChatResult(generations=[ChatGeneration(message=self.replies[len(self.asked) - 1].model_copy(deep=True))])
+
+
+def picture(path: str | Path) -> tuple[str, tuple[int, int]]:
+    """The mode and the size of an image file."""
+    with Image.open(path) as image:
+        return image.mode, image.size
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> Path:
+    path = tmp_path / "page.png"
+    Image.new("RGB", (640, 480), "white").save(path)
+    return path
+
+
+def scripted(monkeypatch: pytest.MonkeyPatch, *replies: AIMessage) -> Scripted:
+    """Make `vtagent ask` talk to a script instead of loading weights."""
+    model = Scripted(replies=list(replies))
+
+    def load(name: str, *, store: Any) -> Scripted:
+        model.store = store
+        return model
+
+    monkeypatch.setattr(ChatVLM, "from_pretrained", load)
+    return model
+
+
+def report(capsys: pytest.CaptureFixture[str], *arguments: object) -> dict[str, Any]:
+    assert run([*map(str, arguments), "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_ask_prints_the_answer_and_the_path_it_took(
+    page: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scripted(monkeypatch, ZOOM, ANSWER)
+    assert run(["ask", str(page), "What is the Total?"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.splitlines()[0] == "48.10"
+    told = [
+        "looked   at the image small: 320 × 256 pixels, 80 visual tokens",
+        "decided  to zoom — Too small.",
+        "zoomed   on all of the image: 640 × 480 pixels, 300 visual tokens",
+        "decided  to answer — Now I can.",
+        "tokens   380 visual tokens; full resolution at once costs 300 (127% of it)",
+    ]
+    lines = [line.rstrip() for line in printed.splitlines()]
+    assert lines[2:7] == told
+    assert lines[7].startswith("time ")
+
+
+def test_ask_tells_a_script_everything_as_one_json_object(
+    page: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scripted(monkeypatch, ANSWER)
+    told = report(capsys, "ask", page, "What is the Total?")
+    assert told["answer"] == "48.10"
+    assert told["images"] == [str(page)]
+    assert [step["step"] for step in told["path"]] == ["look", "decision"]
+    assert (told["visual_tokens"], told["full_visual_tokens"], told["zooms"]) == (80, 300, 0)
+    assert told["seconds"] >= 0
+
+
+def test_ask_saves_the_views_that_the_model_saw(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scripted(monkeypatch, ZOOM, ANSWER)
+    told = report(capsys, "ask", page, "What is the Total?", "--save-views", tmp_path / "seen")
+    saved = [(Path(step["file"]).name, picture(step["file"])[1]) for step in told["path"] if "file" in step]
+    assert saved == [("1-look-image1.png", (320, 256)), ("2-zoom-image1.png", (640, 480))]
+
+
+def test_max_zooms_0_does_not_offer_the_tool(
+    page: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = scripted(monkeypatch, ANSWER)
+    assert report(capsys, "ask", page, "Total?", "--max-zooms", 0)["zooms"] == 0
+    assert not model.asked[0].get("tools")
+
+
+def test_zoom_bias_reaches_the_model(
+    page: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = scripted(monkeypatch, ANSWER)
+    report(capsys, "ask", page, "--zoom-bias", -2.5, "Total?")
+    assert model.asked[0]["zoom_bias"] == -2.5
+
+
+def test_options_may_stand_anywhere_between_images_and_question(
+    page: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scripted(monkeypatch, ANSWER)
+    told = report(capsys, "ask", page, "--max-zooms", 1, page, "Total?")
+    assert told["images"] == [str(page), str(page)]
+    assert told["question"] == "Total?"
+
+
+def test_what_a_model_says_cannot_drive_the_terminal(
+    page: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scripted(monkeypatch, AIMessage("<think>[red]</think><answer>\x1b]0;owned\x07[bold]48</answer>"))
+    assert run(["ask", str(page), "Total?"]) == 0
+    printed = capsys.readouterr().out
+    assert "\x1b" not in printed
+    assert "[bold]48" in printed
+
+
+# --- mistakes ---------------------------------------------------------------------------------------------------------
+
+
+def failure(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str]:
+    """The exit code and the one line of a command that fails."""
+    try:
+        code = run([*map(str, arguments)])
+    except SystemExit as stopped:  # argparse leaves this way
+        code = int(stopped.code or 0)
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1, captured.err
+    return code, captured.err
+
+
+def test_a_missing_file_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    code, line = failure(capsys, "ask", "nowhere.png", "Total?")
+    assert code == 2
+    assert "nowhere.png" in line
+
+
+def test_a_file_that_is_no_image_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "notes.txt").write_text("Not an image.")
+    assert failure(capsys, "ask", tmp_path / "notes.txt", "Total?")[0] == 2
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["ask"], ["ask", "page.png"], ["ask", "page.png", "Total?", "--max-zooms", "-1"], ["ask", "--colour"], ["look"]],
+)
+def test_a_wrong_command_line_points_to_help(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    code, line = failure(capsys, *arguments)
+    assert code == 2
+    assert "--help" in line
+
+
+def test_an_unknown_model_is_named(page: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, line = failure(capsys, "ask", page, "Total?", "--model", tmp_path / "nothing-here")
+    assert code == 4
+    assert "nothing-here" in line
+
+
+@pytest.mark.parametrize(("module", "extra"), [("torch", "local"), ("langchain_openai", "openai")])
+def test_a_missing_extra_is_named(
+    module: str, extra: str, page: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def absent(*_: Any, **__: Any) -> None:
+        raise ModuleNotFoundError(f"No module named {module!r}", name=module)
+
+    monkeypatch.setattr(ChatVLM, "from_pretrained", absent)
+    code, line = failure(capsys, "ask", page, "Total?")
+    assert code == 3
+    assert f"pip install 'vtagent[{extra}]'" in line
+
+
+def test_an_unexpected_error_is_one_line_unless_debug_is_asked_for(
+    page: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise RuntimeError("a bug\nover two lines")
+
+    monkeypatch.setattr(ChatVLM, "from_pretrained", broken)
+    code, line = failure(capsys, "ask", page, "Total?")
+    assert code == 1
+    assert "a bug over two lines" in line
+    with pytest.raises(RuntimeError, match="a bug"):
+        run(["ask", str(page), "Total?", "--debug"])
+
+
+def test_without_rich_the_command_says_which_extra_it_needs() -> None:
+    code = "import sys; sys.modules['rich'] = None; from vtagent.__main__ import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr == "vtagent: error: the command line needs an extra: pip install 'vtagent[cli]'\n"
+
+
+# --- servers ----------------------------------------------------------------------------------------------------------
+
+
+class Server(BaseHTTPRequestHandler):
+    """An OpenAI-compatible server that first zooms, then answers, and keeps what it was sent."""
+
+    received: ClassVar[list[dict[str, Any]]] = []
+
+    def do_GET(self) -> None:
+        self._reply(
+            200, {"object": "list", "data": [{"id": "served", "object": "model", "created": 0, "owned_by": "us"}]}
+        )
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.received.append(body)
+        if body["model"] != "served":
+            return self._reply(404, {"error": {"message": "no such model\nhere", "type": "NotFoundError"}})
+        function = {"name": "zoom_image", "arguments": '{"region": [0, 0, 500, 500]}'}
+        message: dict[str, Any] = {"role": "assistant", "content": "<think>Now I can.</think><answer>48.10</answer>"}
+        if len(self.received) == 1:
+            call = {"id": "call-1", "type": "function", "function": function}
+            message = {"role": "assistant", "content": "<think>Too small.</think>", "tool_calls": [call]}
+        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
+        self._reply(
+            200,
+            {
+                "id": "1",
+                "object": "chat.completion",
+                "created": 0,
+                "model": "served",
+                "choices": [choice],
+                "usage": usage,
+            },
+        )
+
+    def _reply(self, status: int, body: dict[str, Any]) -> None:
+        data = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[str]:
+    Server.received.clear()
+    with ThreadingHTTPServer(("127.0.0.1", 0), Server) as running:
+        thread = Thread(target=running.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{running.server_port}/v1"
+        running.shutdown()
+        thread.join()
+
+
+def test_a_server_is_asked_for_its_model_and_sent_pixels(
+    page: Path, server: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = report(capsys, "ask", page, "Total?", "--base-url", server)
+    assert (told["answer"], told["model"], told["zooms"]) == ("48.10", "served", 1)
+    assert next(step for step in told["path"] if step["step"] == "zoom")["region"] == [0, 0, 500, 500]
+    sent = [json.dumps(request) for request in Server.received]
+    assert [text.count("data:image/png;base64,") for text in sent] == [1, 2]
+    assert "vtimg://" not in sent[0] + sent[1]
+
+
+def test_a_model_that_a_server_lacks_is_named(page: Path, server: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, line = failure(capsys, "ask", page, "Total?", "--base-url", server, "--model", "other")
+    assert code == 4
+    assert "no such model here" in line
+
+
+def test_an_unreachable_server_is_named(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, line = failure(capsys, "ask", page, "Total?", "--base-url", "http://127.0.0.1:9/v1")
+    assert code == 4
+    assert "no server answers at http://127.0.0.1:9/v1" in line
+
+
+# --- samples ----------------------------------------------------------------------------------------------------------
+
+
+def rows(directory: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (directory / "questions.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def test_samples_writes_documents_with_questions_and_gold_answers(tmp_path: Path) -> None:
+    assert run(["samples", str(tmp_path), "--count", "6"]) == 0
+    written = rows(tmp_path)
+    assert [row["print"] for row in written] == ["large", "small"] * 3
+    assert all(row["question"] and row["answer"] for row in written)
+    assert all(picture(tmp_path / row["image"])[0] == "RGB" for row in written)
+    assert len(list(tmp_path.glob("*.png"))) == 6
+
+
+def test_samples_of_one_seed_are_the_same_documents(tmp_path: Path) -> None:
+    for name, seed in [("a", "7"), ("b", "7"), ("c", "8")]:
+        assert run(["samples", str(tmp_path / name), "--count", "2", "--seed", seed, "--print", "small"]) == 0
+    assert rows(tmp_path / "a") == rows(tmp_path / "b") != rows(tmp_path / "c")
+    image = rows(tmp_path / "a")[0]["image"]
+    assert (tmp_path / "a" / image).read_bytes() == (tmp_path / "b" / image).read_bytes()
+
+
+def test_samples_never_overwrites_questions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["samples", str(tmp_path), "--count", "1"]) == 0
+    capsys.readouterr()
+    assert failure(capsys, "samples", tmp_path)[0] == 2
+    assert len(rows(tmp_path)) == 1
+
+
+@pytest.mark.parametrize("command", [[], ["ask"], ["samples"]])
+def test_help_teaches_with_examples_and_fits_a_terminal(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        run([*command, "--help"])
+    text = capsys.readouterr().out
+    assert stopped.value.code == 0
+    assert max(map(len, text.splitlines())) <= 80
+    assert not command or f"  vtagent {command[0]} " in text

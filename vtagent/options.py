@@ -1,0 +1,134 @@
+"""Every option of the command line, and the help that teaches it."""
+
+from __future__ import annotations
+
+import argparse
+from importlib.metadata import version
+from pathlib import Path
+from typing import NoReturn
+
+EXIT_CODES = """\
+exit codes:
+  0  answered                                3    an extra is not installed
+  1  a bug in vtagent                        4    the model or the server failed
+  2  a wrong option or an unusable image     130  interrupted
+"""
+
+OVERVIEW = """\
+Ask questions about images, and see what looking cost.
+
+The model sees each image small first: half of both sides, a quarter of the
+visual tokens. It then answers, or asks for more resolution with a tool call,
+`zoom_image`, of the whole image or of a region.
+"""
+
+ASK = """\
+examples:
+  vtagent ask receipt.png "What is the Total?"
+
+  # Two images; a real model, fetched from the hub the first time
+  vtagent ask front.jpg back.jpg "Who signed?" --model Qwen/Qwen3-VL-2B-Instruct
+
+  # A model that a server has already loaded (vLLM, or anything OpenAI-like)
+  vtagent ask receipt.png "Who paid?" --base-url http://localhost:8000/v1
+
+  # Never zoom: the small view must do. Or zoom up to three times.
+  vtagent ask receipt.png "What is the Tax?" --max-zooms 0
+  vtagent ask receipt.png "What is the Tax?" --max-zooms 3
+
+  # Zoom more readily (a negative number: more rarely)
+  vtagent ask receipt.png "What is the Tax?" --zoom-bias 2
+
+  # Keep exactly the pixels that the model saw
+  vtagent ask receipt.png "What is the Tax?" --save-views seen/
+
+  # For scripts: one JSON object
+  vtagent ask receipt.png "What is the Tax?" --json
+
+The bundled policies, base and zoom, read only what `vtagent samples` draws:
+small printed cards, forms and receipts. Ask anything else of a real model.
+"""
+
+SAMPLES = """\
+examples:
+  # 16 documents, half in large print, half in small
+  vtagent samples documents/
+
+  # Small print cannot be read until the model zooms
+  vtagent samples small-print/ --count 200 --print small
+
+  # The same documents for everyone who says 7
+  vtagent samples documents-7/ --seed 7
+
+DIR gets one PNG per document, and questions.jsonl with one line for each:
+  {"image": "0000-large.png", "question": "What is the Total?",
+   "answer": "48.10", "print": "large"}
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+
+
+def parsers() -> tuple[_Parser, dict[str, _Parser]]:
+    """The parser of `vtagent` and those of its commands."""
+    raw = argparse.RawDescriptionHelpFormatter
+    top = _Parser(prog="vtagent", description=OVERVIEW, epilog=EXIT_CODES, formatter_class=raw)
+    top.add_argument("--version", action="version", version=f"vtagent {version('vtagent')}")
+    commands = top.add_subparsers(title="commands", metavar="COMMAND")
+
+    ask = commands.add_parser(
+        "ask",
+        help="ask a question about images",
+        description=OVERVIEW,
+        epilog=ASK + "\n" + EXIT_CODES,
+        formatter_class=raw,
+    )
+    ask.add_argument("images", nargs="+", metavar="IMAGE", type=Path, help="an image file")
+    ask.add_argument("question", metavar='"QUESTION"', help="in quotes, after the images")
+    ask.add_argument(
+        "--model",
+        metavar="NAME",
+        help="base or zoom (bundled), a checkpoint's folder or hub id; default: zoom. "
+        "With --base-url, a name that is served there; default: the first",
+    )
+    ask.add_argument(
+        "--base-url", metavar="URL", help="ask an OpenAI-compatible server; OPENAI_API_KEY is sent to it if it is set"
+    )
+    ask.add_argument(
+        "--max-zooms",
+        metavar="N",
+        type=_count,
+        default=1,
+        help="how often the model may zoom before it must answer; default: 1",
+    )
+    ask.add_argument(
+        "--zoom-bias", metavar="B", type=float, default=0.0, help="added to the log-odds of zooming; default: 0"
+    )
+    ask.add_argument("--save-views", metavar="DIR", type=Path, help="write every view that the model saw as a PNG")
+    ask.add_argument("--json", action="store_true", help="print one JSON object instead")
+
+    samples = commands.add_parser(
+        "samples",
+        help="write fresh documents with questions and answers",
+        description="Write fresh rendered documents with questions and gold answers.",
+        epilog=SAMPLES,
+        formatter_class=raw,
+    )
+    samples.add_argument("directory", metavar="DIR", type=Path, help="made if it does not exist")
+    samples.add_argument("--count", metavar="N", type=_count, default=16, help="how many documents; default: 16")
+    samples.add_argument("--seed", metavar="S", type=int, default=0, help="same seed, same documents; default: 0")
+    samples.add_argument(
+        "--print", choices=["small", "large", "both"], default="both", help="the size of the print; default: both"
+    )
+
+    for parser in (ask, samples):
+        parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return top, {"ask": ask, "samples": samples}
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a count")
+    return int(text)
