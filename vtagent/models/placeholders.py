@@ -1,0 +1,67 @@
+"""From a collapsed prompt, one placeholder per image, to the prompt that the decoder sees, one per visual token."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from hashlib import sha256
+
+from vtagent.errors import ModelError
+from vtagent.models.engine import EngineImage
+from vtagent.visual_tokens import VisionSpec
+
+
+def expand(ids: Sequence[int], images: Sequence[EngineImage], vision: VisionSpec, image_token_id: int) -> list[int]:
+    """Repeat each placeholder once per visual token of its image.
+
+    Raises:
+        ModelError: as many placeholders as images are needed, none next to another, and every image at a size that the
+            model's own processor would leave alone.
+    """
+    if ids.count(image_token_id) != len(images):
+        raise ModelError(f"the prompt has {ids.count(image_token_id)} image placeholders for {len(images)} images")
+    out: list[int] = []
+    rest = iter(images)
+    for token in ids:
+        if token != image_token_id:
+            out.append(token)
+            continue
+        if out and out[-1] == image_token_id:
+            raise ModelError("two image placeholders follow one another; put the vision start and end tokens between them")
+        out.extend([token] * visual_tokens(next(rest), vision))
+    return out
+
+
+def visual_tokens(image: EngineImage, vision: VisionSpec) -> int:
+    """The visual tokens of an image, whose size must be one that the processor leaves alone."""
+    width, height = image.pixels.size
+    if vision.snap(width, height) != (width, height):
+        raise ModelError(
+            f"an image of {width}x{height} pixels would be resized by the model; render it at {vision.snap(width, height)}"
+        )
+    return vision.tokens(width, height)
+
+
+def identity(image: EngineImage) -> str:
+    """The name that an image's features are kept under."""
+    return f"{image.key}@{image.pixels.width}x{image.pixels.height}"
+
+
+def cache_keys(expanded: Sequence[int], images: Sequence[EngineImage], image_token_id: int) -> tuple[int, ...]:
+    """The expanded prompt with each image's placeholders replaced by a negative number of its own."""
+    out: list[int] = []
+    rest = iter(images)
+    number, inside = 0, False
+    for token in expanded:
+        if token == image_token_id and not inside:
+            number = -1 - int.from_bytes(sha256(identity(next(rest)).encode()).digest()[:7])
+        inside = token == image_token_id
+        out.append(number if inside else token)
+    return tuple(out)
+
+
+def image_spans(expanded: Sequence[int], image_token_id: int) -> list[tuple[int, int]]:
+    """Start and end of each image in an expanded prompt."""
+    places = [place for place, token in enumerate(expanded) if token == image_token_id]
+    starts = [place for place in places if place == 0 or expanded[place - 1] != image_token_id]
+    ends = [place + 1 for place in places if place + 1 == len(expanded) or expanded[place + 1] != image_token_id]
+    return list(zip(starts, ends, strict=True))

@@ -1,0 +1,232 @@
+"""TransformersEngine: a Qwen vision-language model in this process, its concurrent requests computed in one batch.
+
+One worker thread owns the model while there is work, and ends when there has been none for a while. Failures stay with
+the request that caused them.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future, wait
+from os import PathLike
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import AutoConfig, AutoModelForImageTextToText
+
+from vtagent.errors import ModelError
+from vtagent.models.engine import Generation, Request
+from vtagent.models.families import chat_template, family_of, resolve
+from vtagent.models.processor import VLProcessor
+from vtagent.models.row import prepare, reject
+from vtagent.models.scheduler import Counters, Scheduler
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+_IDLE_SECONDS = 5.0
+_NEVER_SAMPLED = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>")
+
+
+class TransformersEngine:
+    """Batched generation with KV and image reuse over a transformers model.
+
+    Args:
+        model: Qwen3-VL or Qwen2.5-VL, in evaluation mode, on one device. It may be a model that is being trained: call
+            `forget` after each change of its weights.
+        processor: the checkpoint's processor.
+        max_rows: Requests decoded together; more wait.
+        cache_tokens: Bound on the KV kept for reuse, in tokens.
+        image_cache_tokens: Bound on the image features kept for reuse, in visual tokens.
+        max_wave_tokens: Bound on the prompt tokens computed together.
+
+    Raises:
+        ModelError: not a model that we serve.
+
+    Example:
+        >>> engine = TransformersEngine.from_pretrained("base")  # doctest: +SKIP
+        >>> engine.generate([Request(token_ids=tuple(engine.processor.tokenizer.encode("Hello")))])  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        processor: VLProcessor,
+        *,
+        max_rows: int = 64,
+        cache_tokens: int = 65536,
+        image_cache_tokens: int = 65536,
+        max_wave_tokens: int = 16384,
+    ) -> None:
+        family = family_of(model.config.model_type)
+        tokenizer = processor.tokenizer
+        self.model = model
+        self.processor = processor
+        self.context: int = model.config.text_config.max_position_embeddings
+        self.banned = frozenset(_ids(tokenizer, _NEVER_SAMPLED)) | {model.config.image_token_id, model.config.video_token_id}
+        self.stop = frozenset(_end_ids(model, tokenizer))
+        self._scheduler = Scheduler(
+            model,
+            processor,
+            deepstack=family.deepstack,
+            max_rows=max_rows,
+            max_wave_tokens=max_wave_tokens,
+            cache_tokens=cache_tokens,
+            image_cache_tokens=image_cache_tokens,
+            banned=self.banned,
+        )
+        self._changed = threading.Condition()
+        self._queue: list[tuple[Request, Future[Generation]]] = []
+        self._worker: threading.Thread | None = None
+        self._forget = False
+        self._closed = False
+
+    @classmethod
+    def from_pretrained(
+        cls, path: str | PathLike[str], *, device: str | None = None, dtype: torch.dtype | str | None = None, **options: Any
+    ) -> TransformersEngine:
+        """Load a checkpoint: a folder, a hub id, or the name of a bundled policy.
+
+        Args:
+            path: Where it is.
+            device: "cuda" where there is one, else "cpu".
+            dtype: bfloat16 on a GPU, float32 on a CPU.
+            options: Those of the constructor.
+
+        Raises:
+            ModelError: nothing there, or not a family that we serve.
+        """
+        path = resolve(str(path))
+        try:
+            config = AutoConfig.from_pretrained(path)
+        except (OSError, ValueError) as error:
+            raise ModelError(f"no model at {path!r}; give a checkpoint folder, a hub id, or a bundled policy's name") from error
+        family_of(config.model_type)
+        processor = VLProcessor.from_pretrained(path)
+        processor.chat_template = chat_template(processor.chat_template)
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        dtype = dtype or (torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16)
+        try:
+            model = AutoModelForImageTextToText.from_pretrained(path, dtype=dtype, attn_implementation="sdpa")
+        except (OSError, ValueError, RuntimeError) as error:
+            text = " ".join(str(error).split())[:300]
+            raise ModelError(f"the weights at {path!r} cannot be loaded: {text}") from error
+        return cls(model.to(device).eval(), processor, **options)
+
+    def submit(self, request: Request) -> Future[Generation]:
+        """Queue one request; see `Engine.submit`."""
+        return self._submit([request])[0]
+
+    def generate(self, requests: Sequence[Request]) -> list[Generation]:
+        """Serve several requests together; see `Engine.generate`."""
+        futures = self._submit(requests)
+        wait(futures)
+        return [future.result() for future in futures]
+
+    def forget(self) -> None:
+        """The weights have changed: requests submitted from now on find no KV and no image features of the old ones."""
+        with self._changed:
+            self._forget = True
+
+    def close(self) -> None:
+        """Refuse new requests, fail those under way, and wait for the worker to end."""
+        with self._changed:
+            self._closed = True
+            worker = self._worker
+            self._changed.notify_all()
+        if worker is not None and worker is not threading.current_thread():
+            worker.join()
+
+    @property
+    def counters(self) -> Counters:
+        """What was computed so far."""
+        return self._scheduler.counters
+
+    @property
+    def images_encoded(self) -> int:
+        """Images that went through the vision tower so far."""
+        return self._scheduler.vision.encoded
+
+    @property
+    def cached_tokens(self) -> int:
+        """Tokens whose KV is kept for reuse."""
+        return self._scheduler.prefixes.tokens
+
+    @property
+    def rows(self) -> int:
+        """Requests being served: decoding, or waiting for room."""
+        with self._changed:
+            return len(self._queue) + len(self._scheduler.waiting) + len(self._scheduler.active)
+
+    def __enter__(self) -> TransformersEngine:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _submit(self, requests: Sequence[Request]) -> list[Future[Generation]]:
+        futures: list[Future[Generation]] = [Future() for _ in requests]
+        with self._changed:
+            if self._closed:
+                for future in futures:
+                    reject(future, ModelError("the engine is closed; load the model again"))
+                return futures
+            self._queue.extend(zip(requests, futures, strict=True))
+            if self._worker is None:
+                self._worker = threading.Thread(target=self._work, name="vtagent-engine", daemon=True)
+                self._worker.start()
+            self._changed.notify_all()
+        return futures
+
+    def _work(self) -> None:
+        """The worker's life: take what is queued, compute a turn, until closed or idle."""
+        scheduler = self._scheduler
+        with torch.no_grad():
+            while True:
+                with self._changed:
+                    if not self._queue and not scheduler.busy and not self._closed:
+                        self._changed.wait(_IDLE_SECONDS)
+                    if self._closed or (not self._queue and not scheduler.busy):
+                        self._worker = None
+                        break
+                    queued, self._queue = self._queue, []
+                    forget, self._forget = self._forget, False
+                if forget:
+                    scheduler.forget()
+                for request, future in queued:
+                    self._take(request, future)
+                try:
+                    scheduler.turn()
+                except Exception as error:  # never leave a caller waiting: whatever this was, all of them hear of it
+                    self._fail_all(error)
+        if self._closed:
+            self._fail_all(ModelError("the engine was closed before the reply was complete"))
+
+    def _take(self, request: Request, future: Future[Generation]) -> None:
+        try:
+            row = prepare(request, future, self.model.model, self.processor, context=self.context, stop=self.stop)
+        except Exception as error:
+            reject(future, error)
+        else:
+            self._scheduler.add(row)
+
+    def _fail_all(self, error: BaseException) -> None:
+        with self._changed:
+            queued, self._queue = self._queue, []
+        waiting, self._scheduler.waiting = self._scheduler.waiting, []
+        self._scheduler.fail_active(error)
+        for future in [future for _, future in queued] + [row.future for row in waiting]:
+            reject(future, error)
+
+
+def _ids(tokenizer: Any, names: Sequence[str]) -> list[int]:
+    known = tokenizer.get_vocab()
+    return [known[name] for name in names if name in known]
+
+
+def _end_ids(model: Any, tokenizer: Any) -> list[int]:
+    eos = getattr(model.generation_config, "eos_token_id", None)
+    own = eos if isinstance(eos, list) else [eos]
+    ends = [*own, tokenizer.eos_token_id, *_ids(tokenizer, ["<|im_end|>", "<|endoftext|>"])]
+    return sorted({token for token in ends if token is not None and token < model.config.text_config.vocab_size})
