@@ -1,4 +1,4 @@
-"""The words a policy and the graph exchange: `<think>`, `<answer>` and `<tool_call>`, read strictly and never with an exception.
+"""The words a policy and the graph exchange, `<think>`, `<answer>` and `<tool_call>`: read strictly, never raising.
 
 A reply is scanned from left to right. What stands inside one tag is that tag's business alone: a call that is only
 thought about (inside `<think>`) or quoted (inside `<answer>`) is not a call.
@@ -8,7 +8,7 @@ thought about (inside `<think>`) or quoted (inside `<answer>`) is not a call.
 
     <think>The last line says 48.10.</think><answer>48.10</answer>
 
-A template may open `<think>` itself at the end of the prompt; then the reply starts inside it, and only `</think>` is seen.
+A template may open `<think>` itself at the end of the prompt; the reply then starts inside it and has only `</think>`.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Reply:
     rest: str
     """What stands outside every tag, stripped: the best guess at an answer that was not tagged."""
     content: str
-    """The text without its `<tool_call>` blocks, stripped right: what a chat message shows beside its structured calls."""
+    """The text without its `<tool_call>` blocks, stripped right: what a message shows beside its structured calls."""
 
     @property
     def errors(self) -> tuple[str, ...]:
@@ -126,7 +126,7 @@ def parse_reply(text: str) -> Reply:
 
 
 def reply_of(message: AIMessage) -> Reply:
-    """The reply that a chat message carries, its structured calls written back as text (`ChatVLM` and servers strip them).
+    """The reply that a chat message carries, with its structured calls written back as text (models strip them).
 
     Example:
         >>> message = AIMessage("<think>Blurred.</think>", tool_calls=[{"name": "zoom_image", "args": {}, "id": "1"}])
@@ -141,8 +141,8 @@ def reply_of(message: AIMessage) -> Reply:
 def is_well_formed(reply: Reply) -> bool:
     """Whether every part of the format is right (the condition of R_fmt in VisionThink, arXiv:2507.13348, section 3).
 
-    One `<think>` with reasoning in it comes first; then either one `<answer>` with text in it, or one or more valid calls
-    and no invalid one; and nothing but white space stands outside the tags.
+    One `<think>` with reasoning in it comes first; then either one `<answer>` with text in it, or one or more valid
+    calls and no invalid one; and nothing but white space stands outside the tags.
     """
     if not reply.think or reply.rest or reply.invalid_calls:
         return False
@@ -214,14 +214,14 @@ def _read_call(text: str, inside: int, finder: _Finder, calls: list[ToolCall], i
 
 
 class _Finder:
-    """`str.find` that remembers where each tag comes next, so that a thousand unclosed tags cost no quadratic search."""
+    """`str.find` that remembers where each tag comes next: a thousand unclosed tags cost no quadratic search."""
 
     def __init__(self, text: str) -> None:
         self._text = text
         self._next: dict[str, int] = {}
 
     def find(self, tag: str, at: int) -> int:
-        """The first place of `tag` at or after `at`, or -1; `at` never decreases for one tag, so a place found is kept."""
+        """The first place of `tag` at or after `at`, or -1; a place found is kept, as `at` only grows for one tag."""
         known = self._next.get(tag)
         if known is None or -1 < known < at:
             known = self._next[tag] = self._text.find(tag, at)

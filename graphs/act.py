@@ -1,0 +1,179 @@
+"""The node that runs what the model called: each call is answered, in order, and a mistake costs no zoom.
+
+`zoom_image` and the caller's own tools run in one LangGraph `ToolNode`; then each new view is granted or refused by the
+run's budgets, in the order of the calls.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from langchain_core.messages import AIMessage, AnyMessage, BaseMessage, InvalidToolCall, ToolMessage
+from langchain_core.runnables import RunnableConfig
+from langchain_core.tools import BaseTool
+from langgraph.prebuilt import ToolNode
+from langgraph.types import Command
+
+from vtagent.errors import ImageError
+from vtagent.graphs.ledger import record, visual_tokens
+from vtagent.graphs.node import Node, ZoomRuntime
+from vtagent.graphs.observe import Fetch, take_in
+from vtagent.graphs.state import ViewRecord, ZoomContext, ZoomState
+from vtagent.images import ImageStore
+from vtagent.tools.shown import already_shown, shown_views
+from vtagent.tools.zoom_image import refusal
+from vtagent.views import View
+from vtagent.visual_tokens import VisionSpec
+
+
+class Act(Node):
+    """Answers every call of the last reply."""
+
+    def __init__(
+        self,
+        defaults: ZoomContext,
+        *,
+        zoom_tool: BaseTool,
+        tools: Sequence[BaseTool],
+        store: ImageStore,
+        vision: VisionSpec,
+        fetch: Fetch | None,
+    ) -> None:
+        super().__init__(defaults)
+        self.zoom, self.store, self.vision, self.fetch = zoom_tool.name, store, vision, fetch
+        self.names = [zoom_tool.name, *(tool.name for tool in tools)]
+        self.tools = ToolNode([zoom_tool, *tools], handle_tool_errors=_say)
+
+    def run(self, state: ZoomState, settings: ZoomContext, runtime: ZoomRuntime, config: RunnableConfig) -> Any:
+        """Run the calls."""
+        start = time.perf_counter()
+        callable_ = self._callable(state)
+        output = self.tools.invoke(callable_, config) if callable_ else []
+        return self._update(state, settings, output, runtime, start)
+
+    async def arun(self, state: ZoomState, settings: ZoomContext, runtime: ZoomRuntime, config: RunnableConfig) -> Any:
+        """Run the calls, tools that are coroutines among them."""
+        start = time.perf_counter()
+        callable_ = self._callable(state)
+        output = await self.tools.ainvoke(callable_, config) if callable_ else []
+        return self._update(state, settings, output, runtime, start)
+
+    def _callable(self, state: ZoomState) -> dict[str, Any] | None:
+        """The state with only those calls in the last reply that name a tool; None when there are none."""
+        reply = _last_reply(state)
+        calls = [call for call in reply.tool_calls if call["name"] in self.names]
+        if not calls:
+            return None
+        if len(calls) == len(reply.tool_calls):
+            return dict(state)
+        messages: list[AnyMessage] = [*state["messages"][:-1], reply.model_copy(update={"tool_calls": calls})]
+        return {**state, "messages": messages}
+
+    def _update(self, state: ZoomState, settings: ZoomContext, output: Any, runtime: ZoomRuntime, start: float) -> Any:
+        reply = _last_reply(state)
+        answers, commands = _sorted_out(output)
+        answers = {id_: self._without_pixels(message) for id_, message in answers.items()}
+        said: list[BaseMessage] = []
+        ledger = _Ledger(state, settings, self.zoom, self.store, self.vision)
+        for call in reply.tool_calls:
+            name, id_ = call["name"], str(call["id"])
+            if name not in self.names:
+                known = ", ".join(self.names)
+                said.append(ledger.mistake(f"There is no tool {name[:80]!r}; call one of: {known}.", name[:80], id_))
+            elif id_ in answers:
+                said.append(ledger.granted(answers.pop(id_)) if name == self.zoom else answers.pop(id_))
+        for bad in reply.invalid_tool_calls:
+            said.append(ledger.mistake(_why(bad), bad["name"] or self.zoom, str(bad["id"])))
+        said += answers.values()
+        for event in ledger.events:
+            runtime.stream_writer(event)
+        if tool_views := self._views_of_other_tools(said):
+            ledger.views += tool_views
+        ledger.usage["visual_tokens"] = visual_tokens(ledger.views)
+        ledger.usage["seconds"] += time.perf_counter() - start
+        update = {"messages": said, "views": ledger.views, "usage": ledger.usage}
+        return [*commands, update] if commands else update
+
+    def _without_pixels(self, message: ToolMessage) -> ToolMessage:
+        try:
+            changed = take_in([message], self.store, self.fetch)
+        except ImageError as error:
+            text = f"{message.name} returned an image that cannot be used: {error}"
+            return message.model_copy(update={"content": text, "status": "error", "artifact": None})
+        return next((new for new in changed if isinstance(new, ToolMessage)), message)
+
+    def _views_of_other_tools(self, said: Iterable[BaseMessage]) -> list[ViewRecord]:
+        shown = shown_views([message for message in said if message.name != self.zoom], self.store)
+        return [record(view, by, tool_name=self.zoom, vision=self.vision) for view, by in shown]
+
+
+class _Ledger:
+    """The run's accounts while the calls of one reply are answered."""
+
+    def __init__(
+        self, state: ZoomState, settings: ZoomContext, tool_name: str, store: ImageStore, vision: VisionSpec
+    ) -> None:
+        self.settings, self.tool_name, self.store, self.vision = settings, tool_name, store, vision
+        self.usage, self.views = state["usage"].copy(), list(state["views"])
+        self.granted_now: list[View] = []
+        self.events: list[dict[str, Any]] = []
+
+    def mistake(self, text: str, name: str, id_: str) -> ToolMessage:
+        """Answer a call that cannot be run, at the cost of no zoom."""
+        self.usage["mistakes"] += 1
+        self.events.append({"event": "refused", "name": name, "reason": text})
+        return ToolMessage(text, name=name, tool_call_id=id_, status="error")
+
+    def granted(self, message: ToolMessage) -> ToolMessage:
+        """The zoom tool's answer if the budgets allow the view, else the refusal."""
+        if message.status == "error":
+            return self.mistake(message.text, self.tool_name, message.tool_call_id)
+        view = View.from_url(message.artifact["view"], self.store)
+        if text := self._objection(view):
+            return self.mistake(text, self.tool_name, message.tool_call_id)
+        self.granted_now.append(view)
+        self.usage["zooms"] += 1
+        self.views.append(record(view, message, tool_name=self.tool_name, vision=self.vision))
+        self.events.append({"event": "zoom", "view": self.views[-1], "zooms": self.usage["zooms"]})
+        return message
+
+    def _objection(self, view: View) -> str | None:
+        if self.usage["zooms"] >= self.settings.max_zooms:
+            return f"No zoom is left (the limit is {self.settings.max_zooms}). Answer from what you see."
+        if earlier := already_shown(view, self.granted_now, self.vision):
+            return refusal(earlier)
+        if self.settings.max_visual_tokens is not None:
+            left = self.settings.max_visual_tokens - visual_tokens(self.views)
+            if (cost := view.tokens(self.vision)) > left:
+                return f"This view costs {cost} visual tokens and {left} are left. Ask for a smaller region, or answer."
+        return None
+
+
+def _last_reply(state: ZoomState) -> AIMessage:
+    reply = state["messages"][-1]
+    assert isinstance(reply, AIMessage)
+    return reply
+
+
+def _sorted_out(output: Any) -> tuple[dict[str, ToolMessage], list[Command[Any]]]:
+    """`ToolNode`'s output as answers by call id, and what else the tools want done to the state."""
+    answers: dict[str, ToolMessage] = {}
+    commands: list[Command[Any]] = []
+    for item in output if isinstance(output, list) else [output]:
+        if isinstance(item, Command):
+            commands.append(item)
+        else:
+            answers.update({message.tool_call_id: message for message in item["messages"]})
+    return answers, commands
+
+
+def _say(error: Exception) -> str:
+    """An error of a tool, in words for the model."""
+    return f"{type(error).__name__}: {error}"[:1000]
+
+
+def _why(bad: InvalidToolCall) -> str:
+    name = f" of {bad['name'][:80]!r}" if bad["name"] else ""
+    return (bad["error"] or f"The call{name} could not be read: its arguments are not valid JSON.").strip()[:500]

@@ -1,0 +1,140 @@
+"""The model's turn: it is shown the conversation and answers or calls, or, when a budget is spent, must answer."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from langchain_core.language_models import BaseChatModel, LanguageModelInput
+from langchain_core.messages import AIMessage, BaseMessage, SystemMessage
+from langchain_core.runnables import Runnable, RunnableConfig
+from langchain_core.tools import BaseTool
+
+from vtagent.errors import ModelError
+from vtagent.graphs.ledger import after_call, forced_by
+from vtagent.graphs.node import Node, ZoomRuntime
+from vtagent.graphs.replies import structured, without_calls
+from vtagent.graphs.resolve import (
+    PixelModel,
+    after_tool_messages,
+    reads_references,
+    takes_tool_images,
+    without_lost_images,
+)
+from vtagent.graphs.state import Stop, ZoomContext, ZoomState
+from vtagent.images import ImageStore
+from vtagent.prompts import PromptTemplate
+from vtagent.visual_tokens import VisionSpec
+
+_KEPT = 16  # bound models kept ready: a graph rarely serves more than a few
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One call of the model, ready to be made."""
+
+    model: Runnable[LanguageModelInput, AIMessage]
+    messages: list[BaseMessage]
+    options: dict[str, Any]
+    forced: Stop | None
+
+
+class Decide(Node):
+    """Calls the model."""
+
+    def __init__(
+        self,
+        defaults: ZoomContext,
+        *,
+        model: BaseChatModel | None,
+        store: ImageStore,
+        vision: VisionSpec,
+        zoom_tool: BaseTool,
+        tools: Sequence[BaseTool],
+        prompt: str | PromptTemplate | None,
+    ) -> None:
+        super().__init__(defaults)
+        self.model, self.store, self.vision, self.prompt = model, store, vision, prompt
+        self.zoom_tool, self.tools = zoom_tool, list(tools)
+        self._ready: dict[tuple[int, bool, bool], tuple[BaseChatModel, Runnable[LanguageModelInput, AIMessage]]] = {}
+
+    def run(self, state: ZoomState, settings: ZoomContext, runtime: ZoomRuntime, config: RunnableConfig) -> Any:
+        """Call the model once."""
+        start = time.perf_counter()
+        turn = self._prepare(state, settings)
+        message = turn.model.invoke(turn.messages, config, **turn.options)
+        return self._update(state, turn, message, runtime, time.perf_counter() - start)
+
+    async def arun(self, state: ZoomState, settings: ZoomContext, runtime: ZoomRuntime, config: RunnableConfig) -> Any:
+        """Call the model once, without blocking the event loop."""
+        start = time.perf_counter()
+        turn = await asyncio.to_thread(self._prepare, state, settings)
+        message = await turn.model.ainvoke(turn.messages, config, **turn.options)
+        return self._update(state, turn, message, runtime, time.perf_counter() - start)
+
+    def _prepare(self, state: ZoomState, settings: ZoomContext) -> Turn:
+        model = settings.model or self.model
+        if model is None:
+            raise ModelError("no model: give one to the builder, or to the run with context=ZoomContext(model=…)")
+        offered = settings.max_zooms > 0 and bool(state["views"] or self.tools)
+        forced = forced_by(state["usage"], settings, other_tools=bool(self.tools))
+        messages = self._with_prompt(without_lost_images(state["messages"], self.store), settings)
+        if not takes_tool_images(model):
+            messages = after_tool_messages(messages)
+        options: dict[str, Any] = {}
+        if settings.zoom_bias and offered and not forced:
+            if not reads_references(model):
+                raise ModelError(
+                    f"{type(model).__name__} takes no zoom_bias; bind to it a logit_bias for its <tool_call> token"
+                )
+            options["zoom_bias"] = settings.zoom_bias
+        return Turn(self._bound(model, offered, forced is not None), messages, options, forced)
+
+    def _with_prompt(self, messages: list[BaseMessage], settings: ZoomContext) -> list[BaseMessage]:
+        prompt = self.prompt
+        if callable(prompt):
+            name = self.zoom_tool.name
+            prompt = prompt(tool_name=name, scale=settings.scale, max_zooms=settings.max_zooms)
+        if prompt is None:
+            return messages
+        if messages and isinstance(messages[0], SystemMessage):  # many templates read only one system message
+            return [SystemMessage(f"{prompt}\n\n{messages[0].text}"), *messages[1:]]
+        return [SystemMessage(prompt), *messages]
+
+    def _bound(self, model: BaseChatModel, offered: bool, forced: bool) -> Runnable[LanguageModelInput, AIMessage]:
+        """The model with its tools; the same ones when it must answer, so that the prompt's prefix can be reused."""
+        key = (id(model), offered, forced)
+        if key in self._ready and self._ready[key][0] is model:
+            return self._ready[key][1]
+        reader = model if reads_references(model) else PixelModel.over(model, self.store, self.vision)
+        tools = [self.zoom_tool, *self.tools] if offered else self.tools
+        bound: Runnable[LanguageModelInput, AIMessage] = reader
+        if tools:
+            try:
+                bound = reader.bind_tools(tools, tool_choice="none") if forced else reader.bind_tools(tools)
+            except NotImplementedError as error:
+                raise ModelError(f"{type(model).__name__} cannot be given tools: it has no bind_tools") from error
+        elif reads_references(model):
+            bound = reader.bind(tool_choice="none")
+        if len(self._ready) >= _KEPT:
+            self._ready.clear()
+        self._ready[key] = model, bound
+        return bound
+
+    def _update(
+        self, state: ZoomState, turn: Turn, message: AIMessage, runtime: ZoomRuntime, seconds: float
+    ) -> dict[str, Any]:
+        message = without_calls(message) if turn.forced else structured(message)
+        usage = after_call(state["usage"], message, seconds)
+        names = [call["name"] for call in message.tool_calls]
+        calls = [{"name": call["name"], "args": call["args"]} for call in message.tool_calls]
+        choice = "answer"
+        if names or message.invalid_tool_calls:
+            choice = "zoom" if self.zoom_tool.name in names or not names else "tool"
+        runtime.stream_writer(
+            {"event": "decision", "choice": choice, "calls": calls, "turn": usage["turns"], "stop": turn.forced}
+        )
+        return {"messages": [message], "usage": usage, "stop": turn.forced}

@@ -1,0 +1,162 @@
+"""Fits a conversation of references to the model that will read it: where tool images stand, and how pixels reach it.
+
+`ChatVLM` reads references itself. Any other chat model is wrapped in `PixelModel`, which puts the pixels in below
+LangChain's callbacks: state, streams and traces still see references alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from typing import Any
+
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
+from langchain_core.language_models import BaseChatModel, LanguageModelInput
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage, ToolMessage
+from langchain_core.outputs import ChatGenerationChunk, ChatResult
+from langchain_core.runnables import Runnable, RunnableBinding
+from pydantic import Field
+
+from vtagent.graphs.observe import is_lost
+from vtagent.images import ImageStore
+from vtagent.views import View, ViewRenderer, data_url, is_reference
+from vtagent.visual_tokens import VisionSpec
+
+LOST = "[There was an image here. It is no longer in the image store and cannot be shown.]"
+
+
+def without_lost_images(messages: Iterable[BaseMessage], store: ImageStore) -> list[BaseMessage]:
+    """The messages, with a sentence in place of each reference to an image that the store does not hold."""
+    said = []
+    for message in messages:
+        if isinstance(message.content, list) and any(is_lost(block, store) for block in message.content):
+            content = [{"type": "text", "text": LOST} if is_lost(block, store) else block for block in message.content]
+            message = message.model_copy(update={"content": content})
+        said.append(message)
+    return said
+
+
+def after_tool_messages(messages: Sequence[BaseMessage]) -> list[BaseMessage]:
+    """The messages, with the images of tool messages moved to a user message after the whole batch of tool messages.
+
+    Most APIs take text alone from a tool, and want every call of a turn answered before anything else is said.
+    """
+    said: list[BaseMessage] = []
+    waiting: list[Any] = []
+    for message in messages:
+        if waiting and not isinstance(message, ToolMessage):
+            said.append(HumanMessage(waiting))
+            waiting = []
+        if isinstance(message, ToolMessage) and isinstance(message.content, list):
+            images = [block for block in message.content if isinstance(block, dict) and is_reference(block)]
+            if images:
+                rest = [block for block in message.content if block not in images]
+                rest.append({"type": "text", "text": "The image follows in the next user message."})
+                waiting += [{"type": "text", "text": f"From {message.name or 'the tool'}:"}, *images]
+                message = message.model_copy(update={"content": rest})
+        said.append(message)
+    return [*said, HumanMessage(waiting)] if waiting else said
+
+
+def takes_tool_images(model: BaseChatModel) -> bool:
+    """Whether the model says that it reads images in tool messages; unknown counts as no, which works everywhere."""
+    return bool((getattr(model, "profile", None) or {}).get("image_tool_message"))
+
+
+def reads_references(model: object) -> bool:
+    """Whether the model turns references into pixels itself, as `ChatVLM` does."""
+    return bool(getattr(model, "resolves_images", False))
+
+
+class PixelModel(BaseChatModel):
+    """Any chat model, behind a step that turns references into `data:` URLs at the last moment."""
+
+    inner: BaseChatModel
+    renderer: Any = Field(exclude=True)
+    store: Any = Field(exclude=True)
+
+    @classmethod
+    def over(cls, model: BaseChatModel, store: ImageStore, vision: VisionSpec) -> PixelModel:
+        """Wrap a model whose images are in `store` and are rendered for `vision`."""
+        return cls(inner=model, store=store, renderer=ViewRenderer(store, vision), profile=model.profile)
+
+    @property
+    def _llm_type(self) -> str:
+        return self.inner._llm_type
+
+    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> Any:
+        return self.inner._get_ls_params(stop=stop, **kwargs)
+
+    def bind_tools(self, tools: Sequence[Any], **kwargs: Any) -> Runnable[LanguageModelInput, AIMessage]:
+        """Let the inner model write the tools in its own dialect."""
+        bound = self.inner.bind_tools(tools, **kwargs)
+        if not isinstance(bound, RunnableBinding) or bound.bound is not self.inner:
+            raise TypeError(f"{type(self.inner).__name__}.bind_tools does not return a plain binding; wrap it yourself")
+        return self.bind(**bound.kwargs)
+
+    def _generate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        return self.inner._generate(self._with_pixels(messages), stop, run_manager, **kwargs)
+
+    async def _agenerate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        shown = await asyncio.to_thread(self._with_pixels, messages)
+        return await self.inner._agenerate(shown, stop, run_manager, **kwargs)
+
+    def _stream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> Iterator[ChatGenerationChunk]:
+        if type(self.inner)._stream is BaseChatModel._stream:
+            yield from _whole(self._generate(messages, stop, run_manager, **kwargs))
+            return
+        yield from self.inner._stream(self._with_pixels(messages), stop, run_manager, **kwargs)
+
+    async def _astream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[ChatGenerationChunk]:
+        inner = type(self.inner)
+        if inner._stream is BaseChatModel._stream and inner._astream is BaseChatModel._astream:
+            for chunk in _whole(await self._agenerate(messages, stop, run_manager, **kwargs)):
+                yield chunk
+            return
+        shown = await asyncio.to_thread(self._with_pixels, messages)
+        async for chunk in self.inner._astream(shown, stop, run_manager, **kwargs):
+            yield chunk
+
+    def _with_pixels(self, messages: list[BaseMessage]) -> list[BaseMessage]:
+        shown = []
+        for message in messages:
+            if isinstance(message.content, list) and any(is_reference(block) for block in message.content):
+                content = [self._pixels(block) if is_reference(block) else block for block in message.content]
+                message = message.model_copy(update={"content": content})
+            shown.append(message)
+        return shown
+
+    def _pixels(self, block: Any) -> dict[str, Any]:
+        image = self.renderer.render(View.from_block(block, self.store))
+        return {"type": "image_url", "image_url": {"url": data_url(image)}}
+
+
+def _whole(result: ChatResult) -> Iterator[ChatGenerationChunk]:
+    for generation in result.generations[:1]:
+        message = generation.message
+        fields = message.model_dump(exclude={"type"})
+        yield ChatGenerationChunk(message=AIMessageChunk(**fields), generation_info=generation.generation_info)

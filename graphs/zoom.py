@@ -1,0 +1,174 @@
+"""The zoom graph: look cheaply first, then answer or ask for more resolution, within budgets.
+
+    observe → decide ⇄ zoom → answer
+
+The graph knows nothing of tokens or engines; it runs with any chat model that can be given tools. With `ChatVLM` it is
+also what the trainer rolls out, unchanged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage
+from langchain_core.tools import BaseTool
+from langgraph.graph import END, START, StateGraph
+from langgraph.graph.state import CompiledStateGraph
+from langgraph.types import Checkpointer, Command
+
+from vtagent.graphs.act import Act
+from vtagent.graphs.answer import Answer
+from vtagent.graphs.decide import Decide
+from vtagent.graphs.observe import Fetch, Observe, referenced
+from vtagent.graphs.state import ZoomContext, ZoomInput, ZoomState
+from vtagent.images import ImageStore, MemoryImageStore
+from vtagent.prompts import PromptTemplate, zoom_prompt
+from vtagent.tools.zoom_image import create_zoom_tool
+from vtagent.visual_tokens import QWEN3_VL, VisionSpec
+
+__all__ = ["ZoomAgent", "ZoomContext", "ZoomGraph", "ZoomState", "build_zoom_graph", "create_zoom_agent"]
+
+
+class ZoomAgent(CompiledStateGraph[ZoomState, ZoomContext, ZoomInput, ZoomState]):
+    """The compiled graph; it swaps pictures for references before a checkpointer or a tracer sees the input."""
+
+    builder: ZoomGraph
+
+    def stream(self, input: Any, config: Any = None, *, context: Any = None, **kwargs: Any) -> Iterator[Any]:
+        """As `CompiledStateGraph.stream`; `invoke` comes through here too."""
+        return super().stream(self._taken_in(input), config, context=self._settings(context), **kwargs)
+
+    async def astream(
+        self, input: Any, config: Any = None, *, context: Any = None, **kwargs: Any
+    ) -> AsyncIterator[Any]:
+        """As `CompiledStateGraph.astream`; `ainvoke` comes through here too."""
+        taken_in = await asyncio.to_thread(self._taken_in, input)
+        async for chunk in super().astream(taken_in, config, context=self._settings(context), **kwargs):
+            yield chunk
+
+    def _taken_in(self, input: Any) -> Any:
+        if isinstance(input, Command) and isinstance(input.update, Mapping):
+            return replace(input, update=self._taken_in(input.update))
+        if not isinstance(input, Mapping) or not input.get("messages"):
+            return input
+        return {**input, "messages": referenced(input["messages"], self.builder.store, self.builder.fetch)}
+
+    def _settings(self, context: Any) -> Any:
+        """A dict overrides the graph's own defaults, not the class's."""
+        return replace(self.builder.defaults, **context) if isinstance(context, Mapping) else context
+
+
+class ZoomGraph(StateGraph[ZoomState, ZoomContext, ZoomInput, ZoomState]):
+    """The graph before it is compiled; it knows where its images are."""
+
+    def __init__(self, *, store: ImageStore, fetch: Fetch | None, defaults: ZoomContext) -> None:
+        super().__init__(ZoomState, context_schema=ZoomContext, input_schema=ZoomInput)
+        self.store, self.fetch, self.defaults = store, fetch, defaults
+
+    def compile(self, *args: Any, **kwargs: Any) -> ZoomAgent:
+        """As `StateGraph.compile`."""
+        compiled = super().compile(*args, **kwargs)
+        return ZoomAgent(**{key: value for key, value in vars(compiled).items() if key != "__orig_class__"})
+
+
+def build_zoom_graph(
+    model: BaseChatModel | None = None,
+    *,
+    store: ImageStore | None = None,
+    vision: VisionSpec | None = None,
+    tools: Sequence[BaseTool] = (),
+    prompt: str | PromptTemplate | None = zoom_prompt,
+    tool_name: str = "zoom_image",
+    defaults: ZoomContext | None = None,
+    fetch: Fetch | None = None,
+) -> ZoomGraph:
+    """Build the graph without compiling it, to change it or to compile it as part of a larger one.
+
+    Args:
+        model: The model; a run may bring its own in its context.
+        store: Where images are kept; the model's own, or else this process's memory.
+        vision: The model family's patch grid and limits; the model's own, or else Qwen3-VL's.
+        tools: Other tools the model may call; their errors become messages, too.
+        prompt: The system prompt: a text, a function of the run's settings, or None for none.
+        tool_name: What the model calls the zoom tool.
+        defaults: The settings of runs that bring none.
+        fetch: Reads an http(s) image URL in a message; without it such URLs are refused.
+
+    Example:
+        As a subgraph of a conversation, sharing its messages:
+
+        >>> from langgraph.graph import MessagesState
+        >>> parent = StateGraph(MessagesState)
+        >>> _ = parent.add_node("look", build_zoom_graph(model).compile())
+        >>> _ = parent.add_edge(START, "look")
+        >>> parent.compile().invoke({"messages": [question]})["messages"][-1].text
+        '<think>It is large.</think><answer>48.10</answer>'
+    """
+    defaults = defaults or ZoomContext()
+    store = store or getattr(model, "store", None) or MemoryImageStore()
+    vision = vision or getattr(model, "vision", None) or QWEN3_VL
+    zoom_tool = create_zoom_tool(store=store, vision=vision, name=tool_name)
+    if tool_name in (names := [tool.name for tool in tools]) or len(set(names)) != len(names):
+        raise ValueError(f"two tools have the same name: {[tool_name, *names]}")
+    graph = ZoomGraph(store=store, fetch=fetch, defaults=defaults)
+    graph.add_node("observe", Observe(defaults, store=store, vision=vision, tool_name=tool_name, fetch=fetch))
+    graph.add_node(
+        "decide",
+        Decide(defaults, model=model, store=store, vision=vision, zoom_tool=zoom_tool, tools=tools, prompt=prompt),
+    )
+    graph.add_node("zoom", Act(defaults, zoom_tool=zoom_tool, tools=tools, store=store, vision=vision, fetch=fetch))
+    graph.add_node("answer", Answer(defaults))
+    graph.add_edge(START, "observe")
+    graph.add_edge("observe", "decide")
+    graph.add_conditional_edges("decide", _next, ["zoom", "answer"])
+    graph.add_edge("zoom", "decide")
+    graph.add_edge("answer", END)
+    return graph
+
+
+def create_zoom_agent(
+    model: BaseChatModel | None = None,
+    *,
+    store: ImageStore | None = None,
+    vision: VisionSpec | None = None,
+    tools: Sequence[BaseTool] = (),
+    prompt: str | PromptTemplate | None = zoom_prompt,
+    tool_name: str = "zoom_image",
+    defaults: ZoomContext | None = None,
+    fetch: Fetch | None = None,
+    checkpointer: Checkpointer = None,
+    name: str = "zoom_agent",
+) -> ZoomAgent:
+    """Build and compile the graph: give it messages with images, get `answer`, `views`, `usage` and `stop` beside them.
+
+    Args:
+        model: See `build_zoom_graph`, as for every argument up to `fetch`.
+        checkpointer: Keeps conversations; images stay in the image store, whatever their size.
+        name: The graph's name, in traces and as a subgraph.
+
+    Example:
+        >>> agent = create_zoom_agent(model)
+        >>> result = agent.invoke({"messages": [question]}, context={"max_zooms": 2})
+        >>> result["answer"], result["usage"]["zooms"], result["stop"]
+        ('48.10', 0, None)
+    """
+    graph = build_zoom_graph(
+        model,
+        store=store,
+        vision=vision,
+        tools=tools,
+        prompt=prompt,
+        tool_name=tool_name,
+        defaults=defaults,
+        fetch=fetch,
+    )
+    return graph.compile(checkpointer=checkpointer, name=name)
+
+
+def _next(state: ZoomState) -> Literal["zoom", "answer"]:
+    last = state["messages"][-1]
+    return "zoom" if isinstance(last, AIMessage) and (last.tool_calls or last.invalid_tool_calls) else "answer"

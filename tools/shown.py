@@ -1,0 +1,40 @@
+"""Which images and views a conversation holds, read from its messages alone: nothing is remembered elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from langchain_core.messages import BaseMessage
+
+from vtagent.images import ImageRef, ImageStore
+from vtagent.views import View, is_reference
+from vtagent.visual_tokens import VisionSpec
+
+
+def image_blocks(messages: Iterable[BaseMessage]) -> Iterator[tuple[BaseMessage, dict[str, Any]]]:
+    """Every image reference in the messages, in order, with the message that holds it."""
+    for message in messages:
+        if isinstance(message.content, list):
+            for block in message.content:
+                if isinstance(block, dict) and is_reference(block):
+                    yield message, block
+
+
+def shown_views(messages: Iterable[BaseMessage], store: ImageStore) -> list[tuple[View, BaseMessage]]:
+    """The distinct views in the messages, each with the message that showed it first; lost images are left out."""
+    found: dict[str, tuple[View, BaseMessage]] = {}
+    for message, block in image_blocks(messages):
+        if block["url"] not in found and View.parse_url(block["url"])[0] in store:
+            found[block["url"]] = View.from_block(block, store), message
+    return list(found.values())
+
+
+def images_of(views: Iterable[View]) -> list[ImageRef]:
+    """The distinct images behind views, in the order in which they were first seen; the model counts them from 1."""
+    return list({view.ref.sha256: view.ref for view in views}.values())
+
+
+def already_shown(view: View, shown: Sequence[View], vision: VisionSpec) -> View | None:
+    """The earlier view, if any, that already shows all that `view` would show, no less sharply."""
+    return next((earlier for earlier in shown if earlier.covers(view, vision)), None)

@@ -1,0 +1,148 @@
+"""`zoom_image`: the one formal way for a model to ask for more resolution, of a whole image or of a region of it.
+
+The tool makes a reference to the view, no pixels; whoever calls the model renders it. What was shown before is read
+from the conversation's messages, which the graph injects: the tool has no memory, and serves any number of runs.
+"""
+
+# No `from __future__ import annotations` here: LangChain reads the injected argument's annotation at run time.
+
+from typing import Annotated, Any, Literal
+
+from langchain_core.messages import BaseMessage
+from langchain_core.tools import BaseTool, ToolException
+from langgraph.prebuilt import InjectedState
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
+
+from vtagent.errors import ImageError, RegionError
+from vtagent.images import ImageRef, ImageStore
+from vtagent.regions import Region, parse_region
+from vtagent.tools.shown import already_shown, images_of, shown_views
+from vtagent.views import View
+from vtagent.visual_tokens import VisionSpec
+
+DESCRIPTION = (
+    "Look at an image again at full resolution, the whole image or only a region of it. "
+    "Use it when a detail that the answer depends on is too small or too blurred to read."
+)
+
+_BOX = {"type": "array", "items": {"type": "integer", "minimum": 0, "maximum": 1000}, "minItems": 4, "maxItems": 4}
+
+
+class ZoomArguments(BaseModel):
+    """What the model may say. The types are checked by the tool itself, in words that the model can act on."""
+
+    model_config = ConfigDict(extra="allow", json_schema_extra={"additionalProperties": False})
+
+    region: Annotated[Any, WithJsonSchema(_BOX)] = Field(
+        default=None,
+        description="The part to look at, [x1, y1, x2, y2]: left, top, right, bottom, from 0 to 1000 of the image's "
+        "width and height. Leave it out for the whole image.",
+    )
+    image: Annotated[Any, WithJsonSchema({"type": "integer", "minimum": 1})] = Field(
+        default=1, description="Which image of the conversation, counted from 1."
+    )
+    messages: Annotated[Any, InjectedState("messages")] = Field(default=None, exclude=True)
+
+
+class ZoomImage(BaseTool):
+    """The tool; make one with `create_zoom_tool`."""
+
+    name: str = "zoom_image"
+    description: str = DESCRIPTION
+    args_schema: Any = ZoomArguments
+    response_format: Literal["content", "content_and_artifact"] = "content_and_artifact"
+    handle_tool_error: bool | str | Any = True
+    store: Any = Field(exclude=True)
+    vision: VisionSpec = Field(exclude=True)
+
+    @property
+    def _injected_args_keys(self) -> frozenset[str]:
+        return frozenset({"messages"})  # keeps the conversation out of trace payloads
+
+    def _run(
+        self, region: Any = None, image: Any = 1, messages: Any = None, **unknown: Any
+    ) -> tuple[list[str | dict[str, Any]], dict[str, Any]]:
+        if unknown:
+            names = ", ".join(sorted(unknown))
+            raise ToolException(f"{self.name} takes only region and image, not {names}.")
+        shown = [view for view, _ in shown_views(_as_messages(messages), self.store)]
+        ref, number = self._image(image, images_of(shown))
+        view = View(ref, region=self._region(region, ref))
+        try:
+            width, height = view.size(self.vision)
+        except ImageError as error:
+            raise ToolException(str(error)) from error
+        if earlier := already_shown(view, shown, self.vision):
+            raise ToolException(refusal(earlier))
+        text = f"Image {number} ({ref.width} × {ref.height} pixels), {_where(view)}, shown at {width} × {height}."
+        return [{"type": "text", "text": text}, view.block()], {"view": view.url}
+
+    def _image(self, image: Any, refs: list[ImageRef]) -> tuple[ImageRef, int]:
+        if not refs:
+            raise ToolException("There is no image in this conversation to look at. Answer without one.")
+        number = int(image) if isinstance(image, float) and image.is_integer() else image
+        number = 1 if number is None else number
+        if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= len(refs):
+            choice = "is 1" if len(refs) == 1 else f"is an integer from 1 to {len(refs)}"
+            raise ToolException(f"There is no image {_short(image)}: image {choice}.")
+        return refs[number - 1], number
+
+    def _region(self, region: Any, ref: ImageRef) -> Region | None:
+        try:
+            parsed = parse_region(region, width=ref.width, height=ref.height)
+        except RegionError as error:
+            raise ToolException(str(error)) from error
+        return None if parsed is None else parsed.fitted(ref.width, ref.height, self.vision)
+
+
+def create_zoom_tool(
+    *, store: ImageStore, vision: VisionSpec, name: str = "zoom_image", description: str = DESCRIPTION
+) -> BaseTool:
+    """Make the zoom tool, for LangGraph's `ToolNode`, for `create_agent`, or to be called by hand.
+
+    Args:
+        store: Where the conversation's images are.
+        vision: The model family's patch grid and limits; they decide a view's size.
+        name: What the model calls it; weights trained elsewhere may know another name.
+        description: What the model is told about it.
+
+    Returns:
+        A tool that answers `{"region": [x1, y1, x2, y2] | null, "image": 1}` with the view's size and an image
+        reference, or with `status="error"` and a text that says what would be right.
+
+    Example:
+        >>> import io
+        >>> from PIL import Image
+        >>> from langchain_core.messages import HumanMessage
+        >>> from vtagent.images import MemoryImageStore
+        >>> from vtagent.views import View
+        >>> from vtagent.visual_tokens import QWEN3_VL
+        >>> store, png = MemoryImageStore(), io.BytesIO()
+        >>> Image.new("RGB", (1280, 960), "white").save(png, "png")
+        >>> seen = HumanMessage([View(store.put(png.getvalue()), scale=0.5).block()])
+        >>> zoom = create_zoom_tool(store=store, vision=QWEN3_VL)
+        >>> zoom.invoke({"region": [0, 0, 500, 500], "messages": [seen]})[0]["text"]
+        'Image 1 (1280 × 960 pixels), region [0, 0, 500, 500], shown at 640 × 480.'
+    """
+    return ZoomImage(name=name, description=description, store=store, vision=vision)
+
+
+def refusal(earlier: View) -> str:
+    """What to say to a model that asks for what `earlier` already shows."""
+    return (
+        f"You have already been shown this, no less sharply, in {_where(earlier)}. It cannot be made sharper: "
+        "answer from what you see, or ask for a part that you have not seen."
+    )
+
+
+def _where(view: View) -> str:
+    return "the whole image" if view.region is None else f"region {list(view.region)}"
+
+
+def _as_messages(messages: Any) -> list[BaseMessage]:
+    return [message for message in messages or () if isinstance(message, BaseMessage)]
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else text[:39] + "…"
