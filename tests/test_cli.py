@@ -76,7 +76,8 @@ def scripted(monkeypatch: pytest.MonkeyPatch, *replies: AIMessage) -> Scripted:
 
 def report(capsys: pytest.CaptureFixture[str], *arguments: object) -> dict[str, Any]:
     assert run([*map(str, arguments), "--json"]) == 0
-    return json.loads(capsys.readouterr().out)
+    told: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return told
 
 
 def test_ask_prints_the_answer_and_the_path_it_took(
@@ -182,7 +183,14 @@ def test_a_file_that_is_no_image_is_refused(tmp_path: Path, capsys: pytest.Captu
 
 @pytest.mark.parametrize(
     "arguments",
-    [["ask"], ["ask", "page.png"], ["ask", "page.png", "Total?", "--max-zooms", "-1"], ["ask", "--colour"], ["look"]],
+    [
+        ["look"],
+        ["ask"],
+        ["ask", "page.png"],
+        ["ask", "page.png", "Total?", "--colour"],
+        ["ask", "page.png", "Total?", "--max-zooms", "-1"],
+        ["ask", "page.png", "Total?", "--base-url", "http://localhost/v1", "--zoom-bias", "1"],
+    ],
 )
 def test_a_wrong_command_line_points_to_help(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     code, line = failure(capsys, *arguments)

@@ -43,7 +43,10 @@ def run(arguments: Sequence[str]) -> int:
     top, commands = parsers()
     if not arguments or arguments[0] not in commands:
         top.parse_args(arguments or ["--help"])
-    options = commands[arguments[0]].parse_intermixed_args(arguments[1:])
+    command = commands[arguments[0]]
+    options = command.parse_intermixed_args(arguments[1:])
+    if arguments[0] == "ask" and options.base_url and options.zoom_bias:
+        command.error("--zoom-bias needs a model on this machine, --base-url names a server")
     try:
         {"ask": _ask, "samples": _samples}[arguments[0]](options)
     except KeyboardInterrupt:
@@ -159,13 +162,13 @@ def _save_views(path: list[dict[str, Any]], directory: Path, renderer: ViewRende
 
 
 def _samples(options: argparse.Namespace) -> None:
-    from vtagent.training.documents import render_document
+    from vtagent.training.documents import PrintSize, render_document
 
     table = options.directory / "questions.jsonl"
     if table.exists():
         raise DataError(f"{table} exists; name a new directory")
     options.directory.mkdir(parents=True, exist_ok=True)
-    sizes = ("large", "small") if options.print == "both" else (options.print,)
+    sizes: tuple[PrintSize, ...] = ("large", "small") if options.print == "both" else (options.print,)
     rng = random.Random(f"samples/{options.seed}")
     with table.open("x", encoding="utf-8") as lines:
         for number in range(options.count):

@@ -104,7 +104,11 @@ def parsers() -> tuple[_Parser, dict[str, _Parser]]:
         help="how often the model may zoom before it must answer; default: 1",
     )
     ask.add_argument(
-        "--zoom-bias", metavar="B", type=float, default=0.0, help="added to the log-odds of zooming; default: 0"
+        "--zoom-bias",
+        metavar="B",
+        type=float,
+        default=0.0,
+        help="added to the log-odds of zooming; default: 0. Not with --base-url",
     )
     ask.add_argument("--save-views", metavar="DIR", type=Path, help="write every view that the model saw as a PNG")
     ask.add_argument("--json", action="store_true", help="print one JSON object instead")

@@ -14,13 +14,13 @@ from rich.text import Text
 from vtagent.protocol import reply_of
 from vtagent.views import View
 
+# Why an answer was forced. Having zoomed as often as it may is the ordinary end of a run that zooms, and goes unsaid.
 FORCED = {
-    "max_zooms": "it had zoomed as often as it may; the answer was forced",
-    "max_mistakes": "too many of its calls failed; the answer was forced",
-    "max_turns": "it had called tools as often as it may; the answer was forced",
-    "max_visual_tokens": "the visual tokens were used up; the answer was forced",
-    "max_seconds": "the time was used up; the answer was forced",
-    "no_answer": "it never answered",
+    "max_mistakes": "too many of its calls failed, so it had to answer",
+    "max_turns": "it had called tools as often as it may, so it had to answer",
+    "max_visual_tokens": "the visual tokens were used up, so it had to answer",
+    "max_seconds": "the time was used up, so it had to answer",
+    "no_answer": "it ended without an answer",
 }
 
 
@@ -78,7 +78,7 @@ def show(report: dict[str, Any]) -> None:
     path.add_column(overflow="fold")
     for step in report["path"]:
         path.add_row(*_row(step))
-    if report["stop"]:
+    if report["stop"] in FORCED:
         path.add_row("stopped", Text(FORCED[report["stop"]], style="yellow"))
     used, full = report["visual_tokens"], report["full_visual_tokens"]
     path.add_row(
