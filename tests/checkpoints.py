@@ -33,7 +33,16 @@ SPECIAL = (
     "<|image_pad|>",
     "<|video_pad|>",
 )
-TAGS = ("<think>", "</think>", "<answer>", "</answer>", "<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>")
+TAGS = (
+    "<think>",
+    "</think>",
+    "<answer>",
+    "</answer>",
+    "<tool_call>",
+    "</tool_call>",
+    "<tool_response>",
+    "</tool_response>",
+)
 _TEXT = (
     "You are a helpful assistant. What is the total of the receipt? The total is 48.10. "
     '{"name": "zoom_image", "arguments": {"region": [500, 700, 1000, 900]}} system user assistant tools'
@@ -95,6 +104,8 @@ def make_model(
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
         "max_position_embeddings": 4096,
+        "bos_token_id": None,
+        "eos_token_id": None,
         "initializer_range": 0.15,
     }
     vision = {

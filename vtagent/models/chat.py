@@ -2,57 +2,275 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from os import PathLike
-from typing import TYPE_CHECKING, Any
+from queue import SimpleQueue
+from typing import Any
 
-from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import BaseMessage
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
+from langchain_core.language_models import BaseChatModel, LanguageModelInput
+from langchain_core.language_models.model_profile import ModelProfile
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+from langchain_core.runnables import Runnable
+from langchain_core.tools import BaseTool
+from langchain_core.utils.function_calling import convert_to_openai_tool
+from pydantic import Field, PrivateAttr
 
-if TYPE_CHECKING:
-    from vtagent.models.engine import EngineImage
+from vtagent.errors import ModelError
+from vtagent.images import ImageStore, MemoryImageStore
+from vtagent.models.call import Call, Options, plan
+from vtagent.models.codec import Codec
+from vtagent.models.engine import Engine, EngineImage, Generation
+from vtagent.models.placeholders import expand
+from vtagent.models.replies import cut, last_chunk, visible
+from vtagent.views import ViewRenderer
+from vtagent.visual_tokens import VisionSpec
 
 
 class ChatVLM(BaseChatModel):
-    """A vision-language chat model that reads `vtimg://` references itself.
+    """A vision-language chat model that reads `vtimg://` references itself and keeps its own token ids.
 
-    Signature first; the body follows. See the module's tests for what it promises.
+    Args:
+        engine: Where tokens come from.
+        processor: The checkpoint's processor (`VLProcessor`): its tokenizer, chat template and image sizes are used.
+        store: Where the images of messages are. Images that messages bring along are put there.
+
+    Example:
+        >>> model = ChatVLM.from_pretrained("base", temperature=1.0)  # doctest: +SKIP
+        >>> model.invoke([HumanMessage([View(ref).block(), {"type": "text", "text": "What is the total?"}])])  # doctest: +SKIP
     """
 
-    engine: Any
-    store: Any
-    vision: Any
+    engine: Any = Field(exclude=True, repr=False)
+    processor: Any = Field(exclude=True, repr=False)
+    store: Any = Field(default_factory=MemoryImageStore, exclude=True, repr=False)
+    model_name: str = Field(default="vtagent", alias="model")
     temperature: float = 0.0
+    """0 is greedy."""
     top_p: float = 1.0
     top_k: int = 0
     max_tokens: int = 512
     seed: int | None = None
+    stop: list[str] | None = None
+    """Texts that end a reply; they are not part of it."""
+    timeout: float | None = None
+    """Seconds after which a call is given up with ModelError."""
 
-    resolves_images: bool = True
+    resolves_images: bool = Field(default=True, init=False, repr=False)
+    """Messages may carry references: pixels are looked up in the store, here and nowhere else."""
+
+    model_config = {"populate_by_name": True, "arbitrary_types_allowed": True}
+
+    _codec: Codec = PrivateAttr()
+    _renderer: ViewRenderer = PrivateAttr()
+
+    def model_post_init(self, context: Any, /) -> None:
+        """Build what every call shares."""
+        super().model_post_init(context)
+        self._codec = Codec(self.processor.tokenizer, self.processor.chat_template)
+        self._renderer = ViewRenderer(self.store, self.vision)
 
     @classmethod
     def from_pretrained(
         cls,
         path: str | PathLike[str],
         *,
-        store: Any = None,
+        store: ImageStore | None = None,
         device: str | None = None,
         dtype: Any = None,
         **defaults: Any,
     ) -> ChatVLM:
-        """Load a Qwen3-VL or Qwen2.5-VL checkpoint: a folder, a hub id, or a bundled policy's name ("base", "zoom")."""
-        raise NotImplementedError
+        """Load a Qwen3-VL or Qwen2.5-VL checkpoint with transformers.
 
-    def prompt_ids(self, messages: list[BaseMessage], **options: Any) -> list[int]:
-        """The prompt of the next call, one placeholder per image (collapsed)."""
-        raise NotImplementedError
+        Args:
+            path: A folder, a hub id, or the name of a bundled policy ("base", "zoom").
+            store: Where the images of messages are; a new one in memory if absent.
+            device: "cuda" where there is one, else "cpu".
+            dtype: bfloat16 on a GPU, float32 on a CPU.
+            defaults: Fields of this class, such as `temperature` or `max_tokens`.
 
-    def expand(self, ids: list[int], images: list[EngineImage]) -> list[int]:
+        Raises:
+            ModelError: nothing usable there, or torch and transformers are not installed.
+        """
+        try:
+            from vtagent.models.transformers import TransformersEngine
+        except ModuleNotFoundError as error:
+            raise ModelError(
+                f"local models need torch and transformers ({error}): pip install 'vtagent[local]'"
+            ) from error
+        engine = TransformersEngine.from_pretrained(path, device=device, dtype=dtype)
+        name = str(path).rstrip("/")
+        fields = {
+            "model": name if name.count("/") == 1 and not name.startswith((".", "/")) else name.rpartition("/")[2]
+        }
+        if store is not None:
+            fields["store"] = store  # type: ignore[assignment]
+        return cls(engine=engine, processor=engine.processor, **{**fields, **defaults})
+
+    @property
+    def vision(self) -> VisionSpec:
+        """The image sizes that the model sees."""
+        vision: VisionSpec = self.processor.vision
+        return vision
+
+    def prompt_ids(self, messages: Sequence[BaseMessage], **options: Any) -> list[int]:
+        """The prompt that a call with these messages and options would send, one placeholder per image (collapsed)."""
+        return list(self._plan(messages, None, options).request.token_ids)
+
+    def images(self, messages: Sequence[BaseMessage]) -> list[EngineImage]:
+        """The images that messages show, rendered, in the order of their placeholders."""
+        return list(self._plan(messages, None, {}).request.images)
+
+    def expand(self, ids: Sequence[int], images: Sequence[EngineImage]) -> list[int]:
         """Collapsed ids with each placeholder repeated once per visual token of its image."""
-        raise NotImplementedError
+        return expand(ids, images, self.vision, self._codec.image_token_id)
+
+    def bind_tools(
+        self,
+        tools: Sequence[Mapping[str, Any] | type | Callable[..., Any] | BaseTool],
+        *,
+        tool_choice: str | bool | Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, AIMessage]:
+        """Offer tools.
+
+        Args:
+            tools: Anything that LangChain can make a schema of.
+            tool_choice: "auto" lets the model decide; "none" shows the tools but forbids calls; "any", "required" or
+                True make it call one; a tool's name makes it call that one.
+            kwargs: Other call options.
+        """
+        schemas = [convert_to_openai_tool(tool) for tool in tools]
+        if tool_choice is not None:
+            kwargs["tool_choice"] = tool_choice
+        return self.bind(tools=schemas, **kwargs)
 
     @property
     def _llm_type(self) -> str:
         return "vtagent"
 
-    def _generate(self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> Any:
-        raise NotImplementedError
+    @property
+    def _identifying_params(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("model_name", *Options.defaults)}
+
+    def _resolve_model_profile(self) -> ModelProfile:
+        profile = ModelProfile(
+            text_inputs=True,
+            image_inputs=True,
+            image_url_inputs=False,
+            image_tool_message=True,
+            text_outputs=True,
+            tool_calling=True,
+            tool_choice=True,
+            max_output_tokens=self.max_tokens,
+        )
+        if (context := getattr(self.engine, "context", None)) is not None:
+            profile["max_input_tokens"] = context
+        return profile
+
+    def _plan(self, messages: Sequence[BaseMessage], stop: Sequence[str] | None, options: Mapping[str, Any]) -> Call:
+        chosen = {name: getattr(self, name) for name in Options.defaults} | {**options}
+        stops = stop if stop is not None else self.stop or ()
+        return plan(messages, Options.of(chosen, stops), codec=self._codec, store=self.store, renderer=self._renderer)
+
+    def _submit(self, call: Call, show: Callable[[int], None] | None = None) -> Future[Generation]:
+        engine: Engine = self.engine
+        return engine.submit(call.request_with(show))
+
+    def _generate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        call = self._plan(messages, stop, kwargs)
+        future = self._submit(call)
+        try:
+            generation = future.result(self.timeout)
+        except TimeoutError:
+            raise self._late() from None
+        finally:
+            future.cancel()
+        return self._result(call.message(generation, self.model_name))
+
+    async def _agenerate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        call = await asyncio.to_thread(self._plan, messages, stop, kwargs)
+        try:
+            generation = await asyncio.wait_for(asyncio.wrap_future(self._submit(call)), self.timeout)
+        except TimeoutError:
+            raise self._late() from None
+        return self._result(call.message(generation, self.model_name))
+
+    def _stream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> Iterator[ChatGenerationChunk]:
+        call = self._plan(messages, stop, kwargs)
+        tokens: SimpleQueue[int | None] = SimpleQueue()
+        future = self._submit(call, tokens.put)
+        future.add_done_callback(lambda _: tokens.put(None))
+        shown = ""
+        reader = call.reader()
+        try:
+            while (token := tokens.get()) is not None:
+                text = visible(cut(reader.push(token), call.stops), call.stops)
+                if len(text) > len(shown):
+                    yield _chunk(AIMessageChunk(content=text[len(shown) :]))
+                    shown = text
+            yield _chunk(last_chunk(call.message(future.result(), self.model_name), shown))
+        finally:
+            future.cancel()
+
+    async def _astream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[ChatGenerationChunk]:
+        call = await asyncio.to_thread(self._plan, messages, stop, kwargs)
+        loop = asyncio.get_running_loop()
+        tokens: asyncio.Queue[int | None] = asyncio.Queue()
+        future = self._submit(call, lambda token: _hand_over(loop, tokens, token))
+        future.add_done_callback(lambda _: _hand_over(loop, tokens, None))
+        shown = ""
+        reader = call.reader()
+        try:
+            while (token := await tokens.get()) is not None:
+                text = visible(cut(reader.push(token), call.stops), call.stops)
+                if len(text) > len(shown):
+                    yield _chunk(AIMessageChunk(content=text[len(shown) :]))
+                    shown = text
+            yield _chunk(last_chunk(call.message(future.result(), self.model_name), shown))
+        finally:
+            future.cancel()
+
+    def _result(self, message: AIMessage) -> ChatResult:
+        return ChatResult(
+            generations=[ChatGeneration(message=message)],
+            llm_output={"model_name": self.model_name},
+        )
+
+    def _late(self) -> ModelError:
+        return ModelError(f"no complete reply within {self.timeout} seconds; raise timeout or lower max_tokens")
+
+
+def _chunk(message: AIMessageChunk) -> ChatGenerationChunk:
+    return ChatGenerationChunk(message=message)
+
+
+def _hand_over(loop: asyncio.AbstractEventLoop, tokens: asyncio.Queue[int | None], token: int | None) -> None:
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(tokens.put_nowait, token)

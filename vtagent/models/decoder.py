@@ -38,7 +38,11 @@ class Decoder:
         )
 
     def prefill(
-        self, rows: Sequence[Row], pieces: Sequence[Sequence[torch.Tensor]], features: Mapping[str, ImageFeatures], slot: int
+        self,
+        rows: Sequence[Row],
+        pieces: Sequence[Sequence[torch.Tensor]],
+        features: Mapping[str, ImageFeatures],
+        slot: int,
     ) -> torch.Tensor:
         """Compute the prompts of `rows` from their cached length on, into slots `slot`, `slot` + 1, ….
 
@@ -104,7 +108,9 @@ class Decoder:
         rows = tokens.shape[0]
         self.kv.reserve(rows, width)
         self.kv.address(slice(0, rows), lengths[:, None], width)
-        hidden = self._forward(self._embed(tokens[:, None]), positions[None, :, None].expand(3, rows, 1), lengths[:, None])
+        hidden = self._forward(
+            self._embed(tokens[:, None]), positions[None, :, None].expand(3, rows, 1), lengths[:, None]
+        )
         return self._logits(hidden[:, 0])
 
     def _forward(
@@ -121,7 +127,12 @@ class Decoder:
             mask = torch.zeros_like(mask, dtype=embeds.dtype).masked_fill(~mask, torch.finfo(embeds.dtype).min)
         extra = {"visual_pos_masks": visual, "deepstack_visual_embeds": deepstack} if visual is not None else {}
         out = self._text(
-            inputs_embeds=embeds, position_ids=positions, attention_mask=mask, past_key_values=self.kv, use_cache=True, **extra
+            inputs_embeds=embeds,
+            position_ids=positions,
+            attention_mask=mask,
+            past_key_values=self.kv,
+            use_cache=True,
+            **extra,
         )
         hidden: torch.Tensor = out.last_hidden_state
         return hidden

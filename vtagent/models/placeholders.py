@@ -26,7 +26,9 @@ def expand(ids: Sequence[int], images: Sequence[EngineImage], vision: VisionSpec
             out.append(token)
             continue
         if out and out[-1] == image_token_id:
-            raise ModelError("two image placeholders follow one another; put the vision start and end tokens between them")
+            raise ModelError(
+                "two image placeholders follow one another; put the vision start and end tokens between them"
+            )
         out.extend([token] * visual_tokens(next(rest), vision))
     return out
 

@@ -13,13 +13,12 @@ from transformers.processing_utils import ProcessorMixin
 from transformers.utils import cached_file
 
 from vtagent.errors import ModelError
+from vtagent.models.codec import IMAGE_TOKEN
 from vtagent.visual_tokens import VisionSpec
 
 if TYPE_CHECKING:
     import torch
     from PIL import Image
-
-IMAGE_TOKEN = "<|image_pad|>"
 
 
 class VLProcessor(ProcessorMixin):  # type: ignore[misc]

@@ -96,7 +96,13 @@ class Row:
 
 
 def prepare(
-    request: Request, future: Future[Generation], model: Any, processor: VLProcessor, *, context: int, stop: frozenset[int]
+    request: Request,
+    future: Future[Generation],
+    model: Any,
+    processor: VLProcessor,
+    *,
+    context: int,
+    stop: frozenset[int],
 ) -> Row:
     """Check a request and lay out its prompt; `model` gives the positions (its own `get_rope_index`).
 

@@ -14,7 +14,11 @@ class BatchSampler:
     """The settings of B rows as tensors, built once and used until the batch changes."""
 
     def __init__(
-        self, settings: Sequence[Sampling], streams: Sequence[random.Random], banned: frozenset[int], device: torch.device
+        self,
+        settings: Sequence[Sampling],
+        streams: Sequence[random.Random],
+        banned: frozenset[int],
+        device: torch.device,
     ) -> None:
         self._streams = streams
         self._warm = [row for row, own in enumerate(settings) if own.temperature > 0]
@@ -27,7 +31,9 @@ class BatchSampler:
         self._warm_index = torch.tensor(self._warm, device=device, dtype=torch.long)
         cut = [settings[row] for row in self._warm]
         self._top_k = torch.tensor([own.top_k for own in cut], device=device) if any(own.top_k for own in cut) else None
-        self._top_p = torch.tensor([own.top_p for own in cut], device=device) if any(own.top_p < 1 for own in cut) else None
+        self._top_p = (
+            torch.tensor([own.top_p for own in cut], device=device) if any(own.top_p < 1 for own in cut) else None
+        )
 
     def __call__(self, logits: torch.Tensor) -> tuple[list[int], list[float]]:
         """Sample from logits (B, vocabulary).

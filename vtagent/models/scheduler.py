@@ -224,7 +224,9 @@ class Scheduler:
             self.prefixes.insert(row.keys[:length], lambda start, end: kv.copy_out(slot, start, end))
 
     def _sampler_of(self, rows: Sequence[Row]) -> BatchSampler:
-        return BatchSampler([row.request.sampling for row in rows], [row.stream for row in rows], self._banned, self._device)
+        return BatchSampler(
+            [row.request.sampling for row in rows], [row.stream for row in rows], self._banned, self._device
+        )
 
 
 def _most_is_coming(row: Row, new: int, leaders: Sequence[Row]) -> bool:

@@ -64,7 +64,10 @@ class TransformersEngine:
         self.model = model
         self.processor = processor
         self.context: int = model.config.text_config.max_position_embeddings
-        self.banned = frozenset(_ids(tokenizer, _NEVER_SAMPLED)) | {model.config.image_token_id, model.config.video_token_id}
+        self.banned = frozenset(_ids(tokenizer, _NEVER_SAMPLED)) | {
+            model.config.image_token_id,
+            model.config.video_token_id,
+        }
         self.stop = frozenset(_end_ids(model, tokenizer))
         self._scheduler = Scheduler(
             model,
@@ -84,7 +87,12 @@ class TransformersEngine:
 
     @classmethod
     def from_pretrained(
-        cls, path: str | PathLike[str], *, device: str | None = None, dtype: torch.dtype | str | None = None, **options: Any
+        cls,
+        path: str | PathLike[str],
+        *,
+        device: str | None = None,
+        dtype: torch.dtype | str | None = None,
+        **options: Any,
     ) -> TransformersEngine:
         """Load a checkpoint: a folder, a hub id, or the name of a bundled policy.
 
@@ -101,7 +109,9 @@ class TransformersEngine:
         try:
             config = AutoConfig.from_pretrained(path)
         except (OSError, ValueError) as error:
-            raise ModelError(f"no model at {path!r}; give a checkpoint folder, a hub id, or a bundled policy's name") from error
+            raise ModelError(
+                f"no model at {path!r}; give a checkpoint folder, a hub id, or a bundled policy's name"
+            ) from error
         family_of(config.model_type)
         processor = VLProcessor.from_pretrained(path)
         processor.chat_template = chat_template(processor.chat_template)
@@ -162,7 +172,9 @@ class TransformersEngine:
     def __enter__(self) -> TransformersEngine:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def _submit(self, requests: Sequence[Request]) -> list[Future[Generation]]:

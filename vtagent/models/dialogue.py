@@ -1,0 +1,94 @@
+"""LangChain messages as the chat templates of Qwen models want them, and the views of images that they show."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from langchain_core.messages import AIMessage, BaseMessage, ChatMessage, HumanMessage, SystemMessage, ToolMessage
+
+from vtagent.errors import ModelError
+from vtagent.images import ImageStore
+from vtagent.ingest import ingest
+from vtagent.models.codec import Codec
+from vtagent.protocol import TOOL_CALL
+from vtagent.views import View, is_reference
+
+
+def with_references(messages: Sequence[BaseMessage], store: ImageStore) -> list[BaseMessage]:
+    """The messages with every image they bring along put into the store and replaced by its reference.
+
+    Raises:
+        ImageError: an image that the store refuses.
+    """
+    return [(ingest([message], store) or [message])[0] for message in messages]
+
+
+def views_of(messages: Sequence[BaseMessage], store: ImageStore) -> list[View]:
+    """The views that messages show, in order."""
+    return [View.from_block(block, store) for message in messages for block in _blocks(message) if is_reference(block)]
+
+
+def to_template(messages: Sequence[BaseMessage], codec: Codec) -> list[dict[str, Any]]:
+    """Messages in the dialect of chat templates; control tokens in what others wrote are made harmless.
+
+    Raises:
+        ModelError: a message of a kind, or a block, that the model cannot be shown.
+    """
+    return [_message(message, codec) for message in messages]
+
+
+def _message(message: BaseMessage, codec: Codec) -> dict[str, Any]:
+    match message:
+        case AIMessage():
+            invalid = [f"{TOOL_CALL[0]}{call['args'] or ''}{TOOL_CALL[1]}" for call in message.invalid_tool_calls]
+            out: dict[str, Any] = {
+                "role": "assistant",
+                "content": codec.defuse("\n".join([message.text, *invalid]).strip()),
+            }
+            if message.tool_calls:
+                out["tool_calls"] = [
+                    {"type": "function", "function": {"name": call["name"], "arguments": _defused(call["args"], codec)}}
+                    for call in message.tool_calls
+                ]
+            return out
+        case HumanMessage():
+            role = "user"
+        case SystemMessage():
+            role = "system"
+        case ToolMessage():
+            role = "tool"
+        case ChatMessage():
+            role = message.role
+        case _:
+            raise ModelError(f"a {message.type} message cannot be shown to the model")
+    return {"role": role, "content": _content(message, codec)}
+
+
+def _content(message: BaseMessage, codec: Codec) -> str | list[dict[str, Any]]:
+    parts = [_part(block, codec) for block in _blocks(message)]
+    if all(part["type"] == "text" for part in parts):
+        return "".join(part["text"] for part in parts)
+    return parts
+
+
+def _part(block: str | dict[str, Any], codec: Codec) -> dict[str, Any]:
+    if isinstance(block, str):
+        return {"type": "text", "text": codec.defuse(block)}
+    if block.get("type") == "text":
+        return {"type": "text", "text": codec.defuse(str(block.get("text", "")))}
+    if is_reference(block):
+        return {"type": "image"}
+    raise ModelError(f"a block of type {block.get('type')!r} cannot be shown to the model; send text and images")
+
+
+def _blocks(message: BaseMessage) -> list[Any]:
+    return [message.content] if isinstance(message.content, str) else list(message.content)
+
+
+def _defused(value: Any, codec: Codec) -> Any:
+    if isinstance(value, str):
+        return codec.defuse(value)
+    if isinstance(value, dict):
+        return {codec.defuse(str(key)): _defused(item, codec) for key, item in value.items()}
+    return [_defused(item, codec) for item in value] if isinstance(value, list) else value

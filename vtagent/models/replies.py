@@ -1,0 +1,97 @@
+"""A sampled reply as chat messages: whole, or in chunks whose text can be shown before the reply is complete."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+from uuid import uuid4
+
+from langchain_core.messages import AIMessage, AIMessageChunk
+from langchain_core.messages.ai import UsageMetadata
+from langchain_core.messages.tool import invalid_tool_call, tool_call, tool_call_chunk
+from langchain_core.utils.json import parse_partial_json
+
+from vtagent.models.engine import Generation
+from vtagent.protocol import TOOL_CALL, parse_reply
+
+
+def to_message(text: str) -> AIMessage:
+    """A reply with its calls taken out of the text; calls that do not parse become `invalid_tool_calls`."""
+    reply = parse_reply(text)
+    return AIMessage(
+        content=reply.content,
+        tool_calls=[tool_call(name=call.name, args=call.arguments, id=_new_id()) for call in reply.tool_calls],
+        invalid_tool_calls=[
+            invalid_tool_call(name=None, args=call.text, id=_new_id(), error=call.error) for call in reply.invalid_calls
+        ],
+    )
+
+
+def usage(generation: Generation) -> UsageMetadata:
+    """Token counts; `image` are the visual tokens of the prompt, `cache_read` those whose KV was there already."""
+    details: Any = {
+        "image": generation.image_tokens,
+        "cache_read": generation.prompt_tokens - generation.prefilled_tokens,
+    }
+    sampled = len(generation.token_ids)
+    return UsageMetadata(
+        input_tokens=generation.prompt_tokens,
+        output_tokens=sampled,
+        total_tokens=generation.prompt_tokens + sampled,
+        input_token_details=details,
+    )
+
+
+def last_chunk(message: AIMessage, shown: str) -> AIMessageChunk:
+    """What of a complete message was not streamed yet: the rest of its text, its calls and its metadata."""
+    calls = [
+        tool_call_chunk(name=call["name"], args=json.dumps(call["args"]), id=call["id"], index=place)
+        for place, call in enumerate(message.tool_calls)
+    ]
+    calls += [
+        tool_call_chunk(
+            name=call["name"], args=_unparsable(call["args"] or ""), id=call["id"], index=len(calls) + place
+        )
+        for place, call in enumerate(message.invalid_tool_calls)
+    ]
+    return AIMessageChunk(
+        content=str(message.content)[len(shown) :],
+        tool_call_chunks=calls,
+        response_metadata=message.response_metadata,
+        usage_metadata=message.usage_metadata,
+        chunk_position="last",
+    )
+
+
+def visible(text: str, stops: Sequence[str] = ()) -> str:
+    """The part of an unfinished reply that its complete message is sure to begin with: up to the first call."""
+    opening = text.find(TOOL_CALL[0])
+    if opening >= 0:
+        return text[:opening].rstrip()
+    held = max((_overlap(text, tag) for tag in (TOOL_CALL[0], *stops)), default=0)
+    return text[: len(text) - held].rstrip()
+
+
+def cut(text: str, stops: Sequence[str]) -> str:
+    """Text up to the first stop string."""
+    places = [place for stop in stops if (place := text.find(stop)) >= 0]
+    return text[: min(places)] if places else text
+
+
+def _unparsable(args: str) -> str:
+    """LangChain completes broken JSON when it merges chunks; what the model wrote must stay invalid."""
+    try:
+        completed = parse_partial_json(args) if args else {}
+    except ValueError:
+        return args
+    return f"{TOOL_CALL[0]}{args}" if isinstance(completed, dict) else args
+
+
+def _overlap(text: str, tag: str) -> int:
+    """How many characters at the end of `text` may be the beginning of `tag`."""
+    return next((size for size in range(min(len(tag), len(text)), 0, -1) if text.endswith(tag[:size])), 0)
+
+
+def _new_id() -> str:
+    return f"call_{uuid4().hex}"
