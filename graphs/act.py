@@ -42,6 +42,7 @@ class Act(Node):
         fetch: Fetch | None,
     ) -> None:
         super().__init__(defaults)
+        self.zoom_tool = zoom_tool
         self.zoom, self.store, self.vision, self.fetch = zoom_tool.name, store, vision, fetch
         self.names = [zoom_tool.name, *(tool.name for tool in tools)]
         self.tools = ToolNode([zoom_tool, *tools], handle_tool_errors=_say)
@@ -49,16 +50,29 @@ class Act(Node):
     def run(self, state: ZoomState, settings: ZoomContext, runtime: ZoomRuntime, config: RunnableConfig) -> Any:
         """Run the calls."""
         start = time.perf_counter()
-        callable_ = self._callable(state)
-        output = self.tools.invoke(callable_, config) if callable_ else []
+        if zoom := self._only_a_zoom(state):
+            output: Any = {"messages": [self.zoom_tool.invoke(zoom, config)]}
+        else:
+            callable_ = self._callable(state)
+            output = self.tools.invoke(callable_, config) if callable_ else []
         return self._update(state, settings, output, runtime, start)
 
     async def arun(self, state: ZoomState, settings: ZoomContext, runtime: ZoomRuntime, config: RunnableConfig) -> Any:
         """Run the calls, tools that are coroutines among them."""
         start = time.perf_counter()
-        callable_ = self._callable(state)
-        output = await self.tools.ainvoke(callable_, config) if callable_ else []
+        if zoom := self._only_a_zoom(state):
+            output: Any = {"messages": [await self.zoom_tool.ainvoke(zoom, config)]}
+        else:
+            callable_ = self._callable(state)
+            output = await self.tools.ainvoke(callable_, config) if callable_ else []
         return self._update(state, settings, output, runtime, start)
+
+    def _only_a_zoom(self, state: ZoomState) -> dict[str, Any] | None:
+        """The one call, if it is a zoom: by far the usual case, and not worth `ToolNode`'s threads."""
+        match _last_reply(state).tool_calls:
+            case [call] if call["name"] == self.zoom:
+                return {**call, "args": {**call["args"], "messages": state["messages"]}, "type": "tool_call"}
+        return None
 
     def _callable(self, state: ZoomState) -> dict[str, Any] | None:
         """The state with only those calls in the last reply that name a tool; None when there are none."""
@@ -74,7 +88,6 @@ class Act(Node):
     def _update(self, state: ZoomState, settings: ZoomContext, output: Any, runtime: ZoomRuntime, start: float) -> Any:
         reply = _last_reply(state)
         answers, commands = _sorted_out(output)
-        answers = {id_: self._without_pixels(message) for id_, message in answers.items()}
         said: list[BaseMessage] = []
         ledger = _Ledger(state, settings, self.zoom, self.store, self.vision)
         for call in reply.tool_calls:
@@ -83,10 +96,11 @@ class Act(Node):
                 known = ", ".join(self.names)
                 said.append(ledger.mistake(f"There is no tool {name[:80]!r}; call one of: {known}.", name[:80], id_))
             elif id_ in answers:
-                said.append(ledger.granted(answers.pop(id_)) if name == self.zoom else answers.pop(id_))
+                answer = answers.pop(id_)
+                said.append(ledger.granted(answer) if name == self.zoom else self._without_pixels(answer))
         for bad in reply.invalid_tool_calls:
             said.append(ledger.mistake(_why(bad), bad["name"] or self.zoom, str(bad["id"])))
-        said += answers.values()
+        said += [self._without_pixels(answer) for answer in answers.values()]
         for event in ledger.events:
             runtime.stream_writer(event)
         if tool_views := self._views_of_other_tools(said):

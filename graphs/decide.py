@@ -59,6 +59,7 @@ class Decide(Node):
         super().__init__(defaults)
         self.model, self.store, self.vision, self.prompt = model, store, vision, prompt
         self.zoom_tool, self.tools = zoom_tool, list(tools)
+        self._system = SystemMessage("")
         self._ready: dict[tuple[int, bool, bool], tuple[BaseChatModel, Runnable[LanguageModelInput, AIMessage]]] = {}
 
     def run(self, state: ZoomState, settings: ZoomContext, runtime: ZoomRuntime, config: RunnableConfig) -> Any:
@@ -100,9 +101,11 @@ class Decide(Node):
             prompt = prompt(tool_name=name, scale=settings.scale, max_zooms=settings.max_zooms)
         if prompt is None:
             return messages
+        if prompt != self._system.content:
+            self._system = SystemMessage(prompt)
         if messages and isinstance(messages[0], SystemMessage):  # many templates read only one system message
             return [SystemMessage(f"{prompt}\n\n{messages[0].text}"), *messages[1:]]
-        return [SystemMessage(prompt), *messages]
+        return [self._system, *messages]
 
     def _bound(self, model: BaseChatModel, offered: bool, forced: bool) -> Runnable[LanguageModelInput, AIMessage]:
         """The model with its tools; the same ones when it must answer, so that the prompt's prefix can be reused."""

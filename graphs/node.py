@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from abc import abstractmethod
-from typing import Any
+from typing import Any, TypeAlias
 
 from langchain_core.runnables import Runnable, RunnableConfig
 from langgraph.runtime import Runtime, get_runtime
 
 from vtagent.graphs.state import ZoomContext, ZoomState, settings_of
 
-ZoomRuntime = Runtime[ZoomContext]
-
-ZoomRuntime = Runtime[ZoomContext]
+ZoomRuntime: TypeAlias = Runtime[ZoomContext]
 
 
 class Node(Runnable[ZoomState, Any]):

@@ -15,7 +15,7 @@ from vtagent.graphs.node import Node, ZoomRuntime
 from vtagent.graphs.state import ZoomContext, ZoomState, no_usage
 from vtagent.images import ImageStore
 from vtagent.ingest import ingest
-from vtagent.tools.shown import shown_views
+from vtagent.tools.shown import name_of, shown_views
 from vtagent.views import View, is_reference
 from vtagent.visual_tokens import VisionSpec
 
@@ -60,7 +60,7 @@ def take_in(messages: Iterable[BaseMessage], store: ImageStore, fetch: Fetch | N
     """`ingest`, except that a reference to a lost image is left where it is: the model will be told (see `resolve`)."""
     changed = []
     for message in messages:
-        if not isinstance(message.content, list):
+        if not isinstance(message.content, list) or all(_is_settled(block, store) for block in message.content):
             continue
         lost = [is_lost(block, store) for block in message.content]
         sound = [block for block, is_gone in zip(message.content, lost, strict=True) if not is_gone]
@@ -73,9 +73,16 @@ def take_in(messages: Iterable[BaseMessage], store: ImageStore, fetch: Fetch | N
     return changed
 
 
+def _is_settled(block: object, store: ImageStore) -> bool:
+    """Whether a block is text or a good reference: then there is nothing to take in."""
+    if not isinstance(block, dict) or block.get("type") == "text":
+        return True
+    return is_reference(block) and name_of(block["url"]) in store
+
+
 def is_lost(block: object, store: ImageStore) -> bool:
     """Whether a block is a well-formed reference to an image that the store does not (or no longer) hold."""
-    return isinstance(block, dict) and is_reference(block) and View.parse_url(block["url"])[0] not in store
+    return isinstance(block, dict) and is_reference(block) and name_of(block["url"]) not in store
 
 
 def at_scale(message: BaseMessage, scale: float, store: ImageStore) -> BaseMessage | None:

@@ -11,14 +11,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage
+from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.tools import BaseTool
+from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
-from langgraph.types import Checkpointer, Command
+from langgraph.types import Checkpointer, Command, Durability
 
 from vtagent.graphs.act import Act
 from vtagent.graphs.answer import Answer
@@ -34,21 +36,31 @@ __all__ = ["ZoomAgent", "ZoomContext", "ZoomGraph", "ZoomState", "build_zoom_gra
 
 
 class ZoomAgent(CompiledStateGraph[ZoomState, ZoomContext, ZoomInput, ZoomState]):
-    """The compiled graph; it swaps pictures for references before a checkpointer or a tracer sees the input."""
+    """The compiled graph; it swaps pictures for references before a checkpointer or a tracer sees the input.
+
+    A run is a few model calls long, so it is checkpointed once, when it ends, fails or is interrupted (`durability="exit"`);
+    pass another `durability` to change that.
+    """
 
     builder: ZoomGraph
 
     def stream(self, input: Any, config: Any = None, *, context: Any = None, **kwargs: Any) -> Iterator[Any]:
         """As `CompiledStateGraph.stream`; `invoke` comes through here too."""
+        kwargs["durability"] = kwargs.get("durability") or self._durability
         return super().stream(self._taken_in(input), config, context=self._settings(context), **kwargs)
 
     async def astream(
         self, input: Any, config: Any = None, *, context: Any = None, **kwargs: Any
     ) -> AsyncIterator[Any]:
         """As `CompiledStateGraph.astream`; `ainvoke` comes through here too."""
+        kwargs["durability"] = kwargs.get("durability") or self._durability
         taken_in = await asyncio.to_thread(self._taken_in, input)
         async for chunk in super().astream(taken_in, config, context=self._settings(context), **kwargs):
             yield chunk
+
+    @property
+    def _durability(self) -> Durability | None:
+        return "exit" if isinstance(self.checkpointer, BaseCheckpointSaver) else None
 
     def _taken_in(self, input: Any) -> Any:
         if isinstance(input, Command) and isinstance(input.update, Mapping):
@@ -124,7 +136,7 @@ def build_zoom_graph(
     graph.add_node("answer", Answer(defaults))
     graph.add_edge(START, "observe")
     graph.add_edge("observe", "decide")
-    graph.add_conditional_edges("decide", _next, ["zoom", "answer"])
+    graph.add_conditional_edges("decide", _Called(), ["zoom", "answer"])
     graph.add_edge("zoom", "decide")
     graph.add_edge("answer", END)
     return graph
@@ -169,6 +181,14 @@ def create_zoom_agent(
     return graph.compile(checkpointer=checkpointer, name=name)
 
 
-def _next(state: ZoomState) -> Literal["zoom", "answer"]:
-    last = state["messages"][-1]
-    return "zoom" if isinstance(last, AIMessage) and (last.tool_calls or last.invalid_tool_calls) else "answer"
+class _Called(Runnable[ZoomState, str]):
+    """Where to go after a reply. A `Runnable`, so that it does not show up as a step of its own in traces."""
+
+    name = "called"
+
+    def invoke(self, input: ZoomState, config: RunnableConfig | None = None, **kwargs: Any) -> str:
+        last = input["messages"][-1]
+        return "zoom" if isinstance(last, AIMessage) and (last.tool_calls or last.invalid_tool_calls) else "answer"
+
+    async def ainvoke(self, input: ZoomState, config: RunnableConfig | None = None, **kwargs: Any) -> str:
+        return self.invoke(input)

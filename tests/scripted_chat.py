@@ -25,8 +25,8 @@ Line = str | AIMessage | Exception | Callable[[list[BaseMessage], dict[str, Any]
 class ScriptedChat(BaseChatModel):
     """Says its lines in order, and the last one for ever.
 
-    A line is a text (calls are read from it, as `ChatVLM` does), a whole message, an exception to raise, or a function of
-    the messages and options of the call.
+    A line is a text (calls are read from it, as `ChatVLM` does), a whole message, an exception to raise, or a function
+    of the messages and options of the call.
     """
 
     lines: list[Any]
@@ -103,7 +103,7 @@ class StreamingChat(ScriptedChat):
     ) -> Iterator[ChatGenerationChunk]:
         message = self._generate(messages, stop, run_manager, **kwargs).generations[0].message
         for word in str(message.content).split(" "):
-            yield ChatGenerationChunk(message=AIMessageChunk(word + " "))
+            yield ChatGenerationChunk(message=AIMessageChunk(content=word + " "))
 
 
 def picture(width: int = 1280, height: int = 960, *, noise: bool = False) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from typing import Any
 
 from langchain_core.messages import BaseMessage
@@ -10,6 +11,16 @@ from langchain_core.messages import BaseMessage
 from vtagent.images import ImageRef, ImageStore
 from vtagent.views import View, is_reference
 from vtagent.visual_tokens import VisionSpec
+
+
+@lru_cache(maxsize=4096)
+def name_of(url: str) -> str:
+    """The sha256 in a view's URL; asked for often, as every node looks at every reference.
+
+    Raises:
+        ImageRefused: It is not a view's URL.
+    """
+    return View.parse_url(url)[0]
 
 
 def image_blocks(messages: Iterable[BaseMessage]) -> Iterator[tuple[BaseMessage, dict[str, Any]]]:
@@ -25,8 +36,9 @@ def shown_views(messages: Iterable[BaseMessage], store: ImageStore) -> list[tupl
     """The distinct views in the messages, each with the message that showed it first; lost images are left out."""
     found: dict[str, tuple[View, BaseMessage]] = {}
     for message, block in image_blocks(messages):
-        if block["url"] not in found and View.parse_url(block["url"])[0] in store:
-            found[block["url"]] = View.from_block(block, store), message
+        url = block["url"]
+        if url not in found and name_of(url) in store:
+            found[url] = View.from_block(block, store), message
     return list(found.values())
 
 

@@ -57,7 +57,7 @@ def zoom_prompt(*, tool_name: str, scale: float, max_zooms: int) -> str:
         "Then do exactly one of these:\n"
         f"- What you see is enough: give the final answer, as short as the question allows, inside {answer}.\n"
         f"- A detail that you need is too small: call {tool_name}. With region [x1, y1, x2, y2], integers from 0 "
-        "(left, top) to 1000 (right, bottom), you see that part, sharp; choose it with some margin. Without region you see "
-        "the whole image at full resolution, which costs more.\n"
+        "(left, top) to 1000 (right, bottom), you see that part, sharp; choose it with some margin. Without region you "
+        "see the whole image at full resolution, which costs more.\n"
         f"You may call {tool_name} {times}. Looking closer is not free: do it only when the answer depends on it."
     )
