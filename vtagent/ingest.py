@@ -100,9 +100,9 @@ def _from_url(
     url: object, block: Mapping[Any, Any], store: ImageStore, fetch: Callable[[str], bytes] | None
 ) -> dict[str, Any]:
     if not isinstance(url, str) or not url:
-        names = ", ".join(sorted(str(key) for key in block))
+        keys = sorted(str(key) for key in block)
         raise ImageRefused(
-            f"no picture in the block ({names:.120}): send base64 or a data: URL; file ids cannot be read"
+            f"no picture in the block {keys!r:.120}: send base64 or a data: URL; file ids cannot be read"
         )
     scheme = url[:32].partition(":")[0].lower() if ":" in url[:32] else ""
     if scheme == "vtimg":

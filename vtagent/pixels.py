@@ -83,6 +83,10 @@ def decode(data: bytes, *, limits: ImageLimits, size_hint: tuple[int, int] | Non
             # Pillow turns TIFFs itself; a PNG may name its turn only after its pixels.
             if image.format not in ("JPEG", "MPO", "TIFF"):
                 turn = _UPRIGHT.get(_orientation(image))
+            clear = image.info.get("transparency")
+            if image.format == "PNG" and data[24] == 16 and isinstance(clear, tuple):
+                # Pillow has cut 16-bit colour to 8 bits but not the colour declared transparent.
+                image.info["transparency"] = tuple(value >> 8 for value in clear)
             rgb = _to_rgb(image)
         except ImageError:
             raise
@@ -142,11 +146,12 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 def _high_byte(image: Image.Image) -> Image.Image:
     """16-bit grey as 8-bit grey, or grey with alpha when one grey was declared transparent."""
-    grey = image.point([value >> 8 for value in range(65536)], "L")
     transparent = image.info.get("transparency")
+    samples = image.convert("I")  # the only deep mode Pillow looks up in a table
+    grey = samples.point([value >> 8 for value in range(65536)], "L")
     if not isinstance(transparent, int):
         return grey
-    alpha = image.point([0 if value == transparent else 255 for value in range(65536)], "L")
+    alpha = samples.point([0 if value == transparent else 255 for value in range(65536)], "L")
     return Image.merge("LA", (grey, alpha))
 
 

@@ -116,16 +116,14 @@ def parse_region(value: object, *, width: int, height: int) -> Region | None:
 
     def refuse(why: str) -> RegionError:
         return RegionError(
-            f"region {_clip(value)}: {why}; give [x1, y1, x2, y2] as integers 0-{SCALE} from left to right and top to bottom "
+            f"region {_clip(value)}: {why}; give [x1, y1, x2, y2] as integers 0-{SCALE}, left to right, top to bottom "
             f"(the image is {width}x{height} pixels), or leave the region out for the whole image"
         )
 
     if len(numbers) != 4:
         raise refuse("needs four numbers")
-    if not all(math.isfinite(number) for number in numbers):
-        raise refuse("coordinates must be finite numbers")
-    if min(numbers) < 0:
-        raise refuse("coordinates must not be negative")
+    if not all(0 <= number < 1e9 for number in numbers):  # also turns NaN away
+        raise refuse("coordinates must be finite and not negative")
     x1, y1, x2, y2 = numbers
     if x1 > x2 or y1 > y2:
         # [x, y, width, height] also looks like swapped corners when it fits on the image.
@@ -163,7 +161,7 @@ def _units(value: float, extent: int) -> float:
 
 
 def _grow(low: int, high: int, pixels: int, extent: int) -> tuple[int, int]:
-    """The span from `low` to `high`, in units of an axis of `extent` pixels, grown to cover `pixels` and kept on the axis."""
+    """The span from `low` to `high`, in units of an axis of `extent` pixels, grown to cover `pixels` of them."""
     need = -(-pixels * SCALE // extent)
     if high - low >= need:
         return low, high

@@ -27,7 +27,7 @@ _URL = re.compile(r"vtimg://sha256/([0-9a-f]{64})(?:\?(?:region=([0-9]+(?:,[0-9]
 
 _WHOLE = Region(0, 0, SCALE, SCALE)
 
-# Two views closer than this in pixels per original pixel show the same detail: the grid alone moves sizes a few percent.
+# Closer than this in pixels per original pixel, two views show the same detail: the grid alone moves sizes that much.
 _AS_FINE = 0.9
 
 # A JPEG decoded this much short of a view still serves it: grids rarely divide photographs; half of 4000 is not 2016.
@@ -141,7 +141,9 @@ class View:
         width, height = spec.fit(right - left, bottom - top)
         if self.scale == 1:
             return width, height
-        return spec.fit(max(1, round(width * self.scale)), max(1, round(height * self.scale)))
+        width, height = max(1, round(width * self.scale)), max(1, round(height * self.scale))
+        # Rounding a side of a few pixels may push a thin picture over the limit it was just within.
+        return spec.fit(min(width, spec.max_aspect * height), min(height, spec.max_aspect * width))
 
     def tokens(self, spec: VisionSpec) -> int:
         """Visual tokens the view costs."""

@@ -78,6 +78,7 @@ class VisionSpec:
 
         Raises:
             ImageTooLarge: As `snap`, or the limits of this spec admit no stable size.
+            ValueError: As `snap`.
         """
         size = self.snap(width, height)
         for _ in range(32):  # settles at once or in a few steps; the bound keeps contradictory limits from looping
