@@ -1,4 +1,4 @@
-"""Small random checkpoints of both families, written to disk as real ones are, for tests that must not download anything."""
+"""Small random checkpoints of both families, written to disk as real ones are, so that no test downloads anything."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResu
 from langchain_core.runnables import Runnable
 from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
-from pydantic import Field, PrivateAttr
+from pydantic import ConfigDict, Field, PrivateAttr
 
 from vtagent.errors import ModelError
 from vtagent.images import ImageStore, MemoryImageStore
@@ -40,7 +40,7 @@ class ChatVLM(BaseChatModel):
 
     Example:
         >>> model = ChatVLM.from_pretrained("base", temperature=1.0)  # doctest: +SKIP
-        >>> model.invoke([HumanMessage([View(ref).block(), {"type": "text", "text": "What is the total?"}])])  # doctest: +SKIP
+        >>> model.invoke([HumanMessage([View(ref).block(), "What is the total?"])])  # doctest: +SKIP
     """
 
     engine: Any = Field(exclude=True, repr=False)
@@ -61,7 +61,7 @@ class ChatVLM(BaseChatModel):
     resolves_images: bool = Field(default=True, init=False, repr=False)
     """Messages may carry references: pixels are looked up in the store, here and nowhere else."""
 
-    model_config = {"populate_by_name": True, "arbitrary_types_allowed": True}
+    model_config = ConfigDict(populate_by_name=True, arbitrary_types_allowed=True)
 
     _codec: Codec = PrivateAttr()
     _renderer: ViewRenderer = PrivateAttr()

@@ -42,7 +42,7 @@ class EngineImage:
     key: str
     """Equal keys mean equal pixels: caches of image features and of KV are looked up by it."""
     pixels: Image.Image
-    """RGB, already at the size that the model shall see (a multiple of patch x merge, inside the processor's limits)."""
+    """RGB, already at the size that the model shall see (one that the processor leaves as it is)."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Request:
     """As many as there are placeholders, in their order."""
     sampling: Sampling = Sampling()
     on_token: Callable[[int], bool | None] | None = None
-    """Called in the engine's thread with each sampled token; returning True ends the reply with finish reason "stop"."""
+    """Called in the engine's thread with each sampled token; returning True ends the reply (finish reason "stop")."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Generation:
     token_ids: tuple[int, ...]
     """What was sampled, the stop token included."""
     logprobs: tuple[float, ...]
-    """One per token: log-softmax of the unbiased logits / temperature (temperature 1 when greedy), all tokens included."""
+    """One per token: log-softmax of the unbiased logits / temperature (1 when greedy) over the whole vocabulary."""
     finish_reason: FinishReason
     prompt_tokens: int
     """Length of the prompt with its images expanded."""

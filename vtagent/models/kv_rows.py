@@ -14,7 +14,7 @@ _ROUND = 64
 
 
 class KVRows:
-    """Keys and values, (layers, 2, slots, heads, columns, head_dim); also the cache object that the decoder writes to."""
+    """Keys and values, (layers, 2, slots, heads, columns, head_dim); also the cache that the decoder writes to."""
 
     def __init__(self, layers: int, heads: int, head_dim: int, *, dtype: torch.dtype, device: torch.device) -> None:
         self._shape = (layers, heads, head_dim)
@@ -76,7 +76,7 @@ class KVRows:
     def update(
         self, keys: torch.Tensor, values: torch.Tensor, layer_idx: int, *args: object, **kwargs: object
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write one layer's new keys and values, (rows, heads, queries, head_dim); return all that may be attended to."""
+        """Write one layer's new keys and values, (rows, heads, queries, head_dim); return what may be attended to."""
         own = self._data[layer_idx]
         own[0].transpose(1, 2)[self._rows, self._columns] = keys.transpose(1, 2)
         own[1].transpose(1, 2)[self._rows, self._columns] = values.transpose(1, 2)
@@ -84,5 +84,5 @@ class KVRows:
         return seen[0], seen[1]
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
-        """The columns read before the tokens of this pass (asked by the decoder, whose masks and positions are ours)."""
+        """The columns read before the tokens of this pass; the decoder asks, but its masks and positions are ours."""
         return self.width - self._columns.shape[1]

@@ -38,7 +38,8 @@ def visual_tokens(image: EngineImage, vision: VisionSpec) -> int:
     width, height = image.pixels.size
     if vision.snap(width, height) != (width, height):
         raise ModelError(
-            f"an image of {width}x{height} pixels would be resized by the model; render it at {vision.snap(width, height)}"
+            f"an image of {width}x{height} pixels would be resized by the model, to {vision.snap(width, height)}; "
+            "render it at that size"
         )
     return vision.tokens(width, height)
 

@@ -1,7 +1,7 @@
 """A radix tree of token prefixes and their KV: what was computed once is found again by any prompt that begins alike.
 
-Every edge holds a run of tokens and their KV, (layers, 2, heads, tokens, head_dim). Image placeholders enter the tree as
-numbers made from their image's key, so equal text over different images shares nothing past the first image.
+Every edge holds a run of tokens and their KV, (layers, 2, heads, tokens, head_dim). Image placeholders enter the tree
+as numbers made from their image's key, so equal text over different images shares nothing past the first image.
 The tree forgets whole least-recently-used leaves when it holds more tokens than it may.
 """
 

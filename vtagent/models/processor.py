@@ -1,19 +1,21 @@
-"""An image-only processor for Qwen vision-language models: Pillow and a fast tokenizer, no video part and no torchvision."""
+"""An image-only processor for Qwen vision-language models: Pillow and a fast tokenizer, no video, no torchvision."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.processing_utils import ProcessorMixin
-from transformers.utils import cached_file
+from transformers.utils.hub import cached_file
 
 from vtagent.errors import ModelError
 from vtagent.models.codec import IMAGE_TOKEN
+from vtagent.models.families import chat_template
 from vtagent.visual_tokens import VisionSpec
 
 if TYPE_CHECKING:
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
-class VLProcessor(ProcessorMixin):  # type: ignore[misc]
+class VLProcessor(ProcessorMixin):
     """Image processor plus tokenizer: templates, tokenises, expands placeholders, saves and loads.
 
     Attributes:
@@ -41,13 +43,16 @@ class VLProcessor(ProcessorMixin):  # type: ignore[misc]
         if image_processor is None or tokenizer is None:
             raise ModelError("a processor needs an image processor and a tokenizer")
         self.image_token = IMAGE_TOKEN
-        self.image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
-        if self.image_token_id is None or self.image_token_id == tokenizer.unk_token_id:
+        if IMAGE_TOKEN not in tokenizer.get_vocab():
             raise ModelError(f"the tokenizer has no {IMAGE_TOKEN} token, so it is not a Qwen vision-language tokenizer")
-        super().__init__(image_processor, tokenizer, chat_template=chat_template)
+        self.image_token_id: int = tokenizer.get_vocab()[IMAGE_TOKEN]
+        self.image_token_id: int = tokenizer.get_vocab()[IMAGE_TOKEN]
+        super().__init__(image_processor, tokenizer, chat_template=chat_template)  # type: ignore[no-untyped-call]
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> VLProcessor:
+    def from_pretrained(  # type: ignore[override]
+        cls, pretrained_model_name_or_path: str | PathLike[str], **kwargs: Any
+    ) -> VLProcessor:
         """Load from a folder or hub id: our own saved processors and stock Qwen ones, whose video files are left alone.
 
         Raises:
@@ -59,7 +64,7 @@ class VLProcessor(ProcessorMixin):  # type: ignore[misc]
             image_processor = Qwen2VLImageProcessorPil.from_pretrained(path, **kwargs)
         except (OSError, ValueError, KeyError) as error:
             raise ModelError(f"no Qwen tokenizer and image processor at {path!r}: {_first_line(error)}") from error
-        return cls(image_processor, tokenizer, chat_template=_own_template(path) or tokenizer.chat_template)
+        return cls(image_processor, tokenizer, chat_template(_own_template(path) or tokenizer.chat_template, tokenizer))
 
     @property
     def vision(self) -> VisionSpec:
@@ -75,16 +80,16 @@ class VLProcessor(ProcessorMixin):  # type: ignore[misc]
     def replace_image_token(self, image_inputs: dict[str, Any], image_idx: int, **kwargs: Any) -> str:
         """The placeholder of one image, once per visual token (the hook that ProcessorMixin expands prompts with)."""
         tokens = int(image_inputs["image_grid_thw"][image_idx].prod()) // self.image_processor.merge_size**2
-        return self.image_token * tokens
+        return IMAGE_TOKEN * tokens
 
     def pixels(self, images: Sequence[Image.Image]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Patches (patches of all images, patch_dim) and grids (images, 3) of images that already have their final size."""
+        """Patches (patches of all images, patch_dim) and grids (images, 3) of images that have their final size."""
         out = self.image_processor(list(images), return_tensors="pt")
         return out["pixel_values"], out["image_grid_thw"]
 
 
 def _own_template(path: str) -> str | None:
-    """The chat template kept beside the tokenizer by a processor: chat_template.jinja, or .json in older checkpoints."""
+    """The chat template that a processor keeps beside the tokenizer: chat_template.jinja, .json in older folders."""
     for name in ("chat_template.jinja", "chat_template.json"):
         file = cached_file(
             path,

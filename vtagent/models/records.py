@@ -1,7 +1,8 @@
 """Beside each reply its token ids are kept, so that the next prompt repeats them and never re-tokenises what was said.
 
 A record is JSON in `response_metadata["tokens"]`. It holds for the conversation it was made in: `prefix` is a hash of
-everything before the reply, and `reply` one of the reply itself; an edited history no longer matches and is rendered afresh.
+everything before the reply, and `reply` one of the reply itself; a history that was edited no longer matches and is
+rendered afresh.
 """
 
 from __future__ import annotations

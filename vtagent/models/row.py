@@ -120,7 +120,7 @@ def prepare(
     if len(ids) >= context:
         raise ModelError(f"the prompt has {len(ids)} tokens, but the model's context ends at {context}, reply included")
     tensor = torch.tensor([ids])
-    is_image = (tensor == image_token_id).int()
+    is_image = torch.eq(tensor, image_token_id).int()
     grids = [vision.grid(*image.pixels.size) for image in request.images]
     positions, offset = model.get_rope_index(
         tensor, mm_token_type_ids=is_image, image_grid_thw=torch.tensor(grids) if grids else None

@@ -1,7 +1,7 @@
 """Which rows are computed together: waves of prefill, then one decode step for all rows, over and over.
 
-A wave takes the waiting prompts that go well together. Identical prompts (a GRPO group) are prefilled once; a prompt most
-of which another one of the wave is about to compute waits for the next wave and finds it in the cache.
+A wave takes the waiting prompts that go well together. Identical prompts (a GRPO group) are prefilled once; a prompt
+most of which another one of the wave is about to compute waits for the next wave and finds it in the cache.
 Nothing here is thread-safe: one thread owns a scheduler.
 """
 
@@ -184,7 +184,7 @@ class Scheduler:
         self._take(rows, logits, self._sampler, 0)
 
     def _take(self, rows: Sequence[Row], logits: torch.Tensor, sampler: BatchSampler, first: int) -> None:
-        """Sample the next token of rows that stand in slots `first`, `first` + 1, …, and retire those that end with it."""
+        """Sample the next token of the rows in slots `first`, `first` + 1, …, and retire those that end with it."""
         ended: dict[int, FinishReason | BaseException | None] = {}
         tokens, logprobs = sampler(logits)
         self.counters.sampled_tokens += len(rows)

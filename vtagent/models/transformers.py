@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 
 from vtagent.errors import ModelError
 from vtagent.models.engine import Generation, Request
-from vtagent.models.families import chat_template, family_of, resolve
+from vtagent.models.families import family_of, resolve
 from vtagent.models.processor import VLProcessor
 from vtagent.models.row import prepare, reject
 from vtagent.models.scheduler import Counters, Scheduler
@@ -114,7 +114,6 @@ class TransformersEngine:
             ) from error
         family_of(config.model_type)
         processor = VLProcessor.from_pretrained(path)
-        processor.chat_template = chat_template(processor.chat_template)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         dtype = dtype or (torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16)
         try:
@@ -122,7 +121,7 @@ class TransformersEngine:
         except (OSError, ValueError, RuntimeError) as error:
             text = " ".join(str(error).split())[:300]
             raise ModelError(f"the weights at {path!r} cannot be loaded: {text}") from error
-        return cls(model.to(device).eval(), processor, **options)
+        return cls(model.to(torch.device(device)).eval(), processor, **options)
 
     def submit(self, request: Request) -> Future[Generation]:
         """Queue one request; see `Engine.submit`."""

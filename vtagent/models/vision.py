@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from vtagent.models.processor import VLProcessor
 
 ATTENTION = "vtagent_flash_segments"
-"""transformers hands whole packed sequences to attentions with "flash" in their name and loops over images otherwise."""
+"""transformers gives attentions with "flash" in their name the packed sequence; for others it loops over images."""
 
 _MAX_PATCHES = 16384
 """At most so many patches go through the vision tower at once (16 images of 512 x 512 at patch 16)."""
@@ -47,7 +48,7 @@ def segment_attention(
     """
     bounds = cu_seq_lens_q.tolist()
     by_length: dict[int, list[int]] = {}
-    for start, end in zip(bounds, bounds[1:], strict=False):
+    for start, end in pairwise(bounds):
         by_length.setdefault(end - start, []).append(start)
     packed = torch.stack((query[0], key[0], value[0]))  # (3, heads, patches, head_dim)
     parts, order = [], []
@@ -84,7 +85,7 @@ class VisionEncoder:
         self._processor = processor
         self._max_tokens = max_tokens
         self._cache: OrderedDict[str, ImageFeatures] = OrderedDict()
-        self._tokens = 0
+        self.tokens = 0
         self.encoded = 0
         """Images that went through the tower so far."""
         if model.visual.config._attn_implementation in ("sdpa", "eager"):
@@ -93,7 +94,7 @@ class VisionEncoder:
     def clear(self) -> None:
         """Forget all features, as is needed when the weights have changed."""
         self._cache.clear()
-        self._tokens = 0
+        self.tokens = 0
 
     def encode(self, images: Sequence[EngineImage]) -> dict[str, ImageFeatures]:
         """Features by image identity; equal images are encoded once, those seen before not at all."""
@@ -128,8 +129,8 @@ class VisionEncoder:
                 embeds=out.pooler_output[row].clone(), deepstack=tuple(layer[row].clone() for layer in deepstack)
             )
             features[identity(image)] = self._cache[identity(image)] = own
-            self._tokens += own.embeds.shape[0]
-        while self._tokens > self._max_tokens and self._cache:
+            self.tokens += own.embeds.shape[0]
+        while self.tokens > self._max_tokens and self._cache:
             _, gone = self._cache.popitem(last=False)
-            self._tokens -= gone.embeds.shape[0]
+            self.tokens -= gone.embeds.shape[0]
         return features
