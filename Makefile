@@ -6,16 +6,13 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 
-EXAMPLES := examples/documents
-
 .PHONY: help demo test lint types check wheel clean
 
 help:  ## What can be made
 	@sed -n 's/^\([a-z]*\):.*##/\1 #/p' $(MAKEFILE_LIST) | awk -F' # *' '{ printf "  make %-6s  %s\n", $$1, $$2 }'
 
 demo: $(VENV)/.demo  ## Ask the bundled policy one question about large print and one about small print
-	$(BIN)/vtagent ask $(EXAMPLES)/large-print.png "$$($(call question,large-print))"
-	$(BIN)/vtagent ask $(EXAMPLES)/small-print.png "$$($(call question,small-print))"
+	@$(BIN)/python examples/demo.py
 
 test: $(VENV)/.dev  ## Run the tests
 	$(BIN)/python -m pytest
@@ -33,10 +30,6 @@ wheel: $(VENV)/.dev  ## Build dist/vtagent-*.whl
 
 clean:  ## Remove the environment and everything built
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
-
-# The first question in examples/documents/questions.jsonl about an image.
-question = $(BIN)/python -c 'import json, sys; rows = map(json.loads, open("$(EXAMPLES)/questions.jsonl")); \
-	print(next(row["question"] for row in rows if row["image"] == "$(1).png"))'
 
 # torch is a step of its own: pip then prefers a CPU build where it finds one, and the rest cannot change it.
 $(VENV)/.torch: constraints.txt

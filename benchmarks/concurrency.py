@@ -18,7 +18,7 @@ from typing import Any
 
 from langchain_core.messages import HumanMessage
 
-from benchmarks._report import write_report
+from benchmarks._report import report
 from vtagent.graphs.zoom import create_zoom_agent
 from vtagent.images import MemoryImageStore
 from vtagent.models.chat import ChatVLM
@@ -60,26 +60,31 @@ async def measure(model_name: str, count: int, *, together: bool) -> tuple[float
     return seconds, states
 
 
-def compare(model_name: str, *, count: int, repeats: int) -> dict[str, Any]:
-    """The report: medians over the repeats, whose two sides take turns."""
+def compare(model_name: str, *, count: int, repeats: int) -> tuple[list[dict[str, Any]], str]:
+    """The report's rows and note: medians over the repeats, whose two sides take turns."""
     apart, together = [], []
     for _ in range(repeats):
         apart.append(asyncio.run(measure(model_name, count, together=False)))
         together.append(asyncio.run(measure(model_name, count, together=True)))
-    slow, fast = (statistics.median(seconds for seconds, _ in side) for side in (apart, together))
-    pairs = list(zip(apart[0][1], together[0][1], strict=True))
-    return {
-        "model": model_name,
-        "runs": count,
-        "repeats": repeats,
-        "sequential_seconds": round(slow, 3),
-        "concurrent_seconds": round(fast, 3),
-        "ratio": round(slow / fast, 2),
-        "goal": GOAL,
-        "same_answers": sum(one["answer"] == other["answer"] for one, other in pairs),
-        "zooms_sequential": sum(one["usage"]["zooms"] for one, _ in pairs),
-        "zooms_concurrent": sum(other["usage"]["zooms"] for _, other in pairs),
-    }
+    rows: list[dict[str, Any]] = []
+    for how, side in [("one after the other", apart), ("together", together)]:
+        states = side[0][1]
+        rows.append(
+            {
+                "runs": how,
+                "seconds": statistics.median(seconds for seconds, _ in side),
+                "runs per second": count / statistics.median(seconds for seconds, _ in side),
+                "zooms": sum(state["usage"]["zooms"] for state in states),
+                "model turns": sum(state["usage"]["turns"] for state in states),
+            }
+        )
+    ratio = rows[0]["seconds"] / rows[1]["seconds"]
+    same = sum(one["answer"] == other["answer"] for one, other in zip(apart[0][1], together[0][1], strict=True))
+    note = (
+        f"{count} greedy runs of the graph with {model_name}, medians of {repeats}: together they are {ratio:.1f} "
+        f"times as fast (asked: {GOAL:.0f}), and {same} of {count} answers are the same."
+    )
+    return rows, note
 
 
 def main() -> None:
@@ -89,7 +94,8 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
-    write_report("concurrency", compare(options.model, count=options.runs, repeats=options.repeats))
+    rows, note = compare(options.model, count=options.runs, repeats=options.repeats)
+    report("concurrency", rows, note=note)
 
 
 if __name__ == "__main__":

@@ -12,11 +12,10 @@ from threading import Thread
 from typing import Any, ClassVar
 
 import pytest
-from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import AIMessage, BaseMessage
-from langchain_core.outputs import ChatGeneration, ChatResult
+from langchain_core.messages import AIMessage
 from PIL import Image
 
+from tests.scripted_chat import ScriptedChat
 from vtagent.cli import run
 from vtagent.models.chat import ChatVLM
 from vtagent.visual_tokens import QWEN3_VL
@@ -25,28 +24,11 @@ ZOOM = AIMessage("<think>Too small.</think>", tool_calls=[{"name": "zoom_image",
 ANSWER = AIMessage("<think>Now I can.</think><answer>48.10</answer>")
 
 
-class Scripted(BaseChatModel):
-    """Says what it is told to, as a local model would, and keeps what it was asked."""
+class Scripted(ScriptedChat):
+    """A script that says, as `ChatVLM` does, how it sees and where its images are."""
 
-    replies: list[BaseMessage]
-    asked: list[dict[str, Any]] = []  # noqa: RUF012 - a pydantic field
-    resolves_images: bool = True
     vision: Any = QWEN3_VL
     store: Any = None
-    profile: Any = {"image_inputs": True, "tool_calling": True, "image_tool_message": True}  # noqa: RUF012
-
-    @property
-    def _llm_type(self) -> str:
-        return "scripted"
-
-    def bind_tools(self, tools: Any, **options: Any) -> Any:
-        return self.bind(tools=tools, **options)
-
-    def _generate(
-        self, messages: list[BaseMessage], stop: Any = None, run_manager: Any = None, **options: Any
-    ) -> ChatResult:
-        self.asked.append(options)
-        return ChatResult(generations=[ChatGeneration(message=self.replies[len(self.asked) - 1].model_copy(deep=True))])
 
 
 def picture(path: str | Path) -> tuple[str, tuple[int, int]]:
@@ -64,7 +46,7 @@ def page(tmp_path: Path) -> Path:
 
 def scripted(monkeypatch: pytest.MonkeyPatch, *replies: AIMessage) -> Scripted:
     """Make `vtagent ask` talk to a script instead of loading weights."""
-    model = Scripted(replies=list(replies))
+    model = Scripted(lines=list(replies))
 
     def load(name: str, *, store: Any) -> Scripted:
         model.store = store
@@ -125,7 +107,7 @@ def test_max_zooms_0_does_not_offer_the_tool(
 ) -> None:
     model = scripted(monkeypatch, ANSWER)
     assert report(capsys, "ask", page, "Total?", "--max-zooms", 0)["zooms"] == 0
-    assert not model.asked[0].get("tools")
+    assert model.offered == [[]]
 
 
 def test_zoom_bias_reaches_the_model(
@@ -133,7 +115,7 @@ def test_zoom_bias_reaches_the_model(
 ) -> None:
     model = scripted(monkeypatch, ANSWER)
     report(capsys, "ask", page, "--zoom-bias", -2.5, "Total?")
-    assert model.asked[0]["zoom_bias"] == -2.5
+    assert model.options[0]["zoom_bias"] == -2.5
 
 
 def test_options_may_stand_anywhere_between_images_and_question(

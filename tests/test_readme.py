@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import re
+import runpy
 import shlex
+import sys
 import tomllib
 from pathlib import Path
 
@@ -21,16 +24,19 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
 
 
-def test_the_composition_example_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    (example,) = blocks("python")
-    monkeypatch.chdir(ROOT)
-    exec(compile(example, "README.md", "exec"), {"__name__": "readme"})
-    assert capsys.readouterr().out.strip()
-
-
-def test_the_composition_example_is_ten_lines() -> None:
+def test_the_composition_example_is_ten_lines_and_stands_in_examples() -> None:
     (example,) = blocks("python")
     assert len([line for line in example.splitlines() if line.strip()]) == 10
+    file = ast.parse((ROOT / "examples" / "compose.py").read_text(encoding="utf-8"))
+    assert ast.dump(ast.Module(file.body[1:])) == ast.dump(ast.Module(ast.parse(example).body))
+
+
+@pytest.mark.parametrize("name", ["compose", "watch"])
+def test_examples_run(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "argv", [name])
+    runpy.run_path(str(ROOT / "examples" / f"{name}.py"))
+    assert "<answer>" in capsys.readouterr().out
 
 
 def test_the_first_screen_holds_the_two_commands() -> None:

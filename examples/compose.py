@@ -1,0 +1,14 @@
+"""The reader as one node of a graph of yours. Run it from the repository's root: python examples/compose.py"""
+
+from langchain_core.messages import HumanMessage
+from langgraph.graph import START, MessagesState, StateGraph
+
+from vtagent.graphs.zoom import create_zoom_agent
+from vtagent.models.chat import ChatVLM
+from vtagent.views import View
+
+model = ChatVLM.from_pretrained("zoom")
+bot = StateGraph(MessagesState).add_node("look", create_zoom_agent(model)).add_edge(START, "look").compile()
+page = View(model.store.put_file("examples/documents/small-print.png")).block()
+question = HumanMessage([page, {"type": "text", "text": "What is the Total?"}])
+print(bot.invoke({"messages": [question]})["messages"][-1].text)

@@ -1,0 +1,16 @@
+"""Watch the reader decide. Run it from the repository's root: python examples/watch.py [IMAGE QUESTION]"""
+
+import sys
+
+from langchain_core.messages import HumanMessage
+
+from vtagent.graphs.zoom import create_zoom_agent
+from vtagent.models.chat import ChatVLM
+from vtagent.views import View
+
+image, text = sys.argv[1:] or ("examples/documents/small-print.png", "What is the Total?")
+model = ChatVLM.from_pretrained("zoom")
+agent = create_zoom_agent(model)
+question = HumanMessage([View(model.store.put_file(image)).block(), {"type": "text", "text": text}])
+for event in agent.stream({"messages": [question]}, context={"max_zooms": 2}, stream_mode="custom"):
+    print(event)
