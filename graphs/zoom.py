@@ -38,8 +38,8 @@ __all__ = ["ZoomAgent", "ZoomContext", "ZoomGraph", "ZoomState", "build_zoom_gra
 class ZoomAgent(CompiledStateGraph[ZoomState, ZoomContext, ZoomInput, ZoomState]):
     """The compiled graph; it swaps pictures for references before a checkpointer or a tracer sees the input.
 
-    A run is a few model calls long, so it is checkpointed once, when it ends, fails or is interrupted (`durability="exit"`);
-    pass another `durability` to change that.
+    A run is a few model calls long, so it is checkpointed once, when it ends, fails or is interrupted; pass a
+    `durability` other than "exit" to change that.
     """
 
     builder: ZoomGraph

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import io
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from typing import Any
 
 from langchain_core.callbacks import CallbackManagerForLLMRun
@@ -16,8 +18,8 @@ from PIL import Image
 from pydantic import Field
 
 from vtagent.images import ImageStore
-from vtagent.protocol import parse_reply
-from vtagent.views import data_url
+from vtagent.protocol import format_tool_call, parse_reply
+from vtagent.views import View
 
 Line = str | AIMessage | Exception | Callable[[list[BaseMessage], dict[str, Any]], "str | AIMessage"]
 
@@ -106,6 +108,7 @@ class StreamingChat(ScriptedChat):
             yield ChatGenerationChunk(message=AIMessageChunk(content=word + " "))
 
 
+@lru_cache
 def picture(width: int = 1280, height: int = 960, *, noise: bool = False) -> bytes:
     """A PNG; with noise it cannot be compressed, so 640 × 480 is about 0.9 MB."""
     image = Image.new("RGB", (width, height), "white")
@@ -119,15 +122,13 @@ def picture(width: int = 1280, height: int = 960, *, noise: bool = False) -> byt
 def asked(question: str, *pictures: bytes) -> HumanMessage:
     """A user's question, the pictures inside it as base64."""
     blocks: list[str | dict[Any, Any]] = [
-        {"type": "image_url", "image_url": {"url": data_url(Image.open(io.BytesIO(data)))}} for data in pictures
+        {"type": "image", "base64": base64.b64encode(data).decode(), "mime_type": "image/png"} for data in pictures
     ]
     return HumanMessage([*blocks, {"type": "text", "text": question}])
 
 
 def put(store: ImageStore, *pictures: bytes) -> list[dict[str, Any]]:
     """The pictures' blocks, already references."""
-    from vtagent.views import View
-
     return [View(store.put(data)).block() for data in pictures]
 
 
@@ -137,6 +138,4 @@ ANSWER = "<think>I can read it.</think><answer>48.10</answer>"
 
 def zoom_call(**arguments: Any) -> str:
     """A reply that zooms."""
-    from vtagent.protocol import format_tool_call
-
     return "<think>Too small.</think>" + format_tool_call("zoom_image", arguments)
