@@ -1,4 +1,4 @@
-"""What `make demo` runs: `vtagent ask` on a document in large print and on one in small print, with the gold answers."""
+"""What `make demo` runs: `vtagent ask` on a document in large print and one in small print, with the gold answers."""
 
 import json
 import shlex

@@ -65,6 +65,8 @@ def explain(error: Exception) -> tuple[int, str]:
     match error:
         case ModuleNotFoundError(name=str(name)) if extra := EXTRAS.get(name.partition(".")[0]):
             return 3, f"this needs an extra: pip install 'vtagent[{extra}]'"
+        case VtagentError(__cause__=ModuleNotFoundError()):
+            return 3, str(error)
         case ImageError() | DataError():
             return 2, str(error)
         case VtagentError():
