@@ -20,7 +20,9 @@ def report(name: str, rows: list[dict[str, Any]], *, note: str) -> None:
         note: What was measured and how, in a sentence or two, and what to conclude from it.
     """
     machine = {"cpus": os.cpu_count(), "machine": platform.machine(), "python": platform.python_version()}
-    table = "\n".join([_line(list(rows[0])), _line(["---"] * len(rows[0])), *(_line(list(row.values())) for row in rows)])
+    table = "\n".join(
+        [_line(list(rows[0])), _line(["---"] * len(rows[0])), *(_line(list(row.values())) for row in rows)]
+    )
     on = ", ".join(f"{key} {value}" for key, value in machine.items())
     RESULTS.mkdir(exist_ok=True)
     text = json.dumps({"name": name, "note": note, "on": machine, "rows": rows}, indent=1, ensure_ascii=False)
