@@ -43,7 +43,7 @@ def test_a_stock_folder_loads_and_its_video_files_are_left_alone(tmp_path: Path)
     (tmp_path / "chat_template.json").write_text(json.dumps({"chat_template": tool_template() + "{# stock #}"}))
     processor = VLProcessor.from_pretrained(tmp_path)
     assert (processor.vision.min_pixels, processor.vision.max_pixels) == (65536, 16777216)
-    assert processor.image_processor.image_mean == [0.5, 0.5, 0.5]
+    assert list(processor.image_processor.image_mean) == [0.5, 0.5, 0.5]
     assert processor.chat_template.endswith("{# stock #}")
 
 

@@ -48,7 +48,10 @@ def _message(message: BaseMessage, codec: Codec) -> dict[str, Any]:
             }
             if message.tool_calls:
                 out["tool_calls"] = [
-                    {"type": "function", "function": {"name": call["name"], "arguments": _defused(call["args"], codec)}}
+                    {
+                        "type": "function",
+                        "function": {"name": codec.defuse(call["name"]), "arguments": _defused(call["args"], codec)},
+                    }
                     for call in message.tool_calls
                 ]
             return out

@@ -80,7 +80,7 @@ class VLProcessor(ProcessorMixin):
     def replace_image_token(self, image_inputs: dict[str, Any], image_idx: int, **kwargs: Any) -> str:
         """The placeholder of one image, once per visual token (the hook that ProcessorMixin expands prompts with)."""
         tokens = int(image_inputs["image_grid_thw"][image_idx].prod()) // self.image_processor.merge_size**2
-        return IMAGE_TOKEN * tokens
+        return "".join([IMAGE_TOKEN] * tokens)
 
     def pixels(self, images: Sequence[Image.Image]) -> tuple[torch.Tensor, torch.Tensor]:
         """Patches (patches of all images, patch_dim) and grids (images, 3) of images that have their final size."""
