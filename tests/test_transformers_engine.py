@@ -14,9 +14,9 @@ import torch
 from PIL import Image
 
 from tests.checkpoints import FAMILIES, FamilyName, make_checkpoint
+from tests.rescoring import full_logits, rescored
 from vtagent.errors import ModelError
 from vtagent.models.engine import EngineImage, Generation, Request, Sampling
-from vtagent.models.placeholders import expand
 from vtagent.models.transformers import TransformersEngine
 
 IMAGE = "<|vision_start|><|image_pad|><|vision_end|>"
@@ -53,35 +53,11 @@ def ask(engine: TransformersEngine, text: str, *images: EngineImage, **options: 
     return Request(tuple(ids), images, Sampling(**{"max_tokens": 12, **options}))
 
 
-def full_logits(engine: TransformersEngine, request: Request, generation: Generation) -> torch.Tensor:
-    """Logits (tokens, vocabulary) of the whole sequence by one forward pass of the stock model, nothing reused."""
-    processor = engine.processor
-    ids = expand(request.token_ids, request.images, processor.vision, processor.image_token_id)
-    inputs: dict[str, Any] = {"input_ids": torch.tensor([ids + list(generation.token_ids)])}
-    inputs["mm_token_type_ids"] = (inputs["input_ids"] == processor.image_token_id).int()
-    if request.images:
-        pixels, grids = processor.pixels([image.pixels for image in request.images])
-        inputs |= {"pixel_values": pixels, "image_grid_thw": grids}
-    engine.model.model.rope_deltas = None
-    visual = engine.model.model.visual.config
-    ours, visual._attn_implementation = visual._attn_implementation, "eager"  # the stock loop over images
-    try:
-        with torch.no_grad():
-            logits: torch.Tensor = engine.model(**inputs).logits[0]
-    finally:
-        visual._attn_implementation = ours
-    return logits
-
-
-def rescored(engine: TransformersEngine, request: Request, generation: Generation) -> list[float]:
-    logits = full_logits(engine, request, generation) / (request.sampling.temperature or 1.0)
-    sampled = torch.tensor(generation.token_ids)
-    return logits.log_softmax(-1)[generation.prompt_tokens - 1 : -1].gather(-1, sampled[:, None])[:, 0].tolist()
-
-
 def assert_exact(engine: TransformersEngine, requests: Sequence[Request], generations: Sequence[Generation]) -> None:
     for request, generation in zip(requests, generations, strict=True):
-        assert generation.logprobs == pytest.approx(rescored(engine, request, generation), abs=1e-4)
+        temperature = request.sampling.temperature
+        plain = rescored(engine, request.token_ids, generation.token_ids, request.images, temperature=temperature)
+        assert generation.logprobs == pytest.approx(plain, abs=1e-4)
 
 
 def mixed(engine: TransformersEngine) -> list[Request]:
@@ -151,7 +127,7 @@ def test_the_second_turn_prefills_only_new_tokens_and_its_logits_are_those_of_a_
     assert again.prefilled_tokens == again.prompt_tokens - known
     assert engine.counters.prefilled_tokens - before == again.prefilled_tokens
     assert engine.images_encoded == 2
-    fresh = full_logits(engine, second, again)[again.prompt_tokens - 1]
+    fresh = full_logits(engine, second.token_ids, second.images)[-1]
     assert (seen[0][0] - fresh).abs().max() < 1e-4
     assert_exact(engine, [second], [again])
 
