@@ -1,0 +1,260 @@
+"""Train the bundled policy `base` from nothing: python -m vtagent.training.pretrain --out runs/pretrain
+
+Shows progress, writes a learning curve (curve.csv, curve.png), and saves its whole state every few minutes and when it is
+interrupted; the same command goes on where it stopped. Left out on purpose: GPUs, several processes, anything but our
+own rendered pages. Two cores need about a hundred minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import signal
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import FrameType
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from transformers import Qwen3VLForConditionalGeneration
+
+from vtagent.training.batched import ATTENTION, encode_pages, hidden_states, packed_loss
+from vtagent.training.lessons import GLYPH_INDEX, SLOTS, LessonBatch, Lessons, tokenizer
+from vtagent.training.policy import build_model, save_policy
+from vtagent.training.probe import probe
+
+STATE = "state.pt"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a run is; a saved state goes on only under the same settings."""
+
+    steps: int = 3900
+    seed: int = 0
+    muon_lr: float = 2e-3
+    adam_lr: float = 2e-3
+    warmup: int = 50
+    glyph_weight: float = 0.3
+
+
+class Trainer:
+    """Model, glyph head, optimisers and step number: all that a run is, saved and loaded whole."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.step = 0
+        self.seconds = 0.0
+        self.model: Qwen3VLForConditionalGeneration = build_model(tokenizer(), seed=settings.seed)
+        self.model.model.language_model.config._attn_implementation = ATTENTION
+        width = self.model.config.text_config.hidden_size
+        self.glyph_head = nn.Linear(width, SLOTS[0] * SLOTS[1] * (len(GLYPH_INDEX) + 1))
+        matrices, rest = [], list(self.glyph_head.parameters())
+        for name, parameter in self.model.named_parameters():
+            hidden = parameter.ndim == 2 and "embed" not in name
+            (matrices if hidden else rest).append(parameter)
+        self.optimizers: list[torch.optim.Optimizer] = [
+            torch.optim.Muon(matrices, lr=settings.muon_lr, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
+            torch.optim.AdamW(rest, lr=settings.adam_lr, betas=(0.9, 0.98), weight_decay=0.0),
+        ]
+        self.schedules = [torch.optim.lr_scheduler.LambdaLR(o, self._rate) for o in self.optimizers]
+
+    def _rate(self, step: int) -> float:
+        """Linear warm-up, then linear decay to zero."""
+        return min((step + 1) / self.settings.warmup, 1.0) * max(0.0, 1 - step / self.settings.steps)
+
+    def update(self, batch: LessonBatch) -> dict[str, float]:
+        """One optimiser step."""
+        self.model.train()
+        with torch.autocast("cpu", torch.bfloat16, enabled=fast_bfloat16()):
+            views = [encode_pages(self.model.model.visual, pixels) for pixels in batch.views]
+            glyph_loss, glyph_accuracy = self._glyphs(views[-1], batch.slots)
+            loss = glyph_loss * (self.settings.glyph_weight if batch.packed is not None else 1.0)
+            losses = {"glyph_accuracy": glyph_accuracy}
+            if batch.packed is not None:
+                language_loss = packed_loss(self.model, batch.packed, hidden_states(self.model, batch.packed, views))
+                losses["loss"] = language_loss.item()
+                loss = loss + language_loss
+        loss.backward()
+        parameters = [p for o in self.optimizers for group in o.param_groups for p in group["params"]]
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        for optimizer, schedule in zip(self.optimizers, self.schedules, strict=True):
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        return losses
+
+    def _glyphs(self, tokens: Tensor, slots: Tensor) -> tuple[Tensor, float]:
+        """Cross-entropy over slots, empty ones weighing an eighth; and the share of filled slots that are right."""
+        logits = self.glyph_head(tokens).view(*slots.shape, -1).float()
+        filled = slots > 0
+        losses = F.cross_entropy(logits.flatten(0, -2), slots.flatten(), reduction="none").view(slots.shape)
+        weights = torch.where(filled, 1.0, 0.125)
+        right = (logits.argmax(-1) == slots) & filled
+        return (losses * weights).sum() / weights.sum(), (right.sum() / filled.sum().clamp(min=1)).item()
+
+    def save(self, folder: Path) -> None:
+        """Write the state beside the old one, then swap: an interrupt at any moment leaves a whole file."""
+        state = {
+            "settings": asdict(self.settings),
+            "step": self.step,
+            "seconds": self.seconds,
+            "model": self.model.state_dict(),
+            "glyph_head": self.glyph_head.state_dict(),
+            "optimizers": [o.state_dict() for o in self.optimizers],
+            "schedules": [s.state_dict() for s in self.schedules],
+        }
+        torch.save(state, folder / (STATE + ".new"))
+        os.replace(folder / (STATE + ".new"), folder / STATE)
+
+    def load(self, folder: Path) -> None:
+        """Go on from `folder`'s state; refuses one that was written under other settings."""
+        state = torch.load(folder / STATE, weights_only=True)
+        if state["settings"] != asdict(self.settings):
+            raise SystemExit(f"{folder / STATE} belongs to a run with other settings: {state['settings']}")
+        self.model.load_state_dict(state["model"])
+        self.glyph_head.load_state_dict(state["glyph_head"])
+        for o, s in zip(self.optimizers, state["optimizers"], strict=True):
+            o.load_state_dict(s)
+        for schedule, s in zip(self.schedules, state["schedules"], strict=True):
+            schedule.load_state_dict(s)
+        self.step, self.seconds = state["step"], state["seconds"]
+
+
+def fast_bfloat16() -> bool:
+    """Whether this processor multiplies bfloat16 matrices in hardware (AMX); elsewhere float32 is faster."""
+    return bool(torch.cpu._is_amx_tile_supported())
+
+
+def run(settings: Settings, out: Path, *, save_every: int = 100, probe_every: int = 250, workers: int = 1) -> Trainer:
+    """Train to the end, or until interrupted (SIGINT, SIGTERM), and leave everything in `out`."""
+    out.mkdir(parents=True, exist_ok=True)
+    trainer = Trainer(settings)
+    if (out / STATE).exists():
+        trainer.load(out)
+        print(f"going on from step {trainer.step} of {settings.steps}", flush=True)
+    stop = _Stop()
+    curve = Curve(out / "curve.csv", trainer.step)
+    loader = DataLoader(
+        Lessons(start=trainer.step, steps=settings.steps),
+        batch_size=None,
+        num_workers=workers,
+        prefetch_factor=4,
+        worker_init_fn=_leave_interrupts_to_the_trainer,
+    )
+    last = time.monotonic()
+    for batch in loader:
+        losses = trainer.update(batch)
+        now = time.monotonic()
+        trainer.seconds, last = trainer.seconds + now - last, now
+        curve.add(batch.lesson, losses)
+        done = trainer.step == settings.steps
+        if trainer.step % 25 == 0 or done:
+            print(curve.line(trainer), flush=True)
+        if trainer.step % probe_every == 0 or done:
+            curve.write(trainer, probe(trainer.model))
+            last = time.monotonic()
+        if trainer.step % save_every == 0 or done or stop.asked:
+            trainer.save(out)
+        if stop.asked:
+            print(f"stopped at step {trainer.step}; the same command goes on from here", flush=True)
+            return trainer
+    trainer.model.model.language_model.config._attn_implementation = "sdpa"
+    save_policy(trainer.model, tokenizer(), out / "policy")
+    print(f"wrote {out / 'policy'}", flush=True)
+    return trainer
+
+
+def _leave_interrupts_to_the_trainer(_: int) -> None:
+    for name in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(name, signal.SIG_IGN)
+
+
+class _Stop:
+    """Turns the first interrupt into a request; a second one kills as usual."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        for name in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(name, self._ask)
+
+    def _ask(self, number: int, _: FrameType | None) -> None:
+        self.asked = True
+        signal.signal(number, signal.SIG_DFL)
+
+
+class Curve:
+    """Running means between probes, and the learning curve on disk."""
+
+    def __init__(self, path: Path, step: int) -> None:
+        self.path = path
+        self.recent: dict[str, list[float]] = {}
+        rows = list(csv.DictReader(path.open())) if path.exists() else []
+        self.rows: list[dict[str, str]] = [row for row in rows if int(row["step"]) <= step]
+
+    def add(self, lesson: str, losses: dict[str, float]) -> None:
+        """Remember one step's figures under its lesson's name."""
+        for name, value in losses.items():
+            self.recent.setdefault(f"{lesson}/{name}", []).append(value)
+
+    def line(self, trainer: Trainer) -> str:
+        """One line of progress with the time that is left."""
+        means = "  ".join(f"{name} {sum(v[-25:]) / len(v[-25:]):.3f}" for name, v in sorted(self.recent.items()))
+        left = trainer.seconds / trainer.step * (trainer.settings.steps - trainer.step)
+        return f"step {trainer.step}/{trainer.settings.steps}  {trainer.seconds / 60:.1f} min, {left / 60:.0f} left  {means}"
+
+    def write(self, trainer: Trainer, measured: dict[str, float]) -> None:
+        """Append a row to the CSV, redraw the picture, forget the running means."""
+        row: dict[str, object] = {"step": trainer.step, "minutes": round(trainer.seconds / 60, 2)}
+        row |= {name: round(value, 4) for name, value in measured.items()}
+        row |= {name: round(sum(v) / len(v), 4) for name, v in self.recent.items()}
+        print("probe  " + "  ".join(f"{k} {v:.3f}" for k, v in measured.items()), flush=True)
+        self.rows.append({k: str(v) for k, v in row.items()})
+        self.recent.clear()
+        names = list(dict.fromkeys(name for row in self.rows for name in row))
+        with self.path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, names)
+            writer.writeheader()
+            writer.writerows(self.rows)
+        self._draw(list(measured))
+
+    def _draw(self, names: Sequence[str]) -> None:
+        import matplotlib
+
+        matplotlib.use("Agg")
+        from matplotlib import pyplot as plt
+
+        figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
+        for name in names:
+            points = [(float(r["minutes"]), float(r[name])) for r in self.rows if r.get(name)]
+            axes.plot(*zip(*points, strict=True), marker=".", label=name)
+        axes.set(xlabel="minutes", ylabel="share", ylim=(0, 1), title="Pretraining of the bundled policy")
+        axes.grid(alpha=0.3)
+        axes.legend()
+        figure.savefig(self.path.with_suffix(".png"), dpi=110)
+        plt.close(figure)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/pretrain"), help="folder of this run (default: %(default)s)"
+    )
+    for name, kind in (("steps", int), ("seed", int), ("muon_lr", float), ("adam_lr", float)):
+        parser.add_argument(
+            f"--{name.replace('_', '-')}", type=kind, default=getattr(Settings, name), help="default: %(default)s"
+        )
+    options = vars(parser.parse_args(arguments))
+    out = options.pop("out")
+    run(Settings(**options), out)
+
+
+if __name__ == "__main__":
+    main()

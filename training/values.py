@@ -1,0 +1,130 @@
+"""What a document says: twelve labels, the kinds of value they take, and the ways to ask for one."""
+
+from __future__ import annotations
+
+import random
+import string
+from collections.abc import Callable
+from dataclasses import dataclass
+
+QUESTIONS = ("What is the {}?", "Which {} is printed?", "Read the {}.", "Please tell me the {}.", "{}?")
+"""Every phrasing that the bundled policy knows."""
+
+READ_ALL = "Read everything."
+"""Asks for all fields, a line each; a lesson in reading before one in searching."""
+
+CODE_LETTERS = "ABCDEFGHJKLMNPRSTUVWXYZ"
+"""Capitals without I, O and Q, which several fonts print like 1 and 0."""
+
+MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+PRINTED = string.digits + string.ascii_letters + ".,-/$:"
+"""Every character a value or label can hold, but the space."""
+
+CONSONANTS = "bdfgklmnprstvz"
+VOWELS = "aeiou"
+
+
+@dataclass(frozen=True)
+class Field:
+    """A printed label and the value beside it."""
+
+    label: str
+    value: str
+
+    def question(self, rng: random.Random) -> str:
+        """One phrasing, drawn at random."""
+        return rng.choice(QUESTIONS).format(self.label)
+
+
+def _digits(rng: random.Random, count: int) -> str:
+    return "".join(rng.choice("0123456789") for _ in range(count))
+
+
+def _word(rng: random.Random, shortest: int, longest: int) -> str:
+    """A pronounceable word that no list holds, so that it must be read and cannot be guessed."""
+    length = rng.randint(shortest, longest)
+    start = rng.randint(0, 1)
+    letters = [rng.choice(CONSONANTS if (start + i) % 2 else VOWELS) for i in range(length)]
+    return "".join(letters).capitalize()
+
+
+def _name(rng: random.Random) -> str:
+    return f"{_word(rng, 3, 5)} {_word(rng, 3, 5)}"
+
+
+def _city(rng: random.Random) -> str:
+    return _word(rng, 4, 8)
+
+
+def _date(rng: random.Random) -> str:
+    day, month, year = rng.randint(1, 28), rng.randint(1, 12), rng.randint(10, 39)
+    style = rng.randrange(3)
+    if style == 0:
+        return f"{day:02d}/{month:02d}/{year}"
+    if style == 1:
+        return f"{day:02d} {MONTHS[month - 1]} {year}"
+    return f"20{year}-{month:02d}-{day:02d}"
+
+
+def _amount(rng: random.Random) -> str:
+    sign = rng.choice(("", "$"))
+    whole = rng.choice((rng.randint(1, 99), rng.randint(100, 999), rng.randint(1000, 9999)))
+    return f"{sign}{whole:,}.{rng.randint(0, 99):02d}"
+
+
+def _code(rng: random.Random) -> str:
+    letters = "".join(rng.choice(CODE_LETTERS) for _ in range(rng.randint(2, 3)))
+    return f"{letters}-{_digits(rng, rng.randint(2, 4))}"
+
+
+def _telephone(rng: random.Random) -> str:
+    return f"{_digits(rng, 3)}-{_digits(rng, 4)}"
+
+
+def _number(rng: random.Random) -> str:
+    return _digits(rng, rng.randint(5, 7))
+
+
+def _quantity(rng: random.Random) -> str:
+    return str(rng.randint(1, 999))
+
+
+def _room(rng: random.Random) -> str:
+    return rng.choice(CODE_LETTERS) + _digits(rng, rng.randint(2, 3))
+
+
+KINDS: dict[str, Callable[[random.Random], str]] = {
+    "Name": _name,
+    "City": _city,
+    "Date": _date,
+    "Due": _date,
+    "Total": _amount,
+    "Tax": _amount,
+    "Ref": _code,
+    "Code": _code,
+    "Tel": _telephone,
+    "ID": _number,
+    "Qty": _quantity,
+    "Room": _room,
+}
+"""Each label and what draws its value."""
+
+LABELS = tuple(KINDS)
+
+
+def draw_fields(rng: random.Random, *, count: int) -> tuple[Field, ...]:
+    """`count` fields with different labels and values."""
+    labels = rng.sample(LABELS, count)
+    return tuple(Field(label, KINDS[label](rng)) for label in labels)
+
+
+def draw_page(rng: random.Random) -> tuple[Field, ...]:
+    """What a page holds: two to four fields."""
+    return draw_fields(rng, count=rng.randint(2, 4))
+
+
+def draw_line(rng: random.Random) -> tuple[Field, ...]:
+    """One field, or as often a run of random characters without a label: the easiest thing to read."""
+    if rng.random() < 0.5:
+        return draw_fields(rng, count=1)
+    return (Field("", "".join(rng.choices(PRINTED, k=rng.randint(5, 12)))),)
