@@ -1,9 +1,9 @@
 """Render one small document, a card, form or receipt, from a seed: its pixels, its fields and where every glyph stands.
 
-The domain of the bundled policy is exactly what this module draws; `vtagent/policies/*/README.md` states it for users.
-A page holds two to four fields of one print size. Print is measured by the height of a capital in pixels, since fonts of
-equal nominal size differ by a third in what they print: large print is chosen so that at half the side length it is as
-tall as small print in full, so a quarter of the pixels is enough for one and far too little for the other.
+The domain of the bundled policy is exactly what this module draws; `vtagent/policies/*/README.md` states it for
+users. A page holds two to four fields of one print size. Print is measured by the height of a capital in pixels, since
+fonts of equal nominal size differ by a third in what they print: large print is chosen so that at half the side length
+it is as tall as small print in full, so a quarter of the pixels is enough for one and far too little for the other.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class Document:
 
 @lru_cache(maxsize=256)
 def load_font(name: str, em: int) -> ImageFont.FreeTypeFont:
-    """The font at `em` pixels. Files come with Pillow and matplotlib, so nothing is fetched and nothing depends on the system."""
+    """The font at `em` pixels. Its file comes with Pillow or matplotlib: nothing is fetched, no system font is used."""
     if name == PILLOW_FONT:
         font = ImageFont.load_default(em)
         assert isinstance(font, ImageFont.FreeTypeFont)
@@ -106,7 +106,7 @@ def load_font(name: str, em: int) -> ImageFont.FreeTypeFont:
 @lru_cache(maxsize=64)
 def em_for_capitals(name: str, height: float) -> int:
     """The em size in pixels whose capital H is nearest to `height` pixels tall."""
-    left, top, right, bottom = load_font(name, 100).getbbox("H")
+    _, top, _, bottom = load_font(name, 100).getbbox("H")
     return max(6, round(100 * height / (bottom - top)))
 
 

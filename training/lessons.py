@@ -1,14 +1,16 @@
-"""The lessons of pretraining: batches of rendered pages with what is to be learned from them, each drawn from its step number.
+"""The lessons of pretraining: batches of rendered pages with what is to be learned from them, drawn from a step number.
 
-Five lessons, of rising cost:
+Six lessons:
 
-* `glyphs`: windows full of random characters, for the vision tower alone: which glyph stands in which quarter-token slot.
+* `glyphs`: windows full of random characters, for the vision tower alone: which glyph stands in which slot of a token.
   The renderer knows every glyph's place, and this aligned supervision is what makes reading start at all.
 * `line`: a strip with one line of print, to be read aloud. Reading starts here, where there is nothing to search for.
-* `near`: 112 × 80 pixels, either a large-print page at half its sides or the window of a small-print page that holds its
-  text. Both show capitals seven to eight pixels tall, so reading is learned where pages are cheap.
+* `near`: 112 × 80 pixels, either a large-print page at half its sides or the window of a small-print page that holds
+  its text. Both show capitals seven to eight pixels tall, so reading is learned where pages are cheap.
 * `full`: whole pages, both prints.
 * `zoomed`: the two-turn protocol: half view, tool call, full view, answer.
+* `decide`: half views where large print is answered and small print is zoomed. Not for the base policy, which decides
+  at random: it makes the stand-in `zoom` policy.
 """
 
 from __future__ import annotations
@@ -31,13 +33,13 @@ from vtagent.training.packing import PackedBatch, PackedRow, collate
 from vtagent.training.policy import CALL_HEAD, CALL_TAIL, END, build_tokenizer
 from vtagent.training.values import PRINTED, READ_ALL, draw_line
 
-Lesson = Literal["glyphs", "line", "near", "full", "zoomed"]
+Lesson = Literal["glyphs", "line", "near", "full", "zoomed", "decide"]
 
 TOKEN = 16
 """Side of a visual token in pixels."""
 SLOTS = (2, 4)
 """Rows and columns of glyph slots in a token: 8 × 4 pixels, so that two glyphs rarely share one."""
-BATCH: dict[Lesson, int] = {"glyphs": 64, "line": 64, "near": 32, "full": 12, "zoomed": 12}
+BATCH: dict[Lesson, int] = {"glyphs": 64, "line": 64, "near": 32, "full": 12, "zoomed": 12, "decide": 32}
 HALF = (PAGE[0] // 2, PAGE[1] // 2)
 STRIP = (112, 32)
 FORMAT_WEIGHT = 0.25
@@ -45,7 +47,7 @@ FORMAT_WEIGHT = 0.25
 
 LONGEST_ROW = {STRIP: 96, HALF: 128, PAGE: 224}
 LONGEST_BRANCH = 27
-"""Tokens of a row by view size, and of a question with its reply; what does not fit is left out, so few shapes occur."""
+"""Tokens of a row by view size, and of a question with its reply; what does not fit is left out: few shapes occur."""
 
 GLYPH_INDEX = {char: i + 1 for i, char in enumerate(PRINTED)}
 """0 is an empty slot."""
@@ -53,7 +55,7 @@ GLYPH_INDEX = {char: i + 1 for i, char in enumerate(PRINTED)}
 
 @dataclass(frozen=True)
 class LessonBatch:
-    """One step's work. `views` are in the order in which they stand in each row; glyph slots belong to the last view."""
+    """One step's work. `views` are in the order in which they stand in a row; glyph slots belong to the last one."""
 
     lesson: Lesson
     views: tuple[Tensor, ...]  # each (B, 3, H, W) uint8
@@ -72,6 +74,11 @@ class Curriculum:
         (0.45, {"near": 0.5, "full": 0.5}, 0.1),
         (0.70, {"near": 0.35, "full": 0.4, "zoomed": 0.25}, 0.0),
     )
+
+    @classmethod
+    def stand_in(cls) -> Curriculum:
+        """What turns a trained `base` into the supervised `zoom` policy."""
+        return cls(phases=((0.0, {"decide": 0.6, "zoomed": 0.3, "near": 0.1}, 0.0),))
 
     def draw(self, step: int, steps: int) -> tuple[Lesson, float]:
         """The lesson of a step and its chance of a read-everything branch."""
@@ -226,7 +233,14 @@ def _zoomed(rng: random.Random, seed: str, _: float) -> Example:
     return [half(document.image), document.image], document.glyphs, row
 
 
-_EXAMPLES = {"line": _line, "near": _near, "full": _full, "zoomed": _zoomed}
+def _decide(rng: random.Random, seed: str, _: float) -> Example:
+    print_size: PrintSize = rng.choice(("large", "small"))
+    document = render_document(seed, print_size=print_size)
+    row = _row(rng, document, HALF, tools=True, calls=float(print_size == "small"))
+    return [half(document.image)], [], row
+
+
+_EXAMPLES = {"line": _line, "near": _near, "full": _full, "zoomed": _zoomed, "decide": _decide}
 
 
 def _window(rng: random.Random, document: Document) -> tuple[int, int] | None:
@@ -247,8 +261,9 @@ def _row(
     tools: bool,
     read_all: float = 0.0,
     readable: bool = True,
+    calls: float = 0.5,
 ) -> PackedRow:
-    """A branch for each field, three as a rule. Where the tool is offered, half of the branches call it, whatever the print."""
+    """A branch for each field, three as a rule. Where the tool is offered, a share `calls` of them calls it."""
     row = _trunk(size, tools=tools)
     if rng.random() < read_all:
         row.branch()
@@ -259,7 +274,7 @@ def _row(
             break
         row.branch()
         _ask(row, f.question(rng))
-        if tools and rng.random() < 0.5:
+        if tools and rng.random() < calls:
             _learn(row, f"<think>{f.label}</think>", FORMAT_WEIGHT)
             _learn(row, "<tool_call>", 1.0)
             _learn(row, CALL_HEAD + CALL_TAIL + "</tool_call>" + END, FORMAT_WEIGHT)

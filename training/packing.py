@@ -1,8 +1,8 @@
-"""Pack one page and many questions about it into one sequence: the page is encoded once, the questions do not see each other.
+"""Pack one page and many questions into one sequence: the page is encoded once, the questions do not see each other.
 
-A packed row is a trunk (system turn and image) and branches (question, reply, perhaps a zoomed image and a second reply).
-A branch attends to the trunk and to itself, and its positions go on where the trunk ends, so every branch computes exactly
-what a conversation of its own would.
+A packed row is a trunk (system turn and image) and branches (question, reply, perhaps a zoomed image and a second
+reply). A branch attends to the trunk and to itself, and its positions go on where the trunk ends, so every branch
+computes exactly what a conversation of its own would.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 Qwen3-VL in miniature. What differs from the large ones, and why:
 
-* Characters are the vocabulary, so a printed value is read glyph by glyph; tags, labels, question phrasings and the fixed
-  parts of a tool call are single tokens, so that a whole reply is about fifteen tokens long.
+* Characters are the vocabulary, so a printed value is read glyph by glyph; tags, labels, question phrasings and the
+  fixed parts of a tool call are single tokens, so that a whole reply is about fifteen tokens long.
 * Patches are 8 pixels wide and merged 2 × 2: a visual token covers 16 × 16 pixels, two or three small glyphs.
 * DeepStack is off: it feeds early vision layers into language layers, which four layers do not need.
 """
@@ -81,8 +81,8 @@ CHAT_TEMPLATE = """\
 {%- endfor -%}
 {%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif -%}
 """
-"""System text is left out on purpose: this policy has learned its protocol and reads no instructions. Offered tools become
-one token, since it knows one tool only."""
+"""System text is left out on purpose: this policy has learned its protocol and reads no instructions. Offered tools
+become one token, since it knows one tool only."""
 
 
 def phrase_tokens() -> tuple[str, ...]:

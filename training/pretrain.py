@@ -1,8 +1,11 @@
-"""Train the bundled policy `base` from nothing: python -m vtagent.training.pretrain --out runs/pretrain
+"""Train the bundled policy `base` from nothing: python -m vtagent.training.pretrain --out runs/base
 
-Shows progress, writes a learning curve (curve.csv, curve.png), and saves its whole state every few minutes and when it is
-interrupted; the same command goes on where it stopped. Left out on purpose: GPUs, several processes, anything but our
-own rendered pages. Two cores need about a hundred minutes.
+Shows progress, writes a learning curve (curve.csv, curve.png), and saves its whole state every few minutes and when it
+is interrupted; the same command goes on where it stopped. Left out on purpose: GPUs, several processes, anything but
+our own rendered pages.
+
+With --zoom-from runs/base/policy it teaches that policy, by supervision, to zoom on small print alone: the stand-in for
+the `zoom` policy that reinforcement learning makes.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ from torch.utils.data import DataLoader
 from transformers import Qwen3VLForConditionalGeneration
 
 from vtagent.training.batched import ATTENTION, encode_pages, hidden_states, packed_loss
-from vtagent.training.lessons import GLYPH_INDEX, SLOTS, LessonBatch, Lessons, tokenizer
+from vtagent.training.lessons import GLYPH_INDEX, SLOTS, Curriculum, LessonBatch, Lessons, tokenizer
 from vtagent.training.policy import build_model, save_policy
 from vtagent.training.probe import probe
 
@@ -46,11 +49,11 @@ class Settings:
 class Trainer:
     """Model, glyph head, optimisers and step number: all that a run is, saved and loaded whole."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, model: Qwen3VLForConditionalGeneration | None = None) -> None:
         self.settings = settings
         self.step = 0
         self.seconds = 0.0
-        self.model: Qwen3VLForConditionalGeneration = build_model(tokenizer(), seed=settings.seed)
+        self.model = model if model is not None else build_model(tokenizer(), seed=settings.seed)
         self.model.model.language_model.config._attn_implementation = ATTENTION
         width = self.model.config.text_config.hidden_size
         self.glyph_head = nn.Linear(width, SLOTS[0] * SLOTS[1] * (len(GLYPH_INDEX) + 1))
@@ -132,17 +135,37 @@ def fast_bfloat16() -> bool:
     return bool(torch.cpu._is_amx_tile_supported())
 
 
-def run(settings: Settings, out: Path, *, save_every: int = 100, probe_every: int = 250, workers: int = 1) -> Trainer:
-    """Train to the end, or until interrupted (SIGINT, SIGTERM), and leave everything in `out`."""
+def run(
+    settings: Settings,
+    out: Path,
+    *,
+    start: Path | None = None,
+    save_every: int = 100,
+    probe_every: int = 250,
+    workers: int = 1,
+) -> Trainer:
+    """Train to the end, or until interrupted (SIGINT, SIGTERM), and leave everything in `out`.
+
+    Args:
+        settings: What the run is.
+        out: Its folder; a state found there is gone on with.
+        start: A `base` policy's folder, to make the stand-in `zoom` policy from; absent: make `base` from nothing.
+        save_every: Steps between two saves of the state.
+        probe_every: Steps between two points of the learning curve.
+        workers: Processes that render pages.
+    """
     out.mkdir(parents=True, exist_ok=True)
-    trainer = Trainer(settings)
+    model = None
+    if start is not None:
+        model = Qwen3VLForConditionalGeneration.from_pretrained(start, dtype=torch.float32)
+    trainer = Trainer(settings, model)
     if (out / STATE).exists():
         trainer.load(out)
         print(f"going on from step {trainer.step} of {settings.steps}", flush=True)
     stop = _Stop()
     curve = Curve(out / "curve.csv", trainer.step)
     loader = DataLoader(
-        Lessons(start=trainer.step, steps=settings.steps),
+        Lessons(start=trainer.step, steps=settings.steps, curriculum=Curriculum.stand_in() if start else None),
         batch_size=None,
         num_workers=workers,
         prefetch_factor=4,
@@ -207,7 +230,8 @@ class Curve:
         """One line of progress with the time that is left."""
         means = "  ".join(f"{name} {sum(v[-25:]) / len(v[-25:]):.3f}" for name, v in sorted(self.recent.items()))
         left = trainer.seconds / trainer.step * (trainer.settings.steps - trainer.step)
-        return f"step {trainer.step}/{trainer.settings.steps}  {trainer.seconds / 60:.1f} min, {left / 60:.0f} left  {means}"
+        spent = f"{trainer.seconds / 60:.1f} min, {left / 60:.0f} left"
+        return f"step {trainer.step}/{trainer.settings.steps}  {spent}  {means}"
 
     def write(self, trainer: Trainer, measured: dict[str, float]) -> None:
         """Append a row to the CSV, redraw the picture, forget the running means."""
@@ -244,16 +268,15 @@ class Curve:
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--out", type=Path, default=Path("runs/pretrain"), help="folder of this run (default: %(default)s)"
-    )
+    parser.add_argument("--out", type=Path, default=Path("runs/base"), help="folder of this run (default: %(default)s)")
     for name, kind in (("steps", int), ("seed", int), ("muon_lr", float), ("adam_lr", float)):
         parser.add_argument(
             f"--{name.replace('_', '-')}", type=kind, default=getattr(Settings, name), help="default: %(default)s"
         )
+    parser.add_argument("--zoom-from", type=Path, metavar="FOLDER", help="make the stand-in `zoom` from this `base`")
     options = vars(parser.parse_args(arguments))
-    out = options.pop("out")
-    run(Settings(**options), out)
+    out, start = options.pop("out"), options.pop("zoom_from")
+    run(Settings(**options), out, start=start)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How well a policy in training reads pages it has never seen, by teacher forcing: quick, and close to greedy decoding."""
+"""How well a policy in training reads pages it has never seen: by teacher forcing, quick, near to greedy decoding."""
 
 from __future__ import annotations
 
