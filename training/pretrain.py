@@ -168,7 +168,7 @@ def run(
         Lessons(start=trainer.step, steps=settings.steps, curriculum=Curriculum.stand_in() if start else None),
         batch_size=None,
         num_workers=workers,
-        prefetch_factor=4,
+        prefetch_factor=4 if workers else None,
         worker_init_fn=_leave_interrupts_to_the_trainer,
     )
     last = time.monotonic()

@@ -1,0 +1,195 @@
+"""Pretraining: packed rows compute what conversations compute, lessons repeat, an interrupted run goes on unchanged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from transformers import Qwen3VLForConditionalGeneration
+
+from vtagent.models.processor import VLProcessor
+from vtagent.training import lessons, pretrain
+from vtagent.training.batched import ATTENTION, encode_pages, hidden_states, packed_loss, patchify
+from vtagent.training.documents import Glyph, render_document
+from vtagent.training.lessons import HALF, TOKEN, Curriculum, Lessons, draw_batch, encode, glyph_slots, tokenizer
+from vtagent.training.packing import PackedRow, collate
+from vtagent.training.policy import CHAT_TEMPLATE, MERGE_SIZE, PATCH_SIZE, build_model, build_tokenizer, save_policy
+from vtagent.training.pretrain import STATE, Settings, Trainer, run
+
+
+@pytest.fixture(scope="module")
+def model() -> Qwen3VLForConditionalGeneration:
+    return build_model(tokenizer(), seed=1).eval()
+
+
+@pytest.fixture(scope="module")
+def checkpoint(model: Qwen3VLForConditionalGeneration, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("policy")
+    save_policy(model, build_tokenizer(), folder)
+    return folder
+
+
+def packed_row(questions: int) -> PackedRow:
+    row = PackedRow(encode("<|image_pad|>")[0])
+    row.text(encode("<|im_start|>user\n<|vision_start|>"))
+    row.image(HALF[1] // TOKEN, HALF[0] // TOKEN)
+    for number in range(questions):
+        row.branch()
+        row.text(encode(f"<|vision_end|>What is the Total?<|im_end|>\n<|im_start|>assistant\n{number}"))
+        reply = encode(f"<answer>{number}{number}.50</answer><|im_end|>")
+        row.text(reply, weights=[1.0] * len(reply))
+    return row
+
+
+def test_a_branch_computes_what_the_conversation_alone_computes(model: Qwen3VLForConditionalGeneration) -> None:
+    pixels = torch.randint(0, 256, (2, 3, HALF[1], HALF[0]), dtype=torch.uint8, generator=torch.manual_seed(0))
+    row, other = packed_row(3), packed_row(1)
+    language = model.model.language_model.config
+    with torch.no_grad():
+        language._attn_implementation = ATTENTION
+        packed = hidden_states(model, collate([row, other], pad=0), [encode_pages(model.model.visual, pixels)])
+        language._attn_implementation = "sdpa"
+        for branch in (1, 2, 3):
+            segments = torch.tensor(row.segments)
+            chosen = (segments == 0) | (segments == branch)
+            ids = torch.tensor(row.ids)[chosen][None]
+            patches = patchify(pixels[:1], PATCH_SIZE, MERGE_SIZE).view(-1, 3, 1, PATCH_SIZE**2)
+            alone = model.model(
+                input_ids=ids,
+                pixel_values=patches.expand(-1, 3, 2, -1).flatten(1),
+                image_grid_thw=torch.tensor([[1, HALF[1] // PATCH_SIZE, HALF[0] // PATCH_SIZE]]),
+                mm_token_type_ids=(ids == model.config.image_token_id).int(),
+            ).last_hidden_state[0]
+            torch.testing.assert_close(packed[0, : len(row.ids)][chosen], alone, atol=1e-4, rtol=0)
+
+
+def test_patches_are_those_of_the_processor(checkpoint: Path) -> None:
+    image = render_document(3, print_size="large").image
+    processed = VLProcessor.from_pretrained(checkpoint).image_processor(images=[image], return_tensors="pt")
+    pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(1, image.height, image.width, 3)
+    ours = patchify(pixels.permute(0, 3, 1, 2), PATCH_SIZE, MERGE_SIZE)[0].view(-1, 3, 1, PATCH_SIZE**2)
+    torch.testing.assert_close(ours.expand(-1, 3, 2, -1).flatten(1), processed["pixel_values"], atol=1e-6, rtol=0)
+
+
+def test_loss_counts_weighted_targets_alone(model: Qwen3VLForConditionalGeneration) -> None:
+    batch = collate([packed_row(2)], pad=0)
+    hidden = torch.randn(*batch.ids.shape, model.config.text_config.hidden_size, generator=torch.manual_seed(0))
+    learned = batch.weights > 0
+    logits = model.lm_head(hidden)[learned]
+    expected = torch.nn.functional.cross_entropy(logits, batch.targets[learned])
+    torch.testing.assert_close(packed_loss(model, batch, hidden), expected)
+    assert tokenizer().decode(batch.targets[learned][:7]) == "<answer>00.50</answer>"
+
+
+def test_a_glyph_falls_in_the_slot_that_holds_its_centre() -> None:
+    slots = glyph_slots([Glyph("A", 17.0, 3.0), Glyph("b", 31.9, 15.9), Glyph("c", -1.0, 5.0)], 64, 32)
+    assert slots.shape == (8, 8)
+    assert slots[1, 0] == lessons.GLYPH_INDEX["A"]
+    assert slots[1, 7] == lessons.GLYPH_INDEX["b"]
+    assert (slots > 0).sum() == 2
+
+
+@pytest.mark.parametrize("lesson", ["line", "near", "full", "zoomed", "decide"])
+def test_a_step_draws_the_same_batch_whoever_asks(lesson: lessons.Lesson, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(lessons.BATCH, lesson, 3)
+    one, two, other = (draw_batch(lesson, step, read_all=0.5) for step in (7, 7, 8))
+    assert one.packed is not None
+    assert two.packed is not None
+    assert all(torch.equal(a, b) for a, b in zip(one.views, two.views, strict=True))
+    assert torch.equal(one.packed.ids, two.packed.ids)
+    assert not torch.equal(one.views[-1], other.views[-1])
+
+
+def test_the_base_policy_is_taught_to_zoom_on_half_of_what_it_sees_whatever_the_print(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(lessons.BATCH, "near", 24)
+    calls = answers = 0
+    for step in range(8):
+        packed = draw_batch("near", step).packed
+        assert packed is not None
+        decided = packed.targets[packed.weights == 1.0]
+        calls += int((decided == encode("<tool_call>")[0]).sum())
+        answers += int((decided == encode("<answer>")[0]).sum())
+    assert calls + answers > 100
+    assert 0.4 < calls / (calls + answers) < 0.6
+
+
+def test_the_stand_in_is_taught_to_zoom_on_small_print_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(lessons.BATCH, "decide", 12)
+    batch = draw_batch("decide", 0)
+    assert batch.packed is not None
+    for targets, weights in zip(batch.packed.targets, batch.packed.weights, strict=True):
+        decisions = {tokenizer().decode([t]) for t in targets[weights == 1.0].tolist()} & {"<tool_call>", "<answer>"}
+        assert len(decisions) == 1
+
+
+def test_the_curriculum_goes_from_glyphs_to_two_turns() -> None:
+    plan = Curriculum()
+    assert {plan.draw(step, 1000)[0] for step in range(130)} == {"glyphs"}
+    assert "zoomed" in {plan.draw(step, 1000)[0] for step in range(700, 1000)}
+    assert "zoomed" not in {plan.draw(step, 1000)[0] for step in range(700)}
+
+
+def test_workers_share_the_steps_without_gap_or_repeat(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+    monkeypatch.setattr(lessons, "draw_batch", lambda lesson, step, read_all: drawn.append(step) or step)
+    assert list(Lessons(start=3, steps=9)) == [3, 4, 5, 6, 7, 8]
+    assert drawn == [3, 4, 5, 6, 7, 8]
+
+
+def test_a_run_that_was_interrupted_ends_with_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for lesson in lessons.BATCH:
+        monkeypatch.setitem(lessons.BATCH, lesson, 2)
+    monkeypatch.setattr(pretrain, "probe", lambda model: {"share": 0.0})
+    settings = Settings(steps=6, warmup=2)
+    whole = run(settings, tmp_path / "whole", workers=0)
+
+    update = Trainer.update
+
+    def interrupted(self: Trainer, batch: lessons.LessonBatch) -> dict[str, float]:
+        if self.step == 3:
+            raise KeyboardInterrupt  # as a kill would: between two saves
+        return update(self, batch)
+
+    monkeypatch.setattr(Trainer, "update", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(settings, tmp_path / "parts", workers=0, save_every=2)
+    monkeypatch.setattr(Trainer, "update", update)
+    resumed = run(settings, tmp_path / "parts", workers=0, save_every=2)
+    assert resumed.step == whole.step == 6
+    for name, tensor in whole.model.state_dict().items():
+        assert torch.equal(tensor, resumed.model.state_dict()[name]), name
+    assert (tmp_path / "parts" / "curve.png").stat().st_size > 1000
+    assert (tmp_path / "parts" / "curve.csv").read_text().count("\n") == 2
+
+
+def test_a_state_of_other_settings_is_refused(tmp_path: Path) -> None:
+    Trainer(Settings(steps=5)).save(tmp_path)
+    with pytest.raises(SystemExit, match="other settings"):
+        Trainer(Settings(steps=6)).load(tmp_path)
+    assert (tmp_path / STATE).exists()
+
+
+def test_the_checkpoint_is_small_and_loads_as_any_other(checkpoint: Path) -> None:
+    assert all(file.stat().st_size <= 10_000_000 for file in checkpoint.iterdir())
+    loaded = Qwen3VLForConditionalGeneration.from_pretrained(checkpoint)
+    assert loaded.config.model_type == "qwen3_vl"
+    assert VLProcessor.from_pretrained(checkpoint).tokenizer.chat_template == CHAT_TEMPLATE
+
+
+@pytest.mark.parametrize(
+    "text", ["Total?", "What is the Ref?", 'a"b{}<>\n', "Qty: 1,234.50 KX-77", "<think>Tel</think>"]
+)
+def test_the_tokenizer_gives_back_what_it_was_given(text: str) -> None:
+    assert tokenizer().decode(encode(text)) == text
+
+
+def test_an_image_of_the_page_size_is_left_as_it_is(checkpoint: Path) -> None:
+    vision = VLProcessor.from_pretrained(checkpoint).vision
+    assert vision.snap(224, 160) == (224, 160)
+    assert vision.tokens(224, 160) == 140
+    assert vision.tokens(112, 80) == 35
+    assert Image.new("RGB", vision.snap(100, 90)).size == (96, 96)
