@@ -9,7 +9,7 @@ import random
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,9 +86,8 @@ def _ask(options: argparse.Namespace) -> None:
     question = HumanMessage([*(look.block() for look in looks), {"type": "text", "text": options.question}])
     with _server_errors(options.base_url):
         began = time.perf_counter()
-        with working("loading the model"):
-            name, model, vision = _load(options.model, options.base_url, store)
-            agent = create_zoom_agent(model, store=store, vision=vision)
+        name, model, vision = _load(options.model, options.base_url, store)
+        agent = create_zoom_agent(model, store=store, vision=vision)
         loaded = time.perf_counter()
         with working("looking"):
             context = ZoomContext(max_zooms=options.max_zooms, zoom_bias=options.zoom_bias)
@@ -117,11 +116,7 @@ def _ask(options: argparse.Namespace) -> None:
 def _load(name: str | None, base_url: str | None, store: ImageStore) -> tuple[str, BaseChatModel, VisionSpec]:
     """The model to ask, its name, and how it counts visual tokens."""
     if base_url is None:
-        from vtagent.models.chat import ChatVLM
-
-        name = name or DEFAULT_MODEL
-        local = ChatVLM.from_pretrained(name, store=store)
-        return name, local, local.vision
+        return _load_local(name or DEFAULT_MODEL, store)
     from langchain_openai import ChatOpenAI
     from openai import OpenAI
     from pydantic import SecretStr
@@ -134,6 +129,20 @@ def _load(name: str | None, base_url: str | None, store: ImageStore) -> tuple[st
         name = served[0].id
     server = ChatOpenAI(model=name, base_url=base_url, api_key=SecretStr(key), temperature=0, max_retries=1)
     return name, server, QWEN2_5_VL if "qwen2.5-vl" in name.lower() else QWEN3_VL
+
+
+def _load_local(name: str, store: ImageStore) -> tuple[str, BaseChatModel, VisionSpec]:
+    """As `_load`; a download shows its own progress, all else a spinner."""
+    downloads = "/" in name and not Path(name).exists()
+    with nullcontext() if downloads else working(f"loading {name}"):
+        import torch  # noqa: F401 - before transformers, which only grumbles where torch is missing
+        from transformers.utils import logging
+
+        from vtagent.models.chat import ChatVLM
+
+        logging.disable_progress_bar()
+        model = ChatVLM.from_pretrained(name, store=store)
+    return name, model, model.vision
 
 
 @contextmanager
