@@ -6,11 +6,11 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
 from langchain_core.messages import AIMessage, BaseMessage, SystemMessage
-from langchain_core.runnables import Runnable, RunnableConfig
+from langchain_core.runnables import Runnable, RunnableBinding, RunnableConfig
 from langchain_core.tools import BaseTool
 
 from vtagent.errors import ModelError
@@ -31,12 +31,14 @@ from vtagent.visual_tokens import VisionSpec
 
 _KEPT = 16  # bound models kept ready: a graph rarely serves more than a few
 
+Caller: TypeAlias = Runnable[LanguageModelInput, AIMessage]
+
 
 @dataclass(frozen=True)
 class Turn:
     """One call of the model, ready to be made."""
 
-    model: Runnable[LanguageModelInput, AIMessage]
+    model: Caller
     messages: list[BaseMessage]
     options: dict[str, Any]
     forced: Stop | None
@@ -60,7 +62,7 @@ class Decide(Node):
         self.model, self.store, self.vision, self.prompt = model, store, vision, prompt
         self.zoom_tool, self.tools = zoom_tool, list(tools)
         self._system = SystemMessage("")
-        self._ready: dict[tuple[int, bool, bool], tuple[BaseChatModel, Runnable[LanguageModelInput, AIMessage]]] = {}
+        self._ready: dict[tuple[int, bool, bool], tuple[BaseChatModel, tuple[Caller, dict[str, Any]]]] = {}
 
     def run(self, state: ZoomState, settings: ZoomContext, runtime: ZoomRuntime, config: RunnableConfig) -> Any:
         """Call the model once."""
@@ -85,14 +87,15 @@ class Decide(Node):
         messages = self._with_prompt(without_lost_images(state["messages"], self.store), settings)
         if not takes_tool_images(model):
             messages = after_tool_messages(messages)
-        options: dict[str, Any] = {}
+        caller, bound = self._bound(model, offered, forced is not None)
+        options = dict(bound)
         if settings.zoom_bias and offered and not forced:
             if not reads_references(model):
                 raise ModelError(
                     f"{type(model).__name__} takes no zoom_bias; bind to it a logit_bias for its <tool_call> token"
                 )
             options["zoom_bias"] = settings.zoom_bias
-        return Turn(self._bound(model, offered, forced is not None), messages, options, forced)
+        return Turn(caller, messages, options, forced)
 
     def _with_prompt(self, messages: list[BaseMessage], settings: ZoomContext) -> list[BaseMessage]:
         prompt = self.prompt
@@ -107,14 +110,14 @@ class Decide(Node):
             return [SystemMessage(f"{prompt}\n\n{messages[0].text}"), *messages[1:]]
         return [self._system, *messages]
 
-    def _bound(self, model: BaseChatModel, offered: bool, forced: bool) -> Runnable[LanguageModelInput, AIMessage]:
+    def _bound(self, model: BaseChatModel, offered: bool, forced: bool) -> tuple[Caller, dict[str, Any]]:
         """The model with its tools; the same ones when it must answer, so that the prompt's prefix can be reused."""
         key = (id(model), offered, forced)
         if key in self._ready and self._ready[key][0] is model:
             return self._ready[key][1]
         reader = model if reads_references(model) else PixelModel.over(model, self.store, self.vision)
         tools = [self.zoom_tool, *self.tools] if offered else self.tools
-        bound: Runnable[LanguageModelInput, AIMessage] = reader
+        bound: Caller = reader
         if tools:
             try:
                 bound = reader.bind_tools(tools, tool_choice="none") if forced else reader.bind_tools(tools)
@@ -124,13 +127,17 @@ class Decide(Node):
             bound = reader.bind(tool_choice="none")
         if len(self._ready) >= _KEPT:
             self._ready.clear()
-        self._ready[key] = model, bound
-        return bound
+        self._ready[key] = model, _unwrapped(bound)
+        return self._ready[key][1]
 
     def _update(
         self, state: ZoomState, turn: Turn, message: AIMessage, runtime: ZoomRuntime, seconds: float
     ) -> dict[str, Any]:
         message = without_calls(message) if turn.forced else structured(message)
+        if any(
+            message.id == said.id for said in state["messages"]
+        ):  # a cached reply: it must not replace its first self
+            message = message.model_copy(update={"id": None})
         usage = after_call(state["usage"], message, seconds)
         names = [call["name"] for call in message.tool_calls]
         calls = [{"name": call["name"], "args": call["args"]} for call in message.tool_calls]
@@ -141,3 +148,10 @@ class Decide(Node):
             {"event": "decision", "choice": choice, "calls": calls, "turn": usage["turns"], "stop": turn.forced}
         )
         return {"messages": [message], "usage": usage, "stop": turn.forced}
+
+
+def _unwrapped(bound: Caller) -> tuple[Caller, dict[str, Any]]:
+    """A plain binding as the model and its options: the same call, without merging configs each time."""
+    if type(bound) is RunnableBinding and not bound.config and not bound.config_factories:
+        return bound.bound, dict(bound.kwargs)
+    return bound, {}

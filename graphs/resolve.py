@@ -7,7 +7,7 @@ LangChain's callbacks: state, streams and traces still see references alone.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
@@ -71,7 +71,7 @@ def reads_references(model: object) -> bool:
 class PixelModel(BaseChatModel):
     """Any chat model, behind a step that turns references into `data:` URLs at the last moment."""
 
-    inner: BaseChatModel
+    inner: BaseChatModel = Field(exclude=True)
     renderer: Any = Field(exclude=True)
     store: Any = Field(exclude=True)
 
@@ -83,6 +83,10 @@ class PixelModel(BaseChatModel):
     @property
     def _llm_type(self) -> str:
         return self.inner._llm_type
+
+    @property
+    def _identifying_params(self) -> Mapping[str, Any]:
+        return self.inner._identifying_params
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> Any:
         return self.inner._get_ls_params(stop=stop, **kwargs)

@@ -35,7 +35,7 @@ from vtagent.visual_tokens import QWEN3_VL, VisionSpec
 __all__ = ["ZoomAgent", "ZoomContext", "ZoomGraph", "ZoomState", "build_zoom_graph", "create_zoom_agent"]
 
 
-class ZoomAgent(CompiledStateGraph[ZoomState, ZoomContext, ZoomInput, ZoomState]):
+class ZoomAgent(CompiledStateGraph[ZoomState, Any, Any, Any]):
     """The compiled graph; it swaps pictures for references before a checkpointer or a tracer sees the input.
 
     A run is a few model calls long, so it is checkpointed once, when it ends, fails or is interrupted; pass a
@@ -74,7 +74,7 @@ class ZoomAgent(CompiledStateGraph[ZoomState, ZoomContext, ZoomInput, ZoomState]
         return replace(self.builder.defaults, **context) if isinstance(context, Mapping) else context
 
 
-class ZoomGraph(StateGraph[ZoomState, ZoomContext, ZoomInput, ZoomState]):
+class ZoomGraph(StateGraph[ZoomState, Any, Any, Any]):
     """The graph before it is compiled; it knows where its images are."""
 
     def __init__(self, *, store: ImageStore, fetch: Fetch | None, defaults: ZoomContext) -> None:

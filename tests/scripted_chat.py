@@ -35,8 +35,8 @@ class ScriptedChat(BaseChatModel):
     resolves_images: bool = True
     reads_calls: bool = True
     """Whether calls in a text become structured calls; else they stay text, as with a server without a tool parser."""
-    seen: list[list[BaseMessage]] = Field(default_factory=list)
-    options: list[dict[str, Any]] = Field(default_factory=list)
+    seen: list[list[BaseMessage]] = Field(default_factory=list, exclude=True, repr=False)
+    options: list[dict[str, Any]] = Field(default_factory=list, exclude=True, repr=False)
 
     @property
     def _llm_type(self) -> str:

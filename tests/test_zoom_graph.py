@@ -22,7 +22,7 @@ from vtagent.prompts import zoom_prompt
 from vtagent.tools.shown import image_blocks
 from vtagent.visual_tokens import QWEN3_VL
 
-TOOL_IMAGES = {"image_tool_message": True}
+TOOL_IMAGES: Any = {"image_tool_message": True}
 
 
 def urls(messages: list[Any]) -> list[str]:
@@ -255,7 +255,8 @@ def test_it_is_a_subgraph_that_shares_messages() -> None:
     parent.add_edge(START, "look")
     parent.add_edge("look", "shout")
     parent.add_edge("shout", END)
-    result = parent.compile().invoke({"messages": [asked("?", picture())]})
+    agent: Any = parent.compile()
+    result = agent.invoke({"messages": [asked("?", picture())]})
     assert result["answer"] == "YES"
     assert len(result["messages"]) == 4
     assert urls(result["messages"]) == ["scale=0.5", ""]

@@ -188,7 +188,8 @@ def test_it_works_in_a_tool_node(tool: BaseTool, low: View) -> None:
 
 def test_it_works_in_create_agent(tool: BaseTool, low: View) -> None:
     model = ScriptedChat(lines=[zoom_call(), zoom_call(region=[0, 0, 10, 10]), ANSWER])
-    messages = create_agent(model, [tool]).invoke({"messages": shown(low)})["messages"]
+    agent: Any = create_agent(model, [tool])
+    messages = agent.invoke({"messages": shown(low)})["messages"]
     granted, refused = [message for message in messages if isinstance(message, ToolMessage)]
     assert url_of(granted) == View(low.ref).url
     assert refused.status == "error"

@@ -1,0 +1,112 @@
+"""What the graph itself costs: a two-turn run with a model that answers at once, beside `create_agent` doing the same.
+
+    python -m benchmarks.graph_overhead [--runs 300]
+
+Both sides look at a low view, call `zoom_image` once and answer, over the same image store and the same tool; runs are
+interleaved and medians compared, so that both meet the same machine. Left out: rendering views, and any real model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import statistics
+import time
+from typing import Any
+
+from langchain.agents import create_agent
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
+from langchain_core.outputs import ChatGeneration, ChatResult
+from langchain_core.utils.function_calling import convert_to_openai_tool
+from PIL import Image
+
+from benchmarks._report import report
+from vtagent.graphs.zoom import create_zoom_agent
+from vtagent.images import MemoryImageStore
+from vtagent.prompts import zoom_prompt
+from vtagent.tools.zoom_image import create_zoom_tool
+from vtagent.views import View
+from vtagent.visual_tokens import QWEN3_VL
+
+GOAL_MS = 5.0
+"""A two-turn run may cost this much, and no more than create_agent's."""
+
+
+class InstantChat(BaseChatModel):
+    """Zooms, then answers."""
+
+    resolves_images: bool = True
+
+    @property
+    def _llm_type(self) -> str:
+        return "instant"
+
+    def bind_tools(self, tools: Any, **kwargs: Any) -> Any:
+        """Write the tools as every server's adapter does."""
+        return self.bind(tools=[convert_to_openai_tool(tool) for tool in tools], **kwargs)
+
+    def _generate(
+        self, messages: list[BaseMessage], stop: Any = None, run_manager: Any = None, **kwargs: Any
+    ) -> ChatResult:
+        if isinstance(messages[-1], ToolMessage):
+            said = AIMessage("<think>Now I can read it.</think><answer>48.10</answer>")
+        else:
+            said = AIMessage("<think>Too small.</think>", tool_calls=[{"name": "zoom_image", "args": {}, "id": "1"}])
+        return ChatResult(generations=[ChatGeneration(message=said)])
+
+
+def timed(agent: Any, image: dict[str, Any]) -> tuple[float, float]:
+    """Wall and processor milliseconds of one run."""
+    question = HumanMessage([image, {"type": "text", "text": "What is the total?"}])
+    wall, cpu = time.perf_counter(), time.process_time()
+    state = agent.invoke({"messages": [question]})
+    took = 1000 * (time.perf_counter() - wall), 1000 * (time.process_time() - cpu)
+    assert [message.type for message in state["messages"]] == ["human", "ai", "tool", "ai"]
+    assert state["messages"][2].status == "success"
+    return took
+
+
+def main() -> None:
+    """Measure and report."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=300)
+    runs = parser.parse_args().runs
+    store, png = MemoryImageStore(), io.BytesIO()
+    Image.new("RGB", (1280, 960), "white").save(png, "png")
+    ref = store.put(png.getvalue())
+    model = InstantChat(profile={"image_tool_message": True})
+    tool = create_zoom_tool(store=store, vision=QWEN3_VL)
+    prompt = zoom_prompt(tool_name="zoom_image", scale=0.5, max_zooms=1)
+    sides: dict[str, tuple[Any, dict[str, Any]]] = {
+        "create_zoom_agent": (create_zoom_agent(model, store=store, vision=QWEN3_VL), View(ref).block()),
+        "create_agent": (create_agent(model, [tool], system_prompt=prompt), View(ref, scale=0.5).block()),
+    }
+    took: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
+    for number in range(runs + 20):
+        for name in list(sides) if number % 2 else reversed(sides):
+            took[name].append(timed(*sides[name]))
+    wall = {name: [w for w, _ in times[20:]] for name, times in took.items()}
+    cpu = {name: [c for _, c in times[20:]] for name, times in took.items()}
+    ratio = statistics.median(o / t for o, t in zip(wall["create_zoom_agent"], wall["create_agent"], strict=True))
+    rows = [
+        {
+            "agent": name,
+            "median ms": statistics.median(wall[name]),
+            "median processor ms": statistics.median(cpu[name]),
+            "fastest tenth ms": statistics.quantiles(wall[name], n=10)[0],
+            "runs": runs,
+        }
+        for name in sides
+    ]
+    report(
+        "graph_overhead",
+        rows,
+        note="A two-turn run (low view, one zoom, answer) with a model that takes no time, interleaved with "
+        f"create_agent doing the same. Median of the paired ratios, ours to create_agent's: {ratio:.2f}. "
+        f"Goal: at most {GOAL_MS:g} ms, and a ratio of at most 1.",
+    )
+
+
+if __name__ == "__main__":
+    main()
