@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -83,9 +83,7 @@ def make_processor(family: FamilyName = "qwen3_vl", *, chat_template: str | None
     return VLProcessor(image_processor, make_tokenizer(), chat_template=chat_template)
 
 
-def make_model(
-    family: FamilyName, processor: VLProcessor, *, seed: int = 0
-) -> Qwen3VLForConditionalGeneration | Qwen2_5_VLForConditionalGeneration:
+def make_model(family: FamilyName, processor: VLProcessor, *, seed: int = 0) -> Any:
     """A model of a few hundred thousand random parameters, large enough ones that its greedy replies vary."""
     tokenizer = processor.tokenizer
     ids = {name: tokenizer.convert_tokens_to_ids(f"<|{name}|>") for name in ("image_pad", "video_pad")}
@@ -96,7 +94,7 @@ def make_model(
         "vision_end_token_id": tokenizer.convert_tokens_to_ids("<|vision_end|>"),
         "tie_word_embeddings": True,
     }
-    text = {
+    text: dict[str, Any] = {
         "vocab_size": len(tokenizer),
         "hidden_size": 64,
         "intermediate_size": 128,
@@ -108,7 +106,7 @@ def make_model(
         "eos_token_id": None,
         "initializer_range": 0.15,
     }
-    vision = {
+    vision: dict[str, Any] = {
         "depth": 3,
         "hidden_size": 64,
         "intermediate_size": 96,
@@ -124,14 +122,12 @@ def make_model(
         rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 2, 2], "mrope_interleaved": True}
         text |= {"head_dim": 16, "rope_parameters": rope}
         vision |= {"deepstack_visual_indexes": [0, 1], "num_position_embeddings": 64}
-        three = Qwen3VLConfig(text_config=text, vision_config=vision, **common)
-        model = Qwen3VLForConditionalGeneration(three)
+        model: Any = Qwen3VLForConditionalGeneration(Qwen3VLConfig(text_config=text, vision_config=vision, **common))
     else:
         rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 2, 2]}
         text |= {"rope_parameters": rope}
         vision |= {"window_size": 56, "fullatt_block_indexes": [1]}
-        two = Qwen2_5_VLConfig(text_config=text, vision_config=vision, **common)
-        model = Qwen2_5_VLForConditionalGeneration(two)
+        model = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(text_config=text, vision_config=vision, **common))
     model.generation_config = GenerationConfig(
         eos_token_id=[tokenizer.convert_tokens_to_ids("<|im_end|>"), tokenizer.convert_tokens_to_ids("<|endoftext|>")],
         pad_token_id=tokenizer.pad_token_id,

@@ -57,7 +57,7 @@ def question(model: ChatVLM, text: str = "What is the total?") -> HumanMessage:
 
 
 def zoomed(model: ChatVLM, call: AIMessage) -> ToolMessage:
-    content = [{"type": "text", "text": "300x200"}, View(model.store.put(png())).block()]
+    content: list[str | dict[Any, Any]] = [{"type": "text", "text": "300x200"}, View(model.store.put(png())).block()]
     return ToolMessage(content, tool_call_id=call.tool_calls[0]["id"] if call.tool_calls else "none")
 
 
@@ -431,7 +431,7 @@ def test_a_failing_engine_is_heard_of_in_every_way_of_calling() -> None:
     for call in (
         lambda: model.invoke("Hi"),
         lambda: list(model.stream("Hi")),
-        lambda: asyncio.run(model.ainvoke("Hi")),  # type: ignore[arg-type]
+        lambda: asyncio.run(model.ainvoke("Hi")),
         lambda: asyncio.run(astream()),
     ):
         with pytest.raises(ModelError, match="no room"):

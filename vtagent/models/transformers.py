@@ -117,7 +117,7 @@ class TransformersEngine:
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         dtype = dtype or (torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16)
         try:
-            model = AutoModelForImageTextToText.from_pretrained(path, dtype=dtype, attn_implementation="sdpa")
+            model: Any = AutoModelForImageTextToText.from_pretrained(path, dtype=dtype, attn_implementation="sdpa")
         except (OSError, ValueError, RuntimeError) as error:
             text = " ".join(str(error).split())[:300]
             raise ModelError(f"the weights at {path!r} cannot be loaded: {text}") from error

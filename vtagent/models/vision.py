@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import linear, scaled_dot_product_attention
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from vtagent.models.engine import EngineImage
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 ATTENTION = "vtagent_flash_segments"
 """transformers gives attentions with "flash" in their name the packed sequence; for others it loops over images."""
 
-_MAX_PATCHES = 16384
-"""At most so many patches go through the vision tower at once (16 images of 512 x 512 at patch 16)."""
+_MAX_PATCHES = {"cpu": 4096, "cuda": 65536}
+"""At most so many patches go through the vision tower at once: what fits a CPU's caches, or fills a GPU."""
 
 
 def segment_attention(
@@ -50,21 +50,37 @@ def segment_attention(
     by_length: dict[int, list[int]] = {}
     for start, end in pairwise(bounds):
         by_length.setdefault(end - start, []).append(start)
-    packed = torch.stack((query[0], key[0], value[0]))  # (3, heads, patches, head_dim)
+    if len(by_length) == 1:  # equal segments side by side: only the shape changes
+        (length,) = by_length
+        q, k, v = (part[0].unflatten(1, (-1, length)).transpose(0, 1) for part in (query, key, value))
+        out = scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=scaling)
+        return out.transpose(1, 2).flatten(0, 1)[None], None
     parts, order = [], []
     for length, starts in by_length.items():
-        offsets = torch.arange(length, device=query.device)
-        index = torch.tensor(starts, device=query.device)[:, None] + offsets  # (segments, length)
-        q, k, v = packed[:, :, index].transpose(1, 2).unbind(0)  # (segments, heads, length, head_dim) each
+        index = torch.tensor(starts, device=query.device)[:, None] + torch.arange(length, device=query.device)
+        q, k, v = (part[0, :, index].transpose(0, 1) for part in (query, key, value))  # (segments, heads, length, dim)
         out = scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=scaling)
-        parts.append(out.transpose(1, 2).flatten(0, 1))  # (segments * length, heads, head_dim)
+        parts.append(out.transpose(1, 2).flatten(0, 1))  # (segments * length, heads, dim)
         order.append(index.flatten())
-    if len(parts) == 1 and len(by_length) == 1:
-        return parts[0][None], None
     return torch.cat(parts)[torch.cat(order).argsort()][None], None
 
 
 ALL_ATTENTION_FUNCTIONS.register(ATTENTION, segment_attention)
+
+
+class PatchProjection(torch.nn.Module):
+    """The tower's patch embedding as the matrix product that it is: a 3-D convolution with one output is far slower.
+
+    Shares the convolution's weights, under the same names.
+    """
+
+    def __init__(self, stock: Any) -> None:
+        super().__init__()
+        self.proj = stock.proj
+
+    def forward(self, patches: torch.Tensor) -> torch.Tensor:
+        """(patches, patch_dim) to (patches, hidden)."""
+        return linear(patches.to(self.proj.weight.dtype), self.proj.weight.flatten(1), self.proj.bias)
 
 
 @dataclass(frozen=True)
@@ -90,6 +106,8 @@ class VisionEncoder:
         """Images that went through the tower so far."""
         if model.visual.config._attn_implementation in ("sdpa", "eager"):
             model.visual.config._attn_implementation = ATTENTION
+        if not isinstance(model.visual.patch_embed, PatchProjection):
+            model.visual.patch_embed = PatchProjection(model.visual.patch_embed)
 
     def clear(self) -> None:
         """Forget all features, as is needed when the weights have changed."""
@@ -102,13 +120,14 @@ class VisionEncoder:
         found = {key: self._cache[key] for key in wanted if key in self._cache}
         for key in found:
             self._cache.move_to_end(key)
+        limit = _MAX_PATCHES.get(self._model.device.type, _MAX_PATCHES["cpu"])
         batch: list[EngineImage] = []
         patches = 0
         for image in sorted((own for key, own in wanted.items() if key not in found), key=lambda own: own.pixels.size):
             own = (image.pixels.width // self._processor.vision.patch_size) * (
                 image.pixels.height // self._processor.vision.patch_size
             )
-            if batch and patches + own > _MAX_PATCHES:
+            if batch and patches + own > limit:
                 found |= self._encode(batch)
                 batch, patches = [], 0
             batch.append(image)
