@@ -179,6 +179,32 @@ def test_after_forget_nothing_of_the_old_weights_is_reused(three: TransformersEn
     assert_exact(three, [request], replies)
 
 
+def test_forget_frees_the_memory_of_an_idle_engine(three: TransformersEngine) -> None:
+    three.generate([ask(three, f"{IMAGE}What?", picture(three, "a", 3, 3))])
+    assert three.cached_tokens > 0
+    three.forget()
+    waited = threading.Event()
+    while three.cached_tokens and not waited.wait(0.01):
+        pass
+    assert three._scheduler.vision.tokens == 0
+
+
+def test_sampling_from_a_model_under_gradient_checkpointing_is_refused(three: TransformersEngine) -> None:
+    for layer in three.model.model.language_model.layers:
+        layer.gradient_checkpointing = True
+    three.model.train()
+    with pytest.raises(ModelError, match=r"call model\.eval\(\)"):
+        three.generate([ask(three, "What?")])
+    three.model.eval()
+    assert three.generate([ask(three, "What?")])[0].token_ids
+
+
+def test_a_long_queue_of_unequal_prompts_is_served_to_the_last(three: TransformersEngine) -> None:
+    with TransformersEngine(three.model, three.processor, max_rows=4, max_wave_tokens=64) as small:
+        requests = [ask(small, "What is the total? " * (1 + 7 * (i % 3)) + str(i), max_tokens=2) for i in range(40)]
+        assert_exact(small, requests, small.generate(requests))
+
+
 def test_cached_kv_and_features_stay_inside_their_bounds(three: TransformersEngine) -> None:
     with TransformersEngine(three.model, three.processor, cache_tokens=100, image_cache_tokens=10) as small:
         for i in range(12):

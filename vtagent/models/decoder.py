@@ -77,7 +77,7 @@ class Decoder:
         for begin in range(0, queries, _CHUNK):
             end = min(begin + _CHUNK, queries)
             columns = starts[:, None] + torch.arange(begin, end, device=self._device)
-            self.kv.address(slice(slot, slot + len(rows)), columns, int(starts.max()) + end)
+            self.kv.address(slice(slot, slot + len(rows)), columns, max(row.cached for row in rows) + end)
             visual, order = None, None
             if new and self._deepstack and bool(is_image[:, begin:end].any()):
                 visual = is_image[:, begin:end]

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 _SHARED = 32
 """A prompt waits for another one only if at least so many tokens are saved."""
 
+_NEAR = 16
+"""How far past the room that there is a wave looks for rows that go well with the oldest."""
+
 
 @dataclass
 class Counters:
@@ -104,30 +107,34 @@ class Scheduler:
             row.fail(error)
 
     def _next_wave(self) -> list[Row]:
-        """Take rows out of the queue: longest first, none less than half as long as the longest, no work done twice."""
+        """Take rows out of the queue: the oldest, and those near it in line that go well with it."""
         room = self._max_rows - len(self.active)
-        for row in self.waiting:
-            row.cached = sum(piece.shape[3] for piece in self.prefixes.find(row.keys[: row.prompt - 1]))
+        near, later = self.waiting[: 2 * room + _NEAR], self.waiting[2 * room + _NEAR :]
+        self.waiting = []
         wave: list[Row] = []
         leaders: list[Row] = []
-        later: list[Row] = []
-        for row in sorted(self.waiting, key=lambda own: own.cached - own.prompt):  # stable: equal ones in their order
-            new = row.prompt - row.cached
-            longest = leaders[0].prompt - leaders[0].cached if leaders else new
+        for row in near:
+            row.cached = sum(piece.shape[3] for piece in self.prefixes.find(row.keys[: row.prompt - 1]))
             if len(wave) < room and any(row.keys == leader.keys for leader in leaders):
                 wave.append(row)
-            elif (
-                len(wave) >= room
-                or 2 * new < longest
-                or (leaders and (len(leaders) + 1) * longest > self._max_wave_tokens)
-                or _most_is_coming(row, new, leaders)
-            ):
-                later.append(row)
-            else:
+            elif len(wave) < room and self._goes_with(row, leaders):
                 wave.append(row)
                 leaders.append(row)
-        self.waiting = later
+            else:
+                self.waiting.append(row)
+        self.waiting += later
         return wave
+
+    def _goes_with(self, row: Row, leaders: Sequence[Row]) -> bool:
+        """Whether a row's prefill fits a wave: its work is of the size of the others', and not done by one of them."""
+        if not leaders:
+            return True
+        new, first = row.prompt - row.cached, leaders[0].prompt - leaders[0].cached
+        longest = max(new, *(leader.prompt - leader.cached for leader in leaders))
+        if not first <= 2 * new <= 4 * first or (len(leaders) + 1) * longest > self._max_wave_tokens:
+            return False
+        half = row.cached + max(_SHARED, new // 2)
+        return half >= row.prompt or all(row.keys[:half] != leader.keys[:half] for leader in leaders)
 
     def _admit(self, wave: Sequence[Row]) -> None:
         """Prefill a wave. If it fails, each row is tried alone, so that only the one at fault goes."""
@@ -227,9 +234,3 @@ class Scheduler:
         return BatchSampler(
             [row.request.sampling for row in rows], [row.stream for row in rows], self._banned, self._device
         )
-
-
-def _most_is_coming(row: Row, new: int, leaders: Sequence[Row]) -> bool:
-    """Whether a leader is about to compute at least half of what this row still needs."""
-    half = row.cached + max(_SHARED, new // 2)
-    return half < row.prompt and any(row.keys[:half] == leader.keys[:half] for leader in leaders)

@@ -33,8 +33,8 @@ class TransformersEngine:
     """Batched generation with KV and image reuse over a transformers model.
 
     Args:
-        model: Qwen3-VL or Qwen2.5-VL, in evaluation mode, on one device. It may be a model that is being trained: call
-            `forget` after each change of its weights.
+        model: Qwen3-VL or Qwen2.5-VL, in evaluation mode, on one device; with PEFT adapters or without. It may be a
+            model that is being trained: call `forget` after each change of its weights.
         processor: the checkpoint's processor.
         max_rows: Requests decoded together; more wait.
         cache_tokens: Bound on the KV kept for reuse, in tokens.
@@ -54,15 +54,18 @@ class TransformersEngine:
         model: Any,
         processor: VLProcessor,
         *,
-        max_rows: int = 64,
+        max_rows: int = 128,
         cache_tokens: int = 65536,
         image_cache_tokens: int = 65536,
         max_wave_tokens: int = 16384,
     ) -> None:
+        if hasattr(model, "get_base_model"):  # PEFT: the adapters are inside the layers
+            model = model.get_base_model()
         family = family_of(model.config.model_type)
         tokenizer = processor.tokenizer
         self.model = model
         self.processor = processor
+        self._layers = model.model.language_model.layers
         self.context: int = model.config.text_config.max_position_embeddings
         self.banned = frozenset(_ids(tokenizer, _NEVER_SAMPLED)) | {
             model.config.image_token_id,
@@ -136,7 +139,11 @@ class TransformersEngine:
     def forget(self) -> None:
         """The weights have changed: requests submitted from now on find no KV and no image features of the old ones."""
         with self._changed:
-            self._forget = True
+            if self._worker is None:
+                self._scheduler.forget()
+            else:
+                self._forget = True
+                self._changed.notify_all()
 
     def close(self) -> None:
         """Refuse new requests, fail those under way, and wait for the worker to end."""
@@ -196,9 +203,11 @@ class TransformersEngine:
         with torch.no_grad():
             while True:
                 with self._changed:
-                    if not self._queue and not scheduler.busy and not self._closed:
-                        self._changed.wait(_IDLE_SECONDS)
-                    if self._closed or (not self._queue and not scheduler.busy):
+                    while not (self._queue or scheduler.busy or self._forget or self._closed):
+                        if not self._changed.wait(_IDLE_SECONDS):
+                            self._worker = None
+                            return
+                    if self._closed:
                         self._worker = None
                         break
                     queued, self._queue = self._queue, []
@@ -211,11 +220,12 @@ class TransformersEngine:
                     scheduler.turn()
                 except Exception as error:  # never leave a caller waiting: whatever this was, all of them hear of it
                     self._fail_all(error)
-        if self._closed:
-            self._fail_all(ModelError("the engine was closed before the reply was complete"))
+        self._fail_all(ModelError("the engine was closed before the reply was complete"))
 
     def _take(self, request: Request, future: Future[Generation]) -> None:
         try:
+            if self.model.training and any(getattr(layer, "gradient_checkpointing", False) for layer in self._layers):
+                raise ModelError("gradient checkpointing keeps no KV; call model.eval() before sampling from the model")
             row = prepare(request, future, self.model.model, self.processor, context=self.context, stop=self.stop)
         except Exception as error:
             reject(future, error)
