@@ -69,10 +69,10 @@ class Curriculum:
 
     phases: tuple[tuple[float, dict[Lesson, float], float], ...] = (
         (0.0, {"glyphs": 1.0}, 0.0),
-        (0.18, {"glyphs": 0.1, "line": 0.9}, 1.0),
-        (0.32, {"line": 0.2, "near": 0.8}, 0.3),
-        (0.50, {"near": 0.5, "full": 0.5}, 0.1),
-        (0.72, {"near": 0.35, "full": 0.4, "zoomed": 0.25}, 0.0),
+        (0.15, {"glyphs": 0.1, "line": 0.9}, 1.0),
+        (0.26, {"line": 0.2, "near": 0.8}, 0.3),
+        (0.41, {"near": 0.6, "full": 0.4}, 0.05),
+        (0.85, {"near": 0.35, "full": 0.35, "zoomed": 0.3}, 0.0),
     )
 
     @classmethod
