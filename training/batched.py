@@ -8,12 +8,14 @@ bfloat16.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from transformers import Qwen3VLForConditionalGeneration
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLVisionModel, rotate_half
+from transformers.models.qwen3_vl.modeling_qwen3_vl import rotate_half
 from transformers.vision_utils import get_vision_interpolation_indices_and_weights, get_vision_position_ids
 
 from vtagent.training.packing import IGNORED, PackedBatch
@@ -45,8 +47,8 @@ ATTENTION = "vtagent_packed"
 ALL_ATTENTION_FUNCTIONS.register(ATTENTION, _language_attention)
 
 
-def encode_pages(visual: Qwen3VLVisionModel, pixels: Tensor) -> Tensor:
-    """(B, 3, H, W) uint8 → visual tokens (B, tokens, language width)."""
+def encode_pages(visual: Any, pixels: Tensor) -> Tensor:
+    """(B, 3, H, W) uint8 → visual tokens (B, tokens, language width). `visual` is a `Qwen3VLVisionModel`."""
     config = visual.config
     patch, merge = config.patch_size, config.spatial_merge_size
     b, _, h, w = pixels.shape
@@ -72,7 +74,8 @@ def encode_pages(visual: Qwen3VLVisionModel, pixels: Tensor) -> Tensor:
         mixed = attend(q, k, v).transpose(1, 2).reshape(b, -1, attention.dim)
         x = x + attention.proj(mixed)
         x = x + block.mlp(block.norm2(x))
-    return visual.merger(x).view(b, -1, config.out_hidden_size)
+    merged: Tensor = visual.merger(x)
+    return merged.view(b, -1, config.out_hidden_size)
 
 
 def hidden_states(model: Qwen3VLForConditionalGeneration, batch: PackedBatch, images: list[Tensor]) -> Tensor:
@@ -81,9 +84,10 @@ def hidden_states(model: Qwen3VLForConditionalGeneration, batch: PackedBatch, im
     embedded = language.embed_tokens(batch.ids)
     features = torch.cat(images, 1).to(embedded.dtype)
     embedded = embedded.masked_scatter((batch.ids == model.config.image_token_id)[..., None], features)
-    return language(
+    states: Tensor = language(
         inputs_embeds=embedded, attention_mask=batch.attend, position_ids=batch.positions, use_cache=False
     ).last_hidden_state
+    return states
 
 
 def packed_loss(model: Qwen3VLForConditionalGeneration, batch: PackedBatch, hidden: Tensor) -> Tensor:

@@ -122,7 +122,8 @@ def tokenizer():  # type: ignore[no-untyped-def]
 
 @cache
 def _backend() -> Tokenizer:
-    return tokenizer().backend_tokenizer
+    backend: Tokenizer = tokenizer().backend_tokenizer
+    return backend
 
 
 @cache

@@ -17,7 +17,6 @@ from pathlib import Path
 import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen3VLConfig, Qwen3VLForConditionalGeneration
-from transformers.models.qwen3_vl.configuration_qwen3_vl import Qwen3VLTextConfig, Qwen3VLVisionConfig
 
 from vtagent.training.values import LABELS, QUESTIONS, READ_ALL
 
@@ -115,48 +114,45 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
 def build_model(tokenizer: PreTrainedTokenizerFast, *, seed: int = 0) -> Qwen3VLForConditionalGeneration:
     """Untrained, fp32. Matrices N(0, 1 / fan-in), outputs into the residual stream a fifth of that."""
-    ids = {
-        name: tokenizer.convert_tokens_to_ids(f"<|{name}|>")
-        for name in ("image_pad", "video_pad", "vision_start", "vision_end")
-    }
+    ids = tokenizer.get_vocab()
     config = Qwen3VLConfig(
-        vision_config=Qwen3VLVisionConfig(
-            depth=4,
-            hidden_size=192,
-            num_heads=3,
-            intermediate_size=512,
-            patch_size=PATCH_SIZE,
-            spatial_merge_size=MERGE_SIZE,
-            temporal_patch_size=2,
-            out_hidden_size=192,
-            num_position_embeddings=64,
-            deepstack_visual_indexes=[],
-            rope_parameters={"rope_type": "axial", "rope_theta": 100.0},
-        ).to_dict(),
-        text_config=Qwen3VLTextConfig(
-            vocab_size=-(-len(tokenizer) // 32) * 32,
-            hidden_size=192,
-            intermediate_size=512,
-            num_hidden_layers=4,
-            num_attention_heads=6,
-            num_key_value_heads=6,
-            head_dim=32,
-            max_position_embeddings=4096,
-            rope_parameters={
+        vision_config={
+            "depth": 4,
+            "hidden_size": 192,
+            "num_heads": 3,
+            "intermediate_size": 512,
+            "patch_size": PATCH_SIZE,
+            "spatial_merge_size": MERGE_SIZE,
+            "temporal_patch_size": 2,
+            "out_hidden_size": 192,
+            "num_position_embeddings": 64,
+            "deepstack_visual_indexes": [],
+            "rope_parameters": {"rope_type": "axial", "rope_theta": 100.0},
+        },
+        text_config={
+            "vocab_size": -(-len(tokenizer) // 32) * 32,
+            "hidden_size": 192,
+            "intermediate_size": 512,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 6,
+            "num_key_value_heads": 6,
+            "head_dim": 32,
+            "max_position_embeddings": 4096,
+            "rope_parameters": {
                 "rope_type": "default",
                 "rope_theta": 1000.0,
                 "mrope_section": [6, 5, 5],
                 "mrope_interleaved": True,
             },
-            tie_word_embeddings=True,
-            pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            bos_token_id=None,
-        ).to_dict(),
-        image_token_id=ids["image_pad"],
-        video_token_id=ids["video_pad"],
-        vision_start_token_id=ids["vision_start"],
-        vision_end_token_id=ids["vision_end"],
+            "tie_word_embeddings": True,
+            "pad_token_id": tokenizer.pad_token_id,
+            "eos_token_id": tokenizer.eos_token_id,
+            "bos_token_id": None,
+        },
+        image_token_id=ids["<|image_pad|>"],
+        video_token_id=ids["<|video_pad|>"],
+        vision_start_token_id=ids["<|vision_start|>"],
+        vision_end_token_id=ids["<|vision_end|>"],
         tie_word_embeddings=True,
     )
     torch.manual_seed(seed)

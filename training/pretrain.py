@@ -55,9 +55,10 @@ class Trainer:
         self.seconds = 0.0
         self.model = model if model is not None else build_model(tokenizer(), seed=settings.seed)
         self.model.model.language_model.config._attn_implementation = ATTENTION
-        width = self.model.config.text_config.hidden_size
+        width = self.model.lm_head.in_features
         self.glyph_head = nn.Linear(width, SLOTS[0] * SLOTS[1] * (len(GLYPH_INDEX) + 1))
-        matrices, rest = [], list(self.glyph_head.parameters())
+        matrices: list[nn.Parameter] = []
+        rest = list(self.glyph_head.parameters())
         for name, parameter in self.model.named_parameters():
             hidden = parameter.ndim == 2 and "embed" not in name
             (matrices if hidden else rest).append(parameter)
