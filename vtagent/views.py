@@ -33,6 +33,9 @@ _AS_FINE = 0.9
 # A JPEG decoded this much short of a view still serves it: grids rarely divide photographs; half of 4000 is not 2016.
 _DRAFT_SLACK = 1 / 50
 
+# Sides that differ by less than this share are merely corrected.
+_CLOSE = 1 / 20
+
 
 @dataclass(frozen=True)
 class View:
@@ -229,7 +232,12 @@ class ViewRenderer:
             image = decode(data, limits=self.store.limits, size_hint=hint)
         else:
             image = decode(data, limits=self.store.limits).crop(view.box)
-        return image if image.size == size else image.resize(size, Image.Resampling.BICUBIC)
+        if image.size == size:
+            return image
+        # A drafted JPEG is within a few percent of its view; there the cheaper filter loses nothing one can see.
+        drafted = view.region is None and image.size != (view.ref.width, view.ref.height)
+        close = drafted and all(abs(have - want) < _CLOSE * want for have, want in zip(image.size, size, strict=True))
+        return image.resize(size, Image.Resampling.BILINEAR if close else Image.Resampling.BICUBIC)
 
     def _trim(self, added: int) -> None:
         """Counts a fresh view and drops the least recently used that no longer fit; views being rendered stay."""
