@@ -3,9 +3,9 @@
 from langchain_core.messages import HumanMessage
 from langgraph.graph import START, MessagesState, StateGraph
 
-from vtagent.graphs.zoom import create_zoom_agent
-from vtagent.models.chat import ChatVLM
-from vtagent.views import View
+from vtagent import View
+from vtagent.graphs import create_zoom_agent
+from vtagent.models import ChatVLM
 
 model = ChatVLM.from_pretrained("zoom")
 bot = StateGraph(MessagesState).add_node("look", create_zoom_agent(model)).add_edge(START, "look").compile()

@@ -4,9 +4,9 @@ import sys
 
 from langchain_core.messages import HumanMessage
 
-from vtagent.graphs.zoom import create_zoom_agent
-from vtagent.models.chat import ChatVLM
-from vtagent.views import View
+from vtagent import View
+from vtagent.graphs import create_zoom_agent
+from vtagent.models import ChatVLM
 
 image, text = sys.argv[1:] or ("examples/documents/small-print.png", "What is the Total?")
 model = ChatVLM.from_pretrained("zoom")

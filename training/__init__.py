@@ -1,0 +1,1 @@
+"""Training over the graph that serves: documents, pretraining, evaluation. Everything here is run as a module."""
