@@ -31,7 +31,7 @@ from torch.utils.data import IterableDataset
 from vtagent.training.documents import PAGE, Document, Glyph, PrintSize, render_document, render_strings
 from vtagent.training.packing import PackedBatch, PackedRow, collate
 from vtagent.training.policy import CALL_HEAD, CALL_TAIL, END, build_tokenizer
-from vtagent.training.values import PRINTED, READ_ALL, draw_line
+from vtagent.training.values import PRINTED, READ_ALL, draw_lesson_page, draw_line
 
 Lesson = Literal["glyphs", "line", "near", "full", "zoomed", "decide"]
 
@@ -198,7 +198,7 @@ def _line(rng: random.Random, seed: str, _: float) -> Example:
 def _near(rng: random.Random, seed: str, read_all: float) -> Example:
     kind = rng.random()
     print_size: PrintSize = "large" if kind < 0.6 else "small"
-    document = render_document(seed, print_size=print_size)
+    document = render_document(seed, print_size=print_size, fields=draw_lesson_page)
     if kind < 0.6:
         row = _row(rng, document, HALF, tools=rng.random() < 0.5, read_all=read_all)
         return [half(document.image)], _shifted(document.glyphs, scale=0.5), row
@@ -215,12 +215,12 @@ def _near(rng: random.Random, seed: str, read_all: float) -> Example:
 
 
 def _full(rng: random.Random, seed: str, read_all: float) -> Example:
-    document = render_document(seed, print_size=rng.choice(("large", "small")))
+    document = render_document(seed, print_size=rng.choice(("large", "small")), fields=draw_lesson_page)
     return [document.image], document.glyphs, _row(rng, document, PAGE, tools=False, read_all=read_all)
 
 
 def _zoomed(rng: random.Random, seed: str, _: float) -> Example:
-    document = render_document(seed, print_size=rng.choice(("large", "small")))
+    document = render_document(seed, print_size=rng.choice(("large", "small")), fields=draw_lesson_page)
     row = _trunk(HALF, tools=True)
     asked = rng.choice(document.fields)
     _ask(row, asked.question(rng))

@@ -123,6 +123,13 @@ def draw_page(rng: random.Random) -> tuple[Field, ...]:
     return draw_fields(rng, count=rng.randint(2, 4))
 
 
+def draw_lesson_page(rng: random.Random) -> tuple[Field, ...]:
+    """As `draw_page`, with more letters: most values are digits, so letters are what a learner sees too little of."""
+    weights = {"Name": 4.0, "City": 4.0, "Ref": 2.0, "Code": 2.0}
+    order = sorted(LABELS, key=lambda label: rng.expovariate(weights.get(label, 1.0)))
+    return tuple(Field(label, KINDS[label](rng)) for label in order[: rng.randint(2, 4)])
+
+
 def draw_line(rng: random.Random) -> tuple[Field, ...]:
     """One field, or as often a run of random characters without a label: the easiest thing to read."""
     if rng.random() < 0.5:
