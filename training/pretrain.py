@@ -277,7 +277,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--zoom-from", type=Path, metavar="FOLDER", help="make the stand-in `zoom` from this `base`")
     options = vars(parser.parse_args(arguments))
     out, start = options.pop("out"), options.pop("zoom_from")
-    run(Settings(**options), out, start=start)
+    # A policy's folder has no glyph head, and a fresh one would only teach noise.
+    run(Settings(**options, glyph_weight=0.0 if start else Settings.glyph_weight), out, start=start)
 
 
 if __name__ == "__main__":
