@@ -78,7 +78,7 @@ class Curriculum:
     @classmethod
     def stand_in(cls) -> Curriculum:
         """What turns a trained `base` into the supervised `zoom` policy."""
-        return cls(phases=((0.0, {"decide": 0.6, "zoomed": 0.3, "near": 0.1}, 0.0),))
+        return cls(phases=((0.0, {"decide": 0.8, "zoomed": 0.2}, 0.0),))
 
     def draw(self, step: int, steps: int) -> tuple[Lesson, float]:
         """The lesson of a step and its chance of a read-everything branch."""

@@ -49,12 +49,12 @@ MIN_PIXELS, MAX_PIXELS = 16 * 16 * 4, 16 * 16 * 512
 """4 to 512 visual tokens an image: a page in full is 140 of them, at half its sides 35."""
 
 CHAT_TEMPLATE = """\
-{%- macro parts(content) -%}
+{%- macro parts(content, images_only=false) -%}
 {%- if content is string -%}{{ content }}
 {%- else -%}
 {%- for part in content -%}
 {%- if part.type == 'image' -%}<|vision_start|><|image_pad|><|vision_end|>
-{%- elif part.type == 'text' -%}{{ part.text }}
+{%- elif part.type == 'text' and not (images_only and content | selectattr('type', 'equalto', 'image') | list) -%}{{ part.text }}
 {%- endif -%}
 {%- endfor -%}
 {%- endif -%}
@@ -74,14 +74,14 @@ CHAT_TEMPLATE = """\
 {{ '<|im_end|>\\n' }}
 {%- elif message.role == 'tool' -%}
 {%- if loop.first or messages[loop.index0 - 1].role != 'tool' %}{{ '<|im_start|>user\\n' }}{% endif -%}
-<tool_response>{{ parts(message.content) }}</tool_response>
+<tool_response>{{ parts(message.content, images_only=true) }}</tool_response>
 {%- if loop.last or messages[loop.index0 + 1].role != 'tool' %}{{ '<|im_end|>\\n' }}{% endif -%}
 {%- endif -%}
 {%- endfor -%}
 {%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif -%}
 """
-"""System text is left out on purpose: this policy has learned its protocol and reads no instructions. Offered tools
-become one token, since it knows one tool only."""
+"""System text is left out on purpose, and so are the words beside an image that a tool returns: this policy has learned
+its protocol and reads no instructions. Offered tools become one token, since it knows one tool only."""
 
 
 def phrase_tokens() -> tuple[str, ...]:
