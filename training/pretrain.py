@@ -189,10 +189,19 @@ def run(
         if stop.asked:
             print(f"stopped at step {trainer.step}; the same command goes on from here", flush=True)
             return trainer
+    if start is not None:
+        _halfway(trainer.model, Qwen3VLForConditionalGeneration.from_pretrained(start, dtype=torch.float32))
     trainer.model.model.language_model.config._attn_implementation = "sdpa"
     save_policy(trainer.model, tokenizer(), out / "policy")
     print(f"wrote {out / 'policy'}", flush=True)
     return trainer
+
+
+@torch.no_grad()
+def _halfway(model: nn.Module, start: nn.Module) -> None:
+    """Average with the weights the run began from: the decision survives that, and so does most of the reading."""
+    for learned, before in zip(model.parameters(), start.parameters(), strict=True):
+        learned.lerp_(before, 0.5)
 
 
 def _leave_interrupts_to_the_trainer(_: int) -> None:
