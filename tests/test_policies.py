@@ -25,7 +25,7 @@ def outcomes(name: Name, mode: str, temperature: float) -> list[Outcome]:
 
 
 def share(name: Name, mode: str, source: str, of: Literal["right", "zooms"], *, temperature: float = 0.0) -> float:
-    counted = [getattr(o, of) > 0 for o in outcomes(name, mode, temperature) if o.source == source]
+    counted = [bool(getattr(o, of)) for o in outcomes(name, mode, temperature) if o.source == source]
     return sum(counted) / len(counted)
 
 

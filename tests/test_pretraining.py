@@ -194,3 +194,12 @@ def test_an_image_of_the_page_size_is_left_as_it_is(checkpoint: Path) -> None:
     assert vision.tokens(224, 160) == 140
     assert vision.tokens(112, 80) == 35
     assert Image.new("RGB", vision.snap(100, 90)).size == (96, 96)
+
+
+def test_the_template_leaves_out_words_beside_an_image_that_a_tool_returns_but_not_a_refusal() -> None:
+    shown = {"role": "tool", "content": [{"type": "text", "text": "all of it"}, {"type": "image"}]}
+    refused = {"role": "tool", "content": "shown before"}
+    rendered = tokenizer().apply_chat_template([shown, refused], tokenize=False)
+    assert "all of it" not in rendered
+    assert "<tool_response><|vision_start|><|image_pad|><|vision_end|></tool_response>" in rendered
+    assert "<tool_response>shown before</tool_response>" in rendered

@@ -54,7 +54,8 @@ CHAT_TEMPLATE = """\
 {%- else -%}
 {%- for part in content -%}
 {%- if part.type == 'image' -%}<|vision_start|><|image_pad|><|vision_end|>
-{%- elif part.type == 'text' and not (images_only and content | selectattr('type', 'equalto', 'image') | list) -%}{{ part.text }}
+{%- elif part.type == 'text'
+    and not (images_only and content | selectattr('type', 'equalto', 'image') | list) -%}{{ part.text }}
 {%- endif -%}
 {%- endfor -%}
 {%- endif -%}
