@@ -38,7 +38,7 @@ STATE = "state.pt"
 class Settings:
     """What a run is; a saved state goes on only under the same settings."""
 
-    steps: int = 4100
+    steps: int = 6000
     seed: int = 0
     muon_lr: float = 2e-3
     adam_lr: float = 2e-3
