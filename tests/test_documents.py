@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 
-from vtagent.training.documents import (
+from vtagent.training.pages.documents import (
     HELD_OUT_FONTS,
     PAGE,
     TRAINING_FONTS,
@@ -18,7 +18,7 @@ from vtagent.training.documents import (
     load_font,
     render_document,
 )
-from vtagent.training.values import LABELS, QUESTIONS, Field, draw_fields
+from vtagent.training.pages.values import LABELS, QUESTIONS, Field, draw_fields
 
 PRINTS: tuple[PrintSize, ...] = ("large", "small")
 QUIET = Look(noise=(0.0, 0.0), jpeg=(95, 95), paper=(255, 255), ink=(0, 0))

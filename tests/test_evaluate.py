@@ -12,7 +12,7 @@ from vtagent.errors import DataError
 from vtagent.training import evaluate
 from vtagent.training.data import read_jsonl, rendered
 from vtagent.training.evaluate import Outcome, markdown, summarize
-from vtagent.training.policy import build_model, build_tokenizer, save_policy
+from vtagent.training.supervised.policy import build_model, build_tokenizer, save_policy
 
 ONE = Outcome(
     mode="zoom",

@@ -10,13 +10,22 @@ from PIL import Image
 from transformers import Qwen3VLForConditionalGeneration
 
 from vtagent.models.processor import VLProcessor
-from vtagent.training import lessons, pretrain
-from vtagent.training.batched import ATTENTION, encode_pages, hidden_states, packed_loss, patchify
-from vtagent.training.documents import Glyph, render_document
-from vtagent.training.lessons import HALF, TOKEN, Curriculum, Lessons, draw_batch, encode, glyph_slots, tokenizer
-from vtagent.training.packing import PackedRow, collate
-from vtagent.training.policy import CHAT_TEMPLATE, MERGE_SIZE, PATCH_SIZE, build_model, build_tokenizer, save_policy
+from vtagent.training.pages.documents import Glyph, render_document
 from vtagent.training.pretrain import STATE, Settings, Trainer, run
+from vtagent.training import pretrain
+from vtagent.training.supervised import lessons
+from vtagent.training.supervised.batched import ATTENTION, encode_pages, hidden_states, packed_loss, patchify
+from vtagent.training.supervised.lessons import Curriculum, Lessons, draw_batch, glyph_slots
+from vtagent.training.supervised.packing import PackedRow, collate
+from vtagent.training.supervised.policy import (
+    CHAT_TEMPLATE,
+    MERGE_SIZE,
+    PATCH_SIZE,
+    build_model,
+    build_tokenizer,
+    save_policy,
+)
+from vtagent.training.supervised.rows import HALF, TOKEN, encode, tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -65,7 +65,7 @@ async def ask(agent: ZoomAgent, store: ImageStore, example: Example, mode: str) 
         question=example.question,
         gold=example.answer,
         answer=answer,
-        right=answer is not None and answer.strip() == example.answer.strip(),
+        right=answer is not None and answer.strip() in [gold.strip() for gold in example.answers],
         zooms=usage["zooms"],
         visual_tokens=usage["visual_tokens"],
         full_visual_tokens=usage["full_visual_tokens"],

@@ -26,10 +26,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import Qwen3VLForConditionalGeneration
 
-from vtagent.training.batched import ATTENTION, encode_pages, hidden_states, packed_loss
-from vtagent.training.lessons import GLYPH_INDEX, SLOTS, Curriculum, LessonBatch, Lessons, tokenizer
-from vtagent.training.policy import build_model, save_policy
-from vtagent.training.probe import probe
+from vtagent.training.supervised.batched import ATTENTION, encode_pages, hidden_states, packed_loss
+from vtagent.training.supervised.lessons import GLYPH_INDEX, SLOTS, Curriculum, LessonBatch, Lessons
+from vtagent.training.supervised.policy import build_model, save_policy
+from vtagent.training.supervised.probe import probe
+from vtagent.training.supervised.rows import tokenizer
 
 STATE = "state.pt"
 

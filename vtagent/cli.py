@@ -173,7 +173,7 @@ def _save_views(path: list[dict[str, Any]], directory: Path, renderer: ViewRende
 
 
 def _samples(options: argparse.Namespace) -> None:
-    from vtagent.training.documents import PrintSize, render_document
+    from vtagent.training.pages.documents import PrintSize, render_document
 
     table = options.directory / "questions.jsonl"
     if table.exists():

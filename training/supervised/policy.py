@@ -18,7 +18,7 @@ import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
-from vtagent.training.values import LABELS, QUESTIONS, READ_ALL
+from vtagent.training.pages.values import LABELS, QUESTIONS, READ_ALL
 
 END = "<|im_end|>"
 SPECIAL = (

@@ -18,7 +18,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.qwen3_vl.modeling_qwen3_vl import rotate_half
 from transformers.vision_utils import get_vision_interpolation_indices_and_weights, get_vision_position_ids
 
-from vtagent.training.packing import IGNORED, PackedBatch
+from vtagent.training.supervised.packing import IGNORED, PackedBatch
 
 
 def patchify(pixels: Tensor, patch: int, merge: int) -> Tensor:

@@ -18,36 +18,38 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Literal
 
 import numpy as np
 import torch
 from PIL import Image
-from tokenizers import Tokenizer
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
-from vtagent.training.documents import PAGE, Document, Glyph, PrintSize, render_document, render_strings
-from vtagent.training.packing import PackedBatch, PackedRow, collate
-from vtagent.training.policy import CALL_HEAD, CALL_TAIL, END, build_tokenizer
-from vtagent.training.values import PRINTED, READ_ALL, draw_lesson_page, draw_line
+from vtagent.training.pages.documents import PAGE, Document, Glyph, PrintSize, render_document, render_strings
+from vtagent.training.pages.values import PRINTED, draw_lesson_page, draw_line
+from vtagent.training.supervised.packing import PackedBatch, PackedRow, collate
+from vtagent.training.supervised.policy import CALL_HEAD, CALL_TAIL, END
+from vtagent.training.supervised.rows import (
+    FORMAT_WEIGHT,
+    HALF,
+    STRIP,
+    TOKEN,
+    add_image,
+    answer,
+    ask,
+    encode,
+    learn,
+    page_row,
+    tokenizer,
+    trunk,
+)
 
 Lesson = Literal["glyphs", "line", "near", "full", "zoomed", "decide"]
 
-TOKEN = 16
-"""Side of a visual token in pixels."""
 SLOTS = (2, 4)
 """Rows and columns of glyph slots in a token: 8 × 4 pixels, so that two glyphs rarely share one."""
 BATCH: dict[Lesson, int] = {"glyphs": 64, "line": 64, "near": 32, "full": 12, "zoomed": 12, "decide": 32}
-HALF = (PAGE[0] // 2, PAGE[1] // 2)
-STRIP = (112, 32)
-FORMAT_WEIGHT = 0.25
-"""Loss weight of the tokens that carry the protocol; those of a value and of the decision weigh 1."""
-
-LONGEST_ROW = {STRIP: 96, HALF: 128, PAGE: 224}
-LONGEST_BRANCH = 27
-"""Tokens of a row by view size, and of a question with its reply; what does not fit is left out: few shapes occur."""
 
 GLYPH_INDEX = {char: i + 1 for i, char in enumerate(PRINTED)}
 """0 is an empty slot."""
@@ -109,27 +111,9 @@ def draw_batch(lesson: Lesson, step: int, *, read_all: float = 0.0) -> LessonBat
     if lesson == "glyphs":
         return _glyph_batch(rng, step)
     examples = [_EXAMPLES[lesson](rng, seed, read_all) for seed in seeds]
-    views = tuple(_pixels([e[0][i] for e in examples]) for i in range(len(examples[0][0])))
+    views = tuple(stack_pixels([e[0][i] for e in examples]) for i in range(len(examples[0][0])))
     slots = torch.stack([glyph_slots(e[1], views[-1].shape[-1], views[-1].shape[-2]) for e in examples])
     return LessonBatch(lesson, views, slots, collate([e[2] for e in examples], pad=tokenizer().pad_token_id))
-
-
-@cache
-def tokenizer():  # type: ignore[no-untyped-def]
-    """One tokenizer a process."""
-    return build_tokenizer()
-
-
-@cache
-def _backend() -> Tokenizer:
-    backend: Tokenizer = tokenizer().backend_tokenizer
-    return backend
-
-
-@cache
-def encode(text: str) -> tuple[int, ...]:
-    """Token ids of a text."""
-    return tuple(_backend().encode(text, add_special_tokens=False).ids)
 
 
 def half(image: Image.Image) -> Image.Image:
@@ -137,7 +121,7 @@ def half(image: Image.Image) -> Image.Image:
     return image.resize((image.width // 2, image.height // 2), Image.Resampling.BICUBIC)
 
 
-def _pixels(images: Sequence[Image.Image]) -> Tensor:
+def stack_pixels(images: Sequence[Image.Image]) -> Tensor:
     return torch.from_numpy(np.stack([np.asarray(image) for image in images])).permute(0, 3, 1, 2).contiguous()
 
 
@@ -179,7 +163,7 @@ def _glyph_batch(rng: random.Random, step: int) -> LessonBatch:
         add(half(image), _shifted(glyphs, scale=0.5))
         left, top = rng.randint(0, PAGE[0] - width), rng.randint(0, PAGE[1] - height)
         add(image.crop((left, top, left + width, top + height)), _shifted(glyphs, left=left, top=top))
-    return LessonBatch("glyphs", (_pixels(images),), torch.stack(slots), None)
+    return LessonBatch("glyphs", (stack_pixels(images),), torch.stack(slots), None)
 
 
 Example = tuple[list[Image.Image], Sequence[Glyph], PackedRow]
@@ -192,7 +176,7 @@ def _line(rng: random.Random, seed: str, _: float) -> Example:
     else:
         document = render_document(seed, print_size="large", fields=draw_line, size=(2 * STRIP[0], 2 * STRIP[1]))
         image, glyphs = half(document.image), tuple(_shifted(document.glyphs, scale=0.5))
-    return [image], glyphs, _row(rng, document, STRIP, tools=False, read_all=1.0)
+    return [image], glyphs, page_row(rng, document, STRIP, tools=False, read_all=1.0)
 
 
 def _near(rng: random.Random, seed: str, read_all: float) -> Example:
@@ -200,44 +184,44 @@ def _near(rng: random.Random, seed: str, read_all: float) -> Example:
     print_size: PrintSize = "large" if kind < 0.6 else "small"
     document = render_document(seed, print_size=print_size, fields=draw_lesson_page)
     if kind < 0.6:
-        row = _row(rng, document, HALF, tools=rng.random() < 0.5, read_all=read_all)
+        row = page_row(rng, document, HALF, tools=rng.random() < 0.5, read_all=read_all)
         return [half(document.image)], _shifted(document.glyphs, scale=0.5), row
     if kind < 0.7:
-        row = _row(rng, document, HALF, tools=rng.random() < 0.8, readable=False)
+        row = page_row(rng, document, HALF, tools=rng.random() < 0.8, readable=False)
         return [half(document.image)], [], row
     window = _window(rng, document)
     if window is None:
         return _near(rng, seed + "'", read_all)
     left, top = window
     image = document.image.crop((left, top, left + HALF[0], top + HALF[1]))
-    row = _row(rng, document, HALF, tools=False, read_all=read_all)
+    row = page_row(rng, document, HALF, tools=False, read_all=read_all)
     return [image], _shifted(document.glyphs, left=left, top=top), row
 
 
 def _full(rng: random.Random, seed: str, read_all: float) -> Example:
     document = render_document(seed, print_size=rng.choice(("large", "small")), fields=draw_lesson_page)
-    return [document.image], document.glyphs, _row(rng, document, PAGE, tools=False, read_all=read_all)
+    return [document.image], document.glyphs, page_row(rng, document, PAGE, tools=False, read_all=read_all)
 
 
 def _zoomed(rng: random.Random, seed: str, _: float) -> Example:
     document = render_document(seed, print_size=rng.choice(("large", "small")), fields=draw_lesson_page)
-    row = _trunk(HALF, tools=True)
+    row = trunk(HALF, tools=True)
     asked = rng.choice(document.fields)
-    _ask(row, asked.question(rng))
-    _learn(row, f"<think>{asked.label}</think>", FORMAT_WEIGHT)
-    _learn(row, "<tool_call>", 0.0)
-    _learn(row, CALL_HEAD + CALL_TAIL + "</tool_call>" + END, FORMAT_WEIGHT)
+    ask(row, asked.question(rng))
+    learn(row, f"<think>{asked.label}</think>", FORMAT_WEIGHT)
+    learn(row, "<tool_call>", 0.0)
+    learn(row, CALL_HEAD + CALL_TAIL + "</tool_call>" + END, FORMAT_WEIGHT)
     row.text(encode("\n<|im_start|>user\n<tool_response><|vision_start|>"))
-    _image(row, PAGE)
+    add_image(row, PAGE)
     row.text(encode("<|vision_end|></tool_response><|im_end|>\n<|im_start|>assistant\n"))
-    _answer(row, asked.label, asked.value, 1.0)
+    answer(row, asked.label, asked.value, 1.0)
     return [half(document.image), document.image], document.glyphs, row
 
 
 def _decide(rng: random.Random, seed: str, _: float) -> Example:
     print_size: PrintSize = rng.choice(("large", "small"))
     document = render_document(seed, print_size=print_size)
-    row = _row(rng, document, HALF, tools=True, calls=float(print_size == "small"))
+    row = page_row(rng, document, HALF, tools=True, calls=float(print_size == "small"))
     return [half(document.image)], [], row
 
 
@@ -252,65 +236,3 @@ def _window(rng: random.Random, document: Document) -> tuple[int, int] | None:
     if lefts[0] > lefts[1] or tops[0] > tops[1]:
         return None
     return rng.randint(*lefts), rng.randint(*tops)
-
-
-def _row(
-    rng: random.Random,
-    document: Document,
-    size: tuple[int, int],
-    *,
-    tools: bool,
-    read_all: float = 0.0,
-    readable: bool = True,
-    calls: float = 0.5,
-) -> PackedRow:
-    """A branch for each field, three as a rule. Where the tool is offered, a share `calls` of them calls it."""
-    row = _trunk(size, tools=tools)
-    if rng.random() < read_all:
-        row.branch()
-        _ask(row, READ_ALL)
-        _answer(row, "", "\n".join(f"{f.label} {f.value}".strip() for f in document.fields), 1.0)
-    for f in rng.sample(document.fields, len(document.fields)):
-        if not f.label or len(row.ids) + LONGEST_BRANCH > LONGEST_ROW[size]:
-            break
-        row.branch()
-        _ask(row, f.question(rng))
-        if tools and rng.random() < calls:
-            _learn(row, f"<think>{f.label}</think>", FORMAT_WEIGHT)
-            _learn(row, "<tool_call>", 1.0)
-            _learn(row, CALL_HEAD + CALL_TAIL + "</tool_call>" + END, FORMAT_WEIGHT)
-        else:
-            _answer(row, f.label, f.value, 1.0 if readable else 0.0, decision=1.0 if tools else FORMAT_WEIGHT)
-    return row
-
-
-def _trunk(size: tuple[int, int], *, tools: bool) -> PackedRow:
-    row = PackedRow(encode("<|image_pad|>")[0])
-    if tools:
-        row.text(encode("<|im_start|>system\n<tools><|im_end|>\n"))
-    row.text(encode("<|im_start|>user\n<|vision_start|>"))
-    _image(row, size)
-    return row
-
-
-def _image(row: PackedRow, size: tuple[int, int]) -> None:
-    row.image(size[1] // TOKEN, size[0] // TOKEN)
-
-
-def _ask(row: PackedRow, question: str) -> None:
-    row.text(encode("<|vision_end|>"))
-    row.text(encode(question))
-    row.text(encode(f"{END}\n<|im_start|>assistant\n"))
-
-
-def _learn(row: PackedRow, text: str, weight: float) -> None:
-    ids = encode(text)
-    row.text(ids, weights=[weight] * len(ids))
-
-
-def _answer(row: PackedRow, thought: str, value: str, weight: float, *, decision: float = FORMAT_WEIGHT) -> None:
-    """`weight` 0 teaches the form of an answer to what cannot be read, and no guess at its content."""
-    _learn(row, f"<think>{thought}</think>", FORMAT_WEIGHT)
-    _learn(row, "<answer>", decision)
-    _learn(row, value, weight)
-    _learn(row, "</answer>" + END, FORMAT_WEIGHT)

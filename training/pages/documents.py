@@ -19,7 +19,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from vtagent.training.values import PRINTED, Field, draw_page
+from vtagent.training.pages.values import PRINTED, Field, draw_page
 
 PAGE = (224, 160)
 """Width and height of a page in pixels."""

@@ -8,10 +8,11 @@ from functools import cache
 import torch
 from transformers import Qwen3VLForConditionalGeneration
 
-from vtagent.training.batched import encode_pages, hidden_states
-from vtagent.training.documents import PAGE, PrintSize, render_document
-from vtagent.training.lessons import HALF, _pixels, _row, half, tokenizer
-from vtagent.training.packing import PackedBatch, collate
+from vtagent.training.pages.documents import PAGE, PrintSize, render_document
+from vtagent.training.supervised.batched import encode_pages, hidden_states
+from vtagent.training.supervised.lessons import half, stack_pixels
+from vtagent.training.supervised.packing import PackedBatch, collate
+from vtagent.training.supervised.rows import HALF, page_row, tokenizer
 
 PAGES = 96
 
@@ -21,8 +22,8 @@ def _pages(print_size: PrintSize, quarter: bool) -> tuple[torch.Tensor, PackedBa
     rng = random.Random("probe")
     documents = [render_document(f"probe/{i}", print_size=print_size) for i in range(PAGES)]
     images = [half(d.image) if quarter else d.image for d in documents]
-    rows = [_row(rng, d, HALF if quarter else PAGE, tools=False) for d in documents]
-    return _pixels(images), collate(rows, pad=tokenizer().pad_token_id)
+    rows = [page_row(rng, d, HALF if quarter else PAGE, tools=False) for d in documents]
+    return stack_pixels(images), collate(rows, pad=tokenizer().pad_token_id)
 
 
 @torch.no_grad()

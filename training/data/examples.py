@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from vtagent.errors import DataError
-from vtagent.training.documents import TRAINING_LOOK, WIDE_LOOK, PrintSize, render_document
+from vtagent.training.pages.documents import TRAINING_LOOK, WIDE_LOOK, PrintSize, render_document
 
 Domain = Literal["training", "wide"]
 LOOKS = {"training": TRAINING_LOOK, "wide": WIDE_LOOK}
@@ -19,13 +19,21 @@ LOOKS = {"training": TRAINING_LOOK, "wide": WIDE_LOOK}
 
 @dataclass(frozen=True)
 class Example:
-    """One question. `image` is an encoded file, `source` a name to report by, such as "small print"."""
+    """One question."""
 
     id: str
     image: bytes
+    """An encoded file."""
     question: str
-    answer: str
+    answers: tuple[str, ...]
+    """Gold answers, any of which is right; the first is the one to show. Never empty."""
     source: str
+    """A name to report by, such as "small print"."""
+
+    @property
+    def answer(self) -> str:
+        """The gold answer to show."""
+        return self.answers[0]
 
 
 def rendered(
@@ -44,7 +52,7 @@ def rendered(
             file = io.BytesIO()
             document.image.save(file, "PNG")
             yield Example(
-                f"{print_size}/{number}", file.getvalue(), field.question(rng), field.value, f"{print_size} print"
+                f"{print_size}/{number}", file.getvalue(), field.question(rng), (field.value,), f"{print_size} print"
             )
 
 
@@ -62,7 +70,7 @@ def read_jsonl(path: Path) -> Iterator[Example]:
         try:
             row = json.loads(line)
             image = (path.parent / row["image"]).read_bytes()
-            yield Example(row["image"], image, row["question"], row["answer"], f"{row.get('print', 'any')} print")
+            yield Example(row["image"], image, row["question"], (row["answer"],), f"{row.get('print', 'any')} print")
         except (json.JSONDecodeError, TypeError) as error:
             raise DataError(f"{path}, line {number}: not a JSON object") from error
         except KeyError as error:
