@@ -89,7 +89,7 @@ class Act(Node):
         reply = _last_reply(state)
         answers, commands = _sorted_out(output)
         said: list[BaseMessage] = []
-        ledger = _Ledger(state, settings, self.zoom, self.store, self.vision)
+        ledger = Ledger(state, settings, self.zoom, self.store, self.vision)
         for call in reply.tool_calls:
             name, id_ = call["name"], str(call["id"])
             if name not in self.names:
@@ -99,7 +99,7 @@ class Act(Node):
                 answer = answers.pop(id_)
                 said.append(ledger.granted(answer) if name == self.zoom else self._without_pixels(answer))
         for bad in reply.invalid_tool_calls:
-            said.append(ledger.mistake(_why(bad), bad["name"] or self.zoom, str(bad["id"])))
+            said.append(ledger.mistake(why(bad), bad["name"] or self.zoom, str(bad["id"])))
         said += [self._without_pixels(answer) for answer in answers.values()]
         for event in ledger.events:
             runtime.stream_writer(event)
@@ -123,7 +123,7 @@ class Act(Node):
         return [record(view, by, tool_name=self.zoom, vision=self.vision) for view, by in shown]
 
 
-class _Ledger:
+class Ledger:
     """The run's accounts while the calls of one reply are answered."""
 
     def __init__(
@@ -188,6 +188,7 @@ def _say(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"[:1000]
 
 
-def _why(bad: InvalidToolCall) -> str:
+def why(bad: InvalidToolCall) -> str:
+    """What was wrong with a call that could not be read, in words for the model."""
     name = f" of {bad['name'][:80]!r}" if bad["name"] else ""
     return (bad["error"] or f"The call{name} could not be read: its arguments are not valid JSON.").strip()[:500]
