@@ -97,10 +97,12 @@ class Act(Node):
                 said.append(ledger.mistake(f"There is no tool {name[:80]!r}; call one of: {known}.", name[:80], id_))
             elif id_ in answers:
                 answer = answers.pop(id_)
-                said.append(ledger.granted(answer) if name == self.zoom else self._without_pixels(answer))
+                said.append(
+                    ledger.granted(answer) if name == self.zoom else without_pixels(answer, self.store, self.fetch)
+                )
         for bad in reply.invalid_tool_calls:
             said.append(ledger.mistake(why(bad), bad["name"] or self.zoom, str(bad["id"])))
-        said += [self._without_pixels(answer) for answer in answers.values()]
+        said += [without_pixels(answer, self.store, self.fetch) for answer in answers.values()]
         for event in ledger.events:
             runtime.stream_writer(event)
         if tool_views := self._views_of_other_tools(said):
@@ -109,14 +111,6 @@ class Act(Node):
         ledger.usage["seconds"] += time.perf_counter() - start
         update = {"messages": said, "views": ledger.views, "usage": ledger.usage}
         return [*commands, update] if commands else update
-
-    def _without_pixels(self, message: ToolMessage) -> ToolMessage:
-        try:
-            changed = take_in([message], self.store, self.fetch)
-        except ImageError as error:
-            text = f"{message.name} returned an image that cannot be used: {error}"
-            return message.model_copy(update={"content": text, "status": "error", "artifact": None})
-        return next((new for new in changed if isinstance(new, ToolMessage)), message)
 
     def _views_of_other_tools(self, said: Iterable[BaseMessage]) -> list[ViewRecord]:
         shown = shown_views([message for message in said if message.name != self.zoom], self.store)
@@ -163,6 +157,16 @@ class Ledger:
             if (cost := view.tokens(self.vision)) > left:
                 return f"This view costs {cost} visual tokens and {left} are left. Ask for a smaller region, or answer."
         return None
+
+
+def without_pixels(message: ToolMessage, store: ImageStore, fetch: Fetch | None) -> ToolMessage:
+    """What another tool answered, with references for its pictures; one that cannot be used is told of in words."""
+    try:
+        changed = take_in([message], store, fetch)
+    except ImageError as error:
+        text = f"{message.name} returned an image that cannot be used: {error}"
+        return message.model_copy(update={"content": text, "status": "error", "artifact": None})
+    return next((new for new in changed if isinstance(new, ToolMessage)), message)
 
 
 def _last_reply(state: ZoomState) -> AIMessage:

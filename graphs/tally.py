@@ -1,0 +1,79 @@
+"""What one run of someone else's agent has looked at and spent, counted from its messages, and which budget is spent.
+
+Nothing is kept between runs or outside the state: parallel calls of tools come to the same count, and so does a run
+that is taken up again after a restart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypedDict
+
+from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
+
+from vtagent.graphs.ledger import forced_by, full_visual_tokens, record, visual_tokens
+from vtagent.graphs.state import Stop, Usage, ViewRecord, ZoomContext, no_usage
+from vtagent.images import ImageStore
+from vtagent.tools.shown import image_blocks, shown_views
+from vtagent.visual_tokens import VisionSpec
+
+
+class Looking(TypedDict):
+    """What an agent's run has looked at."""
+
+    views: list[ViewRecord]
+    """What the latest call of the model was shown."""
+    usage: Usage
+    """What the run has cost; `seconds` is time in calls of the model."""
+    stop: Stop | None
+    """The budget that ended the looking; None: there was more to be had."""
+
+
+def nothing_yet() -> Looking:
+    """The tally of a run that has not begun."""
+    return Looking(views=[], usage=no_usage(), stop=None)
+
+
+def looking_of(state: Mapping[str, Any]) -> Looking:
+    """The tally in an agent's state."""
+    looking: Looking | None = state.get("zoom")
+    return looking or nothing_yet()
+
+
+def with_answers(looking: Looking, messages: Sequence[BaseMessage], *, tool_name: str) -> Usage:
+    """The usage once the tool messages that answer the last reply are counted: what was granted, what failed."""
+    reply, answers = last_batch(messages)
+    usage = looking["usage"].copy()
+    unread = {call["id"] for call in reply.invalid_tool_calls} if reply else set()
+    for answer in answers:
+        if answer.name == tool_name and answer.status != "error" and any(image_blocks([answer])):
+            usage["zooms"] += 1
+        elif answer.status == "error" and (answer.name == tool_name or answer.tool_call_id in unread):
+            usage["mistakes"] += 1
+    return usage
+
+
+def last_batch(messages: Sequence[BaseMessage]) -> tuple[AIMessage | None, list[ToolMessage]]:
+    """The last reply, and the tool messages that follow it."""
+    answers: list[ToolMessage] = []
+    for message in reversed(messages):
+        if isinstance(message, AIMessage):
+            return message, answers[::-1]
+        if isinstance(message, ToolMessage):
+            answers.append(message)
+    return None, []
+
+
+def in_view(
+    messages: Sequence[BaseMessage], store: ImageStore, *, tool_name: str, vision: VisionSpec
+) -> tuple[list[ViewRecord], dict[str, Any]]:
+    """The distinct views in the messages, and the part of the usage that follows from them."""
+    shown = shown_views(messages, store)
+    views = [record(view, by, tool_name=tool_name, vision=vision) for view, by in shown]
+    full = full_visual_tokens([view for view, _ in shown], vision)
+    return views, {"visual_tokens": visual_tokens(views), "full_visual_tokens": full}
+
+
+def spent(usage: Usage, settings: ZoomContext) -> Stop | None:
+    """Which budget for looking is used up. How often an agent calls its model is its own affair: turns do not count."""
+    return forced_by({**usage, "turns": 0}, settings, other_tools=False)
