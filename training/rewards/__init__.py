@@ -1,5 +1,6 @@
 """What a rollout is worth: graders say whether an answer is right, a group's verdicts become rewards."""
 
+from vtagent.training.rewards.grading import Cascade, Grader, build_grader, chat_model
 from vtagent.training.rewards.group import (
     PENALTIES,
     Penalty,
@@ -9,5 +10,23 @@ from vtagent.training.rewards.group import (
     direct_share,
     group_rewards,
 )
+from vtagent.training.rewards.judge import Judge
+from vtagent.training.rewards.rules import anls, exact, numeric
 
-__all__ = ["PENALTIES", "Penalty", "Reward", "RewardSettings", "Verdict", "direct_share", "group_rewards"]
+__all__ = [
+    "PENALTIES",
+    "Cascade",
+    "Grader",
+    "Judge",
+    "Penalty",
+    "Reward",
+    "RewardSettings",
+    "Verdict",
+    "anls",
+    "build_grader",
+    "chat_model",
+    "direct_share",
+    "exact",
+    "group_rewards",
+    "numeric",
+]

@@ -1,0 +1,182 @@
+"""A language model says whether a prediction means the same as a gold answer: right, wrong, or no verdict.
+
+A judge that is down, slow or babbling gives no verdict, and nothing is made up in its place. What it is told, and how
+its replies are read: `judge_prompt`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+import random
+import time
+import weakref
+from collections import Counter
+from collections.abc import Sequence
+
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import BaseMessage
+
+from vtagent.errors import ModelError
+from vtagent.training.rewards.cache import VerdictCache
+from vtagent.training.rewards.judge_prompt import INSTRUCTIONS, prompt, read_verdict
+
+_PATIENCE = 8  # failures in a row after which the judge is taken to be down
+_PAUSE = 30.0  # seconds for which a judge that is down is not asked
+
+_log = logging.getLogger(__name__)
+
+
+class Judge:
+    """Asks a chat model, a few questions at a time.
+
+    Args:
+        model: Any chat model; it is shown text alone. Its own temperature should be 0.
+        name: What tells this judge from another in the cache; by default the model's class and parameters.
+        cache: Where verdicts are kept.
+        concurrency: Questions under way at once.
+        attempts: How often one question is asked before it is given up.
+        backoff: Seconds before the second attempt; doubled for each further one, give or take a half.
+        timeout: Seconds for one reply.
+        max_characters: A longer prediction is wrong, unasked: no answer is an essay.
+
+    Attributes:
+        counts: "asked", "cached", "shared" (an equal question was under way), "retried", "failed".
+    """
+
+    def __init__(
+        self,
+        model: BaseChatModel,
+        *,
+        name: str | None = None,
+        cache: VerdictCache | None = None,
+        concurrency: int = 16,
+        attempts: int = 4,
+        backoff: float = 1.0,
+        timeout: float = 60.0,
+        max_characters: int = 1000,
+    ) -> None:
+        self.model = model
+        self.name = name or identity(model)
+        self.cache = cache
+        self.concurrency, self.attempts = concurrency, attempts
+        self.backoff, self.timeout, self.max_characters = backoff, timeout, max_characters
+        self.counts: Counter[str] = Counter()
+        self._known: dict[str, bool] = {}
+        self._lanes: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Lane] = weakref.WeakKeyDictionary()
+        self._failures_in_a_row = 0
+        self._down_until = 0.0
+        self._last_trouble = ""
+
+    async def grade(self, question: str, answers: Sequence[str], prediction: str | None) -> bool | None:
+        """Whether the prediction means the same as one of the answers; None: there is no verdict, and it cannot count.
+
+        Equal questions are asked once, however many rollouts ask them and whenever.
+        """
+        if prediction is None or not prediction.strip() or len(prediction) > self.max_characters:
+            return False
+        key = self.key(question, answers, prediction)
+        known = self._known.get(key)
+        if known is None and self.cache is not None:
+            known = self.cache.get(key)
+        if known is not None:
+            self.counts["cached"] += 1
+            return known
+        lane = self._lanes.setdefault(asyncio.get_running_loop(), _Lane(self.concurrency))
+        if (task := lane.under_way.get(key)) is not None:
+            self.counts["shared"] += 1
+        else:
+            task = asyncio.create_task(self._ask(lane, key, question, answers, prediction))
+            lane.under_way[key] = task
+            task.add_done_callback(lambda _: lane.under_way.pop(key, None))
+        return await asyncio.shield(task)
+
+    async def check(self) -> None:
+        """Ask two questions with plain answers, as a start-up check.
+
+        Raises:
+            ModelError: No verdict came, or a wrong one.
+        """
+        question = "How many chairs are in the picture?"
+        for prediction, expected in (("There are three chairs.", True), ("four", False)):
+            messages = prompt(question, ["3"], prediction)
+            try:
+                reply = await asyncio.wait_for(self.model.ainvoke(messages), self.timeout)
+            except Exception as error:  # whatever the model's client raises
+                raise ModelError(f"the judge {self.name} does not answer: {_one_line(error)}") from error
+            if (verdict := read_verdict(reply.text)) is not expected:
+                said = "gives no verdict" if verdict is None else "misjudges"
+                raise ModelError(
+                    f"the judge {self.name} {said}: asked whether {prediction!r} means 3, it says {reply.text!r:.200}"
+                )
+
+    def key(self, question: str, answers: Sequence[str], prediction: str) -> str:
+        """The name of a question to this judge: all that its verdict depends on, hashed."""
+        parts = [self.name, INSTRUCTIONS, prompt(question, answers, prediction)[1].content]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+    async def _ask(self, lane: _Lane, key: str, question: str, answers: Sequence[str], prediction: str) -> bool | None:
+        messages = prompt(question, answers, prediction)
+        for attempt in range(self.attempts):
+            if attempt:
+                self.counts["retried"] += 1
+                await asyncio.sleep(min(30.0, self.backoff * 2 ** (attempt - 1)) * random.uniform(0.5, 1.5))
+            async with lane.gate:
+                if time.monotonic() < self._down_until:
+                    break
+                verdict = await self._once(messages)
+            if verdict is not None:
+                self._failures_in_a_row = 0
+                self._known[key] = verdict
+                if self.cache is not None:
+                    about = {"question": question, "answers": list(answers), "prediction": prediction}
+                    self.cache.put(key, verdict, judge=self.name, **about)
+                return verdict
+        self._failed()
+        return None
+
+    async def _once(self, messages: list[BaseMessage]) -> bool | None:
+        self.counts["asked"] += 1
+        try:
+            reply = await asyncio.wait_for(self.model.ainvoke(messages), self.timeout)
+        except Exception as error:  # whatever the model's client raises
+            self._last_trouble = _one_line(error)
+            return None
+        if (verdict := read_verdict(reply.text)) is None:
+            self._last_trouble = f"no verdict in {reply.text!r:.200}"
+        return verdict
+
+    def _failed(self) -> None:
+        self.counts["failed"] += 1
+        self._failures_in_a_row += 1
+        if self._failures_in_a_row >= _PATIENCE and time.monotonic() >= self._down_until:
+            self._down_until = time.monotonic() + _PAUSE
+            _log.warning(
+                "the judge %s failed %d times in a row (%s): not asked for %.0f s, its rows stay unscored",
+                self.name,
+                self._failures_in_a_row,
+                self._last_trouble,
+                _PAUSE,
+            )
+
+
+class _Lane:
+    """What belongs to one event loop."""
+
+    def __init__(self, concurrency: int) -> None:
+        self.gate = asyncio.Semaphore(concurrency)
+        self.under_way: dict[str, asyncio.Task[bool | None]] = {}
+
+
+def identity(model: BaseChatModel) -> str:
+    """The model's class and plain parameters, as one line."""
+    parameters = {
+        name: value for name, value in model._identifying_params.items() if isinstance(value, str | int | float | bool)
+    }
+    return json.dumps([model._llm_type, parameters], sort_keys=True)
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
