@@ -1,1 +1,1 @@
-"""Reinforcement learning over the compiled graph: runs become rows of a trainer, token by token as they were sampled."""
+"""Reinforcement learning over the compiled graph: runs become rows of a trainer, token by token as sampled."""

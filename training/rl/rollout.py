@@ -23,7 +23,7 @@ class Turn:
     logprobs: tuple[float, ...]
     """One per sampled token: log-softmax of the logits divided by the temperature."""
     finish_reason: FinishReason
-    images: tuple[EngineImage, ...] = ()
+    images: tuple[EngineImage, ...] = field(default=(), repr=False)
     """All that the prompt of this reply shows, those of earlier turns included, in the order of their placeholders."""
 
 
