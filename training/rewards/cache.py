@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 import time
 import uuid
+from contextlib import suppress
 from pathlib import Path
 from threading import Lock
-from typing import Any, BinaryIO
+from typing import Any
 
 from vtagent.errors import DataError
 
@@ -38,7 +39,6 @@ class VerdictCache:
         self._known: dict[str, bool] = {}
         self._read: dict[Path, int] = {}
         self._own = folder / f"{time.time_ns()}-{uuid.uuid4().hex[:8]}.jsonl"
-        self._file: BinaryIO | None = None
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._refresh()
@@ -59,19 +59,8 @@ class VerdictCache:
         line = json.dumps({"key": key, "right": right, **about}, ensure_ascii=True) + "\n"
         with self._lock:
             self._known[key] = right
-            try:
-                if self._file is None:
-                    self._file = self._own.open("ab", buffering=0)
-                self._file.write(line.encode())
-            except OSError:
-                pass
-
-    def close(self) -> None:
-        """Close this process's file; the next verdict opens it again."""
-        with self._lock:
-            if self._file is not None:
-                self._file.close()
-                self._file = None
+            with suppress(OSError), self._own.open("ab") as file:
+                file.write(line.encode())
 
     def _refresh(self) -> None:
         """Read what was appended since the last look; an unfinished last line is left for the next."""
