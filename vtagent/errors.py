@@ -10,7 +10,8 @@ VtagentError
 ├── RegionError           a box that cannot be meant
 ├── ReplyError            a reply that breaks the protocol; the message is written for the model to act on
 ├── ModelError            a checkpoint or server that cannot be used, or that failed
-└── DataError             a bad training or evaluation input file
+├── DataError             a bad training or evaluation input file
+└── SettingsError         training settings, or an installed library, that training cannot work with
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ __all__ = [
     "ModelError",
     "RegionError",
     "ReplyError",
+    "SettingsError",
     "UnreadableImage",
     "VtagentError",
 ]
@@ -72,3 +74,7 @@ class ModelError(VtagentError):
 
 class DataError(VtagentError):
     """A training or evaluation input file is bad."""
+
+
+class SettingsError(VtagentError):
+    """The training settings, or the libraries installed, cannot work."""
