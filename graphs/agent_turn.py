@@ -76,7 +76,8 @@ class Turns:
         settings = settings_of(request.runtime.context, self.defaults)
         name, model = self.zoom_tool.name, settings.model or request.model
         others = [tool for tool in request.tools if _name(tool) != name]
-        usage = with_answers(looking_of(request.state), request.state["messages"], tool_name=name)
+        known = {str(_name(tool)) for tool in others}
+        usage = with_answers(looking_of(request.state), request.state["messages"], tool_name=name, others=known)
         stop = spent(usage, settings) if settings.max_zooms else None
         # A model that has nothing but zooms keeps the tool when it must answer: the prompt's prefix stays as it was.
         only_zooms = not others and request.response_format is None
@@ -104,6 +105,11 @@ class Turns:
     def _reader(self, model: BaseChatModel, messages: Sequence[BaseMessage]) -> BaseChatModel:
         """The model if it reads references, from its own store; else the model behind a step that puts pixels in."""
         if reads_references(model):
+            if getattr(model, "vision", self.vision) != self.vision:
+                raise ModelError(
+                    f"the middleware was made for other image sizes than {type(model).__name__} sees: "
+                    "ZoomMiddleware(model) takes them from the model"
+                )
             theirs: ImageStore = getattr(model, "store", self.store)
             if theirs is not self.store:
                 for name in {name_of(block["url"]) for _, block in image_blocks(messages)}:

@@ -6,7 +6,7 @@ that is taken up again after a restart.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, TypedDict
 
 from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
@@ -40,16 +40,25 @@ def looking_of(state: Mapping[str, Any]) -> Looking:
     return looking or nothing_yet()
 
 
-def with_answers(looking: Looking, messages: Sequence[BaseMessage], *, tool_name: str) -> Usage:
-    """The usage once the tool messages that answer the last reply are counted: what was granted, what failed."""
+def with_answers(
+    looking: Looking, messages: Sequence[BaseMessage], *, tool_name: str, others: Collection[str]
+) -> Usage:
+    """The usage once the tool messages that answer the last reply are counted.
+
+    Args:
+        looking: The tally when the last reply was made.
+        messages: The conversation.
+        tool_name: The zoom tool's name.
+        others: The names of the agent's other tools. Their failures are no mistakes of looking; all others are.
+    """
     reply, answers = last_batch(messages)
     usage = looking["usage"].copy()
     unread = {call["id"] for call in reply.invalid_tool_calls} if reply else set()
     for answer in answers:
-        if answer.name == tool_name and answer.status != "error" and any(image_blocks([answer])):
+        if answer.status == "error":
+            usage["mistakes"] += answer.name not in others or answer.tool_call_id in unread
+        elif answer.name == tool_name and any(image_blocks([answer])):
             usage["zooms"] += 1
-        elif answer.status == "error" and (answer.name == tool_name or answer.tool_call_id in unread):
-            usage["mistakes"] += 1
     return usage
 
 

@@ -22,10 +22,13 @@ HEAVY |= {"openai", "langchain_openai", "langchain", "typer", "rich"}
 # The modules that may stand on an extra: the command line's output, and the engines behind the models' contract.
 CORE_MODELS = {"vtagent.models", "vtagent.models.chat", "vtagent.models.engine"}
 
+FOR_THE_TERMINAL = {"vtagent.cli", "vtagent.__main__", "vtagent.terminal"}
+FOR_AGENTS = {"vtagent.graphs.middleware", "vtagent.graphs.agent_turn", "vtagent.graphs.agent_zooms"}
+
 
 def needs_an_extra(module: str) -> bool:
     behind = module.startswith("vtagent.models.") and module not in CORE_MODELS
-    return behind or module in {"vtagent.cli", "vtagent.__main__", "vtagent.terminal"}
+    return behind or module in FOR_THE_TERMINAL or module in FOR_AGENTS
 
 
 LINKED = {"tools", "graphs", "training"}
