@@ -38,8 +38,6 @@ class Job:
     example: Example
     seed: int
     """All that the run samples follows from it and from the weights."""
-    banned: tuple[frozenset[int], ...] = ()
-    """Tokens that may not be sampled, reply by reply: how a decision is forced without changing the prompt."""
 
 
 class Tap:
@@ -48,20 +46,15 @@ class Tap:
     One seed for all replies would hand the second reply the very random numbers that decided the first one.
     """
 
-    def __init__(self, engine: Engine, job: Job) -> None:
+    def __init__(self, engine: Engine, seed: int, banned: frozenset[int]) -> None:
         self.context = getattr(engine, "context", None)
         self.exchanges: list[tuple[Request, Future[Generation]]] = []
-        self._engine, self._job = engine, job
+        self._engine, self._seed, self._banned = engine, seed, banned
 
     def submit(self, request: Request) -> Future[Generation]:
         """See `Engine.submit`."""
-        turn = len(self.exchanges)
-        forbidden = self._job.banned[turn] if turn < len(self._job.banned) else frozenset()
-        sampling = replace(
-            request.sampling,
-            seed=random.Random(f"{self._job.seed}/{turn}").getrandbits(48),
-            banned=request.sampling.banned | forbidden,
-        )
+        seed = random.Random(f"{self._seed}/{len(self.exchanges)}").getrandbits(48)
+        sampling = replace(request.sampling, seed=seed, banned=request.sampling.banned | self._banned)
         request = replace(request, sampling=sampling)
         future = self._engine.submit(request)
         self.exchanges.append((request, future))
@@ -108,6 +101,7 @@ class Collector:
     Args:
         model: The policy; its temperature, top_p, top_k and max_tokens hold for every reply.
         context: The settings of every run; its `model` is replaced.
+        banned: Tokens that no engine may sample: those that stand for images.
         limit: Seconds a run may take before it is given up.
         concurrency: Runs under way together.
         build: Makes the graph; it must use the model of the run's context, as ours does.
@@ -118,12 +112,13 @@ class Collector:
         model: ChatVLM,
         *,
         context: ZoomContext,
+        banned: frozenset[int] = frozenset(),
         limit: float = 600.0,
         concurrency: int = 256,
         build: Callable[[ChatVLM], Any] = create_zoom_agent,
     ) -> None:
         self.model = model
-        self._context, self._limit, self._concurrency = context, limit, concurrency
+        self._context, self._banned, self._limit, self._concurrency = context, banned, limit, concurrency
         self._agent = build(model)
         _ = model._serialized  # LangChain's description of a model; computed here once, not by every run's copy
         self._loop = asyncio.new_event_loop()
@@ -159,7 +154,7 @@ class Collector:
         return list(await asyncio.gather(*(one(job) for job in jobs)))
 
     async def _run(self, job: Job) -> Rollout:
-        tap = Tap(self.model.engine, job)
+        tap = Tap(self.model.engine, job.seed, self._banned)
         start = time.perf_counter()
         error: str | None = None
         try:

@@ -1,0 +1,187 @@
+"""Start-up checks: what is known to go wrong with GRPO over images and tools is refused before the first rollout.
+
+Each check raises SettingsError with one line that says what to change. What can be made harmless is not checked here
+but done: truncated rows keep their attention (`rows`), image tokens are banned in every request (`collect`), groups
+that straddle processes are gathered and failed rollouts get no reward rather than 0 (`groups`).
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import textwrap
+from typing import Any
+
+import torch
+from trl import GRPOTrainer
+from trl import __version__ as trl_version
+
+from vtagent.errors import ModelError, SettingsError
+from vtagent.models.codec import IMAGE_TOKEN, Codec
+from vtagent.training.rl.settings import TASKS, GraphGRPOConfig
+
+GENERATED = (
+    "prompt_ids_list",
+    "completion_ids_list",
+    "tool_mask_list",
+    "completions",
+    "sampling_per_token_logps_list",
+    "extra_fields",
+    "images",
+    "tool_images",
+)
+"""What TRL 1.16 takes from `_generate`, by the names it gives them."""
+
+_OVERRIDDEN = {
+    "_generate": ["prompts"],
+    "_generate_and_score_completions": ["inputs"],
+    "_calculate_rewards": ["inputs", "prompts", "completions", "completion_ids_list"],
+    "_get_train_sampler": ["dataset"],
+    "_get_output_dir": ["trial"],
+    "_save_checkpoint": ["model", "trial"],
+    "_load_optimizer_and_scheduler": ["checkpoint"],
+}
+_FORWARD = {"input_ids", "attention_mask", "logits_to_keep", "pixel_values", "image_grid_thw", "num_images"} | {
+    "mm_token_type_ids"
+}
+_NO_EFFECT = (
+    "generation_kwargs",
+    "chat_template_kwargs",
+    "min_p",
+    "cache_implementation",
+    "max_tool_calling_iterations",
+    "use_transformers_continuous_batching",
+)
+
+
+def check_trl(trainer: type[Any] = GRPOTrainer) -> None:
+    """The installed TRL takes rollouts as the one that this was written against.
+
+    Raises:
+        SettingsError: its internals have moved.
+    """
+    moved = [name for name, taken in _OVERRIDDEN.items() if _parameters(trainer, name) != taken]
+    if missing := _FORWARD - set(_parameters(trainer, "_get_per_token_logps_and_entropies")):
+        moved.append(f"_get_per_token_logps_and_entropies (no {', '.join(sorted(missing))})")
+    if not moved and _taken(trainer) != GENERATED:
+        moved.append("_generate's result")
+    if moved:
+        raise SettingsError(
+            f"TRL {trl_version} has changed {', '.join(moved)}; install the version that the constraints file names"
+        )
+
+
+def check_settings(args: GraphGRPOConfig, *, examples: int, external_engine: bool) -> None:
+    """The settings can work together.
+
+    Args:
+        args: The settings.
+        examples: How many there are to train on.
+        external_engine: Rollouts are sampled by something other than the trained model in this process.
+
+    Raises:
+        SettingsError: they cannot.
+    """
+    _check_values(args)
+    _check_batches(args, examples)
+    if args.use_vllm:
+        raise SettingsError(
+            "use_vllm is TRL's own rollout loop, which runs no graph: leave it off, and give the trainer a vLLM engine"
+        )
+    for name in _NO_EFFECT:
+        if getattr(args, name):
+            raise SettingsError(f"{name} has no effect on rollouts of a graph; leave it out")
+    if args.repetition_penalty != 1:
+        raise SettingsError(
+            "repetition_penalty would make sampled log-probabilities other than the trainer's; leave it 1"
+        )
+    if args.bf16 and (args.use_cpu or not torch.cuda.is_available()):
+        raise SettingsError("bf16 on a CPU gives other log-probabilities than were sampled; set bf16: false")
+    if external_engine and args.vllm_importance_sampling_mode != "token_truncate":
+        raise SettingsError(
+            f"vllm_importance_sampling_mode {args.vllm_importance_sampling_mode!r} sums differences over a whole "
+            "rollout, which drops long ones; set token_truncate"
+        )
+    if not external_engine and (args.deepspeed or args.fsdp):
+        raise SettingsError("sharded weights cannot be sampled from in place: give the trainer a vLLM engine")
+
+
+def _check_values(args: GraphGRPOConfig) -> None:
+    if args.task not in TASKS:
+        raise SettingsError(f"task must be one of {', '.join(TASKS)}, not {args.task!r}")
+    try:
+        _ = args.rewards, args.context
+    except ValueError as error:
+        raise SettingsError(str(error)) from None
+    if args.task == "zoom" and args.max_zooms < 1:
+        raise SettingsError("max_zooms 0 offers no tool, so there is nothing to decide: set task: general")
+    if args.temperature <= 0:
+        raise SettingsError("temperature 0 gives every rollout of a group the same tokens; sample at 1")
+    if args.run_seconds <= 0 or args.concurrency < 1 or args.refill_rounds < 0 or args.probe_steps < 0:
+        raise SettingsError("run_seconds and concurrency must be positive, refill_rounds and probe_steps not negative")
+    if args.eval_strategy != "no":
+        raise SettingsError("eval_strategy runs TRL's own loop: use probe_steps, and vtagent.training.evaluate")
+
+
+def _check_batches(args: GraphGRPOConfig, examples: int) -> None:
+    rows, group = int(args.generation_batch_size), int(args.num_generations)
+    if group < 2 or rows % group:
+        raise SettingsError(
+            f"groups of {group} rollouts do not fit a generation of {rows} (per_device_train_batch_size × processes × "
+            "steps_per_generation): make one a multiple of the other"
+        )
+    if examples < args.prompts_per_window:
+        raise SettingsError(f"{examples} examples are too few: a generation takes {args.prompts_per_window} prompts")
+    window, step = args.batches_per_window, int(args.gradient_accumulation_steps)
+    saves = args.save_strategy != "no"
+    if saves and (args.save_steps < 1 or args.save_strategy != "steps" or int(args.save_steps) * step % window):
+        raise SettingsError(
+            f"a checkpoint can be resumed from only where a generation is used up: every {window / step:g} steps; "
+            f"save_strategy {str(args.save_strategy)!r} with save_steps {args.save_steps:g} is not a multiple of that"
+        )
+
+
+def check_model(model: Any, processor: Any) -> None:
+    """The chat template shows tools and the images that they return, and truncation and padding hurt nothing.
+
+    Raises:
+        SettingsError: it cannot be trained over the graph.
+    """
+    if getattr(processor, "image_token", None) != IMAGE_TOKEN:
+        raise SettingsError("the processor must be a VLProcessor: load it with VLProcessor.from_pretrained")
+    if processor.tokenizer.padding_side != "left":
+        raise SettingsError('the tokenizer must pad on the left: set processor.tokenizer.padding_side = "left"')
+    codec = Codec(processor.tokenizer, processor.chat_template)
+    tool = {"type": "function", "function": {"name": "look", "description": "Look.", "parameters": {"type": "object"}}}
+    call = {"type": "function", "function": {"name": "look", "arguments": {}}}
+    shown: list[dict[str, Any]] = [
+        {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What?"}]},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "content": [{"type": "image"}]},
+    ]
+    try:
+        with_tool, without = codec.render(shown, [tool]), codec.render(shown, [])
+    except ModelError as error:
+        raise SettingsError(f"the chat template cannot show a tool call: {error}") from None
+    if with_tool == without or with_tool.count(IMAGE_TOKEN) != 2:
+        raise SettingsError(
+            "the chat template leaves out tools, or the images that they return; use one that shows them"
+        )
+    if codec.image_token_id != model.config.image_token_id:
+        raise SettingsError("the processor's image token is not the model's: load both from one checkpoint")
+
+
+def _parameters(trainer: type[Any], name: str) -> list[str]:
+    method = getattr(trainer, name, None)
+    return [] if method is None else list(inspect.signature(method).parameters)[1:]
+
+
+def _taken(trainer: type[Any]) -> tuple[str, ...]:
+    """The names that TRL unpacks `self._generate(…)` into."""
+    source = textwrap.dedent(inspect.getsource(trainer._generate_and_score_completions))
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call):
+            called, target = node.value.func, node.targets[0]
+            if isinstance(called, ast.Attribute) and called.attr == "_generate" and isinstance(target, ast.Tuple):
+                return tuple(name.id for name in target.elts if isinstance(name, ast.Name))
+    return ()

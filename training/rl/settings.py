@@ -1,0 +1,91 @@
+"""The settings of a reinforcement-learning run: TRL's `GRPOConfig`, all of it open, and what the graph adds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+import torch
+from trl import GRPOConfig
+
+from vtagent.graphs.zoom import ZoomContext
+from vtagent.training.rewards import RewardSettings
+
+Task = Literal["zoom", "general"]
+TASKS: tuple[Task, ...] = get_args(Task)
+
+
+@dataclass
+class GraphGRPOConfig(GRPOConfig):  # type: ignore[misc]
+    """Settings of `GraphGRPOTrainer`. `max_completion_length` bounds each reply of the model, not their sum."""
+
+    task: str = field(
+        default="zoom",
+        metadata={
+            "help": "zoom: a cheap look first, full resolution on request; general: full resolution at once, no tool."
+        },
+    )
+    scale: float = field(default=0.5, metadata={"help": "Share of both sides at which images are first shown (zoom)."})
+    max_zooms: int = field(default=1, metadata={"help": "Views that a run may ask for (zoom)."})
+    penalty: str = field(
+        default="paper", metadata={"help": "paper, paper-correct-only, reference, always or off; see training.rewards."}
+    )
+    penalty_size: float = field(default=0.1, metadata={"help": "What the penalty takes off."})
+    threshold: float = field(default=0.2, metadata={"help": "Below this share of direct answers, zooming is free."})
+    format_reward: float = field(default=0.5, metadata={"help": "What a well-formed rollout earns."})
+    refill_rounds: int = field(
+        default=0,
+        metadata={"help": "How often prompts whose rollouts all earned the same are replaced by others in a step."},
+    )
+    run_seconds: float = field(default=600.0, metadata={"help": "Seconds after which a run is given up."})
+    concurrency: int = field(default=256, metadata={"help": "Runs under way together on each process."})
+    check_exactness: bool = field(
+        default=False,
+        metadata={"help": "Debug: stop if a sampled token's log-probability is not the trainer's own within 1e-4."},
+    )
+    probe_steps: int = field(
+        default=0, metadata={"help": "Steps between two measurements with the decision forced either way. 0: never."}
+    )
+    log_rollouts: bool = field(default=True, metadata={"help": "Write the rollouts of every logged step."})
+
+    bf16: bool | None = field(default=None, metadata={"help": "bfloat16 autocast; by default on GPUs only."})
+    mask_truncated_completions: bool = field(
+        default=True, metadata={"help": "Leave runs with an over-long reply out of rewards and loss."}
+    )
+    log_multimodal: bool = field(default=False, metadata={"help": "Hand images to wandb or trackio."})
+    vllm_importance_sampling_mode: str = field(
+        default="token_truncate", metadata={"help": "Correction for an engine that is not the trained model itself."}
+    )
+    report_to: Any = field(default="tensorboard", metadata={"help": "Where metrics go; several, or none, are allowed."})
+
+    def __post_init__(self) -> None:
+        if self.bf16 is None and (self.use_cpu or not torch.cuda.is_available()):
+            self.bf16 = False
+        super().__post_init__()
+
+    @property
+    def context(self) -> ZoomContext:
+        """How each run of the graph is made."""
+        if self.task == "general":
+            return ZoomContext(scale=1.0, max_zooms=0)
+        return ZoomContext(scale=self.scale, max_zooms=self.max_zooms)
+
+    @property
+    def rewards(self) -> RewardSettings:
+        """What rollouts earn; without a tool there is nothing to penalise."""
+        return RewardSettings(
+            penalty="off" if self.task == "general" else self.penalty,  # type: ignore[arg-type] # checked there
+            penalty_size=self.penalty_size,
+            threshold=self.threshold,
+            format_reward=self.format_reward,
+        )
+
+    @property
+    def batches_per_window(self) -> int:
+        """Forward-backward passes that one generation is used for."""
+        return int(self.steps_per_generation) * int(self.num_iterations)
+
+    @property
+    def prompts_per_window(self) -> int:
+        """Prompts of one generation, on all processes together."""
+        return int(self.generation_batch_size) // int(self.num_generations)

@@ -1,0 +1,257 @@
+"""GraphGRPOTrainer: TRL's GRPO whose rollouts are runs of the compiled graph, on the weights being trained.
+
+What is TRL's stays TRL's: advantages, losses, the reference model, distributed training, logging. Replaced are the
+rollouts (`_generate`), where rewards come from (`_calculate_rewards`), the order of the data (`order`) and how
+checkpoints are written (`checkpoints`). What TRL is relied upon for is checked at start-up (`guards`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import gather, gather_object
+from datasets import Dataset
+
+from vtagent.errors import ModelError
+from vtagent.graphs.zoom import create_zoom_agent
+from vtagent.models.chat import ChatVLM
+from vtagent.models.codec import Codec, never_sampled
+from vtagent.models.engine import Engine
+from vtagent.models.processor import VLProcessor
+from vtagent.models.transformers import TransformersEngine
+from vtagent.training.data import Example
+from vtagent.training.rewards import Grader
+from vtagent.training.rl.checkpoints import WholeCheckpoints
+from vtagent.training.rl.collect import Collector, WorkingStore
+from vtagent.training.rl.groups import Generation, GroupRoller
+from vtagent.training.rl.guards import check_model, check_settings, check_trl
+from vtagent.training.rl.images import encode_once
+from vtagent.training.rl.log import LoggedRollout, RolloutLog
+from vtagent.training.rl.metrics import summarize
+from vtagent.training.rl.order import Windows, seed_of
+from vtagent.training.rl.rows import RowMaker
+from vtagent.training.rl.serving import ServedEngine, hand_over
+from vtagent.training.rl.settings import GraphGRPOConfig
+
+EXACT = 1e-4
+"""Sampled log-probabilities and the trainer's own may differ by so much in fp32."""
+
+
+def accuracy(**_: Any) -> list[float]:
+    """Names a part of the reward for TRL's log; its value comes from the group (`_calculate_rewards`)."""
+    return []
+
+
+def well_formed(**_: Any) -> list[float]:
+    """As `accuracy`."""
+    return []
+
+
+def penalty(**_: Any) -> list[float]:
+    """As `accuracy`; logged as what it takes off, so not positive."""
+    return []
+
+
+class GraphGRPOTrainer(WholeCheckpoints):
+    """Trains a policy on runs of the graph that agents use.
+
+    Args:
+        model: Qwen3-VL or Qwen2.5-VL, or a PEFT model of one.
+        args: The settings.
+        examples: What is trained on; asked for one by one, so they may be made on demand.
+        processor: The checkpoint's processor.
+        grader: Says what is right.
+        engine: Where rollouts are sampled if not from `model` itself.
+        build: Makes the graph from a chat model.
+        others: `callbacks`, `optimizers` and `peft_config`, as TRL takes them.
+
+    Raises:
+        SettingsError: something that cannot work, before anything is computed.
+
+    Example:
+        >>> trainer = GraphGRPOTrainer(model, args, examples, processor, build_grader("exact"))  # doctest: +SKIP
+        >>> trainer.train()  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        args: GraphGRPOConfig,
+        examples: Sequence[Example],
+        processor: VLProcessor,
+        grader: Grader,
+        *,
+        engine: ServedEngine | None = None,
+        build: Callable[[ChatVLM], Any] = create_zoom_agent,
+        **others: Any,
+    ) -> None:
+        check_trl()
+        check_settings(args, examples=len(examples), external_engine=engine is not None)
+        processor.tokenizer.padding_side = "left"
+        check_model(model, processor)
+        args.max_steps = steps_of(args, len(examples))
+        self.examples = examples
+        self._generation: Generation | None = None
+        super().__init__(
+            model=model,
+            reward_funcs=[accuracy, well_formed, penalty],
+            args=args,
+            train_dataset=Dataset.from_dict({"prompt": [""] * len(examples), "example": range(len(examples))}),
+            processing_class=processor,
+            **others,
+        )
+        for own in (self.model, self.ref_model):
+            if own is not None:
+                encode_once(_plain(self.accelerator.unwrap_model(own)).model)
+        self._served = engine
+        self.engine: Engine = engine or TransformersEngine(self.model, processor)
+        # Where there are tools, TRL takes images from `_generate`'s rows; where there is vLLM, it corrects for it.
+        self.tools = [create_zoom_agent]
+        self.use_vllm = engine is not None
+        self.mask_truncated_completions = False  # the rows have seen to it, and their attention is whole
+        codec = Codec(processor.tokenizer, processor.chat_template)
+        never = never_sampled(processor.tokenizer)
+        rank = self.accelerator.process_index
+        self.collector = Collector(
+            ChatVLM(
+                engine=self.engine,
+                processor=processor,
+                store=WorkingStore(),
+                temperature=args.temperature,
+                top_p=args.top_p,
+                top_k=args.top_k,
+                max_tokens=args.max_completion_length,
+            ),
+            context=args.context,
+            banned=never,
+            limit=args.run_seconds,
+            concurrency=args.concurrency,
+            build=build,
+        )
+        rows = RowMaker(processor.vision, codec.image_token_id, never, processor.tokenizer.eos_token_id)
+        self._roller = GroupRoller(self.collector, grader, rows, codec, args, examples, gather=gather_object, rank=rank)
+        self.rollout_log = RolloutLog(Path(args.output_dir) / "rollouts", rank=rank) if args.log_rollouts else None
+
+    def _get_train_sampler(self, dataset: Any = None) -> Windows:
+        args = self.args
+        passes = args.max_steps * args.gradient_accumulation_steps
+        return Windows(
+            len(self.examples),
+            prompts=args.prompts_per_window,
+            rollouts=self.num_generations,
+            batches=args.batches_per_window,
+            windows=-(-passes // args.batches_per_window),
+            shuffle=bool(args.shuffle_dataset),
+            seed=args.seed,
+        )
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        window = self._step // self.args.batches_per_window
+        torch.manual_seed(seed_of("shuffle", self.args.seed, window, self.accelerator.process_index))
+        self._prepare_engine()
+        self._generation = self._roller.roll([row["example"] for row in inputs], window)
+        self.model.train()
+        output: dict[str, Any] = super()._generate_and_score_completions(inputs)
+        if "pixel_values" not in output and any(member.row.images for member in self._generation.members):
+            raise ModelError("TRL has dropped the images of a batch whose placeholders were right: do not train on it")
+        if self.args.check_exactness:
+            self._check_exactness(output)
+        self._report(self._generation, output["advantages"].tolist())
+        return output
+
+    def _prepare_engine(self) -> None:
+        """Rollouts see the weights as they are now."""
+        self.model.eval()
+        if self._served is None:
+            self.engine.forget()  # type: ignore[attr-defined] # the engine in this process
+        else:
+            hand_over(self._served, self.model, self.processing_class, self.accelerator, Path(self.args.output_dir))
+
+    def _generate(self, prompts: list[Any]) -> tuple[Any, ...]:
+        """The rows of the generation under way, as TRL 1.16 takes them."""
+        assert self._generation is not None
+        members = self._generation.members
+        rows = [member.row for member in members]
+        for place, member in enumerate(members):
+            prompts[place] = [{"role": "user", "content": member.rollout.example.question}]
+        replies = [
+            [{"role": message.type, "content": message.text} for message in member.rollout.messages[1:]]
+            for member in members
+        ]
+        counts = torch.tensor([len(row.prompt_ids) + len(row.completion_ids) for row in rows])
+        self.state.num_input_tokens_seen += int(gather(counts.to(self.accelerator.device)).sum())
+        images = [row.images for row in rows] if any(row.images for row in rows) else None
+        return (
+            [row.prompt_ids for row in rows],
+            [row.completion_ids for row in rows],
+            [row.tool_mask for row in rows],
+            replies,
+            [row.logprobs for row in rows],
+            {},
+            images,
+            images or [],  # TRL asks only whether there are any; the low views count, so that it looks at every row
+        )
+
+    def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> torch.Tensor:
+        """Accuracy, format and penalty of all processes' rows; without a verdict nan, which earns advantage 0."""
+        assert self._generation is not None
+        nothing = (torch.nan,) * 3
+        parts = [
+            (reward.accuracy, reward.format, -reward.penalty) if (reward := member.reward) else nothing
+            for member in self._generation.members
+        ]
+        rewards: torch.Tensor = gather(torch.tensor(parts, device=self.accelerator.device))
+        return rewards
+
+    @torch.no_grad()
+    def _check_exactness(self, batch: dict[str, Any]) -> None:
+        ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1)
+        mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], 1)
+        kept = batch["completion_ids"].shape[1]
+        images = {
+            name: batch.get(name) for name in ("pixel_values", "image_grid_thw", "num_images", "mm_token_type_ids")
+        }
+        size = self.args.per_device_train_batch_size
+        own, _, _ = self._get_per_token_logps_and_entropies(self.model, ids, mask, kept, size, **images)
+        learned = (batch["completion_mask"] * batch["tool_mask"]).bool()
+        gap = (own - batch["sampling_per_token_logps"]).abs()[learned]
+        largest = float(gap.max()) if len(gap) else 0.0
+        self._metrics["train"]["exactness/largest_gap"].append(largest)
+        if not largest <= EXACT:
+            raise ModelError(
+                f"a sampled token's log-probability is {largest:.2g} away from the trainer's own; more than {EXACT:g} "
+                "means that the trainer scores other tokens, images or weights than were sampled"
+            )
+
+    def _report(self, generation: Generation, advantages: list[float]) -> None:
+        found = summarize(generation.groups)
+        found["groups/same"] = generation.same * self.num_generations / self.args.generation_batch_size
+        found["groups/refilled"] = float(generation.refilled)
+        for name, value in found.items():
+            self._metrics["train"][name].append(value)
+        step = self.state.global_step + 1
+        if self.rollout_log is None or (step % max(1, int(self.args.logging_steps)) and step > 1):
+            return
+        members = zip(generation.members, advantages, strict=True)
+        self.rollout_log.write(
+            step, [LoggedRollout(own.rollout, own.reward, advantage, own.group) for own, advantage in members]
+        )
+
+    def _send_telemetry(self) -> None:
+        """No: nobody has asked the user."""
+
+
+def steps_of(args: GraphGRPOConfig, examples: int) -> int:
+    """Optimizer steps of the run: `max_steps`, or as many as `num_train_epochs` passes over the examples take."""
+    if args.max_steps > 0:
+        return args.max_steps
+    windows = max(1, round(args.num_train_epochs * examples / args.prompts_per_window))
+    return max(1, windows * args.batches_per_window // args.gradient_accumulation_steps)
+
+
+def _plain(model: Any) -> Any:
+    """Without PEFT's wrapper."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
