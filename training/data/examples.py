@@ -5,10 +5,10 @@ from __future__ import annotations
 import io
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, overload
 
 from vtagent.errors import DataError
 from vtagent.training.pages.documents import TRAINING_LOOK, WIDE_LOOK, PrintSize, render_document
@@ -39,21 +39,62 @@ class Example:
 def rendered(
     count: int, *, seed: int, prints: tuple[PrintSize, ...] = ("large", "small"), domain: Domain = "training"
 ) -> Iterator[Example]:
-    """`count` fresh documents of each print size, one question each.
+    """`count` fresh documents of each print size, one question each, to evaluate on.
 
-    Seeds here never meet those of pretraining, whose pages are numbered under other words.
+    Seeds here never meet those of pretraining or of `RenderedPages`, whose pages are numbered under other words.
     """
     for print_size in prints:
         for number in range(count):
-            page = f"evaluation/{domain}/{seed}/{number}"
-            document = render_document(page, print_size=print_size, look=LOOKS[domain])
-            rng = random.Random(page)
-            field = rng.choice(document.fields)
-            file = io.BytesIO()
-            document.image.save(file, "PNG")
-            yield Example(
-                f"{print_size}/{number}", file.getvalue(), field.question(rng), (field.value,), f"{print_size} print"
-            )
+            yield _asked(f"evaluation/{domain}/{seed}/{number}", print_size, domain, number)
+
+
+class RenderedPages(Sequence[Example]):
+    """Fresh pages to train on, rendered when asked for: the print sizes take turns, one question each.
+
+    No page is one of `rendered`, which are kept for evaluation, or of pretraining.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        *,
+        seed: int = 0,
+        prints: Sequence[PrintSize] = ("large", "small"),
+        domain: Domain = "training",
+    ) -> None:
+        self.count, self.seed, self.prints, self.domain = count, seed, tuple(prints), domain
+
+    @property
+    def sources(self) -> list[str]:
+        """The source of each page."""
+        return [f"{self.prints[place % len(self.prints)]} print" for place in range(self.count)]
+
+    def __len__(self) -> int:
+        return self.count
+
+    @overload
+    def __getitem__(self, index: int) -> Example: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Example]: ...
+
+    def __getitem__(self, index: int | slice) -> Example | Sequence[Example]:
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(self.count))]
+        number, turn = divmod(range(self.count)[index], len(self.prints))
+        return _asked(f"practice/{self.domain}/{self.seed}/{number}", self.prints[turn], self.domain, number)
+
+
+def _asked(page: str, print_size: PrintSize, domain: Domain, number: int) -> Example:
+    """One page and a question about one of its fields."""
+    document = render_document(page, print_size=print_size, look=LOOKS[domain])
+    rng = random.Random(page)
+    field = rng.choice(document.fields)
+    file = io.BytesIO()
+    document.image.save(file, "PNG")
+    return Example(
+        f"{print_size}/{number}", file.getvalue(), field.question(rng), (field.value,), f"{print_size} print"
+    )
 
 
 def read_jsonl(path: Path) -> Iterator[Example]:

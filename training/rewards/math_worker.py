@@ -15,7 +15,7 @@ MEMORY = 4 * 2**30
 
 def main() -> None:
     """Serve until standard input ends."""
-    from math_verify import LatexExtractionConfig, parse, verify
+    from math_verify import LatexExtractionConfig, parse, verify  # type: ignore[import-untyped]
 
     _limit_memory()
     extraction = [LatexExtractionConfig()]

@@ -1,0 +1,332 @@
+"""Questions from files: every form a data set comes in, and what is said of its bad rows."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+from datasets import Dataset, DatasetDict, Features, Image, Sequence, Value
+from PIL import Image as Pillow
+
+from vtagent.errors import DataError, ImageError
+from vtagent.training.data import Columns, FileExamples, Part, RenderedPages, Rows, open_examples, rendered
+from vtagent.training.data.columns import texts
+from vtagent.training.data.pictures import picture_bytes
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parquet files are converted once; not into the user's own cache."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path_factory.mktemp("datasets"))
+
+
+def png(width: int = 8, height: int = 6, colour: str = "white") -> bytes:
+    file = io.BytesIO()
+    Pillow.new("RGB", (width, height), colour).save(file, "PNG")
+    return file.getvalue()
+
+
+def write(folder: Path, *rows: dict[str, Any], name: str = "rows.jsonl") -> str:
+    (folder / "a.png").write_bytes(png())
+    (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(folder / name)
+
+
+GOOD = {"image": "a.png", "question": "Total?", "answer": "48.10"}
+
+
+def table(*rows: dict[str, Any], folder: Path = Path()) -> Rows:
+    return Rows("rows", folder, rows)
+
+
+def test_a_jsonl_file_finds_its_pictures_beside_itself(tmp_path: Path) -> None:
+    (example,) = open_examples(write(tmp_path, {**GOOD, "source": "bills", "id": "x"}))
+    assert (example.id, example.image, example.question) == ("x", png(), "Total?")
+    assert (example.answers, example.source) == (("48.10",), "bills")
+
+
+def test_without_a_source_or_an_id_the_file_and_the_row_are_named(tmp_path: Path) -> None:
+    examples = open_examples(write(tmp_path, GOOD, GOOD))
+    assert [(example.id, example.source) for example in examples] == [("rows/0", "rows"), ("rows/1", "rows")]
+
+
+def test_the_samples_command_and_its_file_agree_on_the_source(tmp_path: Path) -> None:
+    (example,) = open_examples(write(tmp_path, {**GOOD, "print": "small"}))
+    assert example.source == "small print"
+
+
+def test_columns_of_any_name_and_depth_can_be_mapped(tmp_path: Path) -> None:
+    row = {"page": "a.png", "turns": [{"q": "Total?"}, {}], "gold": {"all": ["48.10", "48.1"]}, "set": 7}
+    columns = ["image=page", "question=turns.0.q", "answers=gold.all", "source=set"]
+    (example,) = open_examples(write(tmp_path, row), columns=columns)
+    assert (example.question, example.answers, example.source) == ("Total?", ("48.10", "48.1"), "7")
+
+
+@pytest.mark.parametrize("pairs", [["image"], ["picture=a"], ["image="], ["image=a", "image=b"]])
+def test_a_mapping_that_cannot_be_meant_is_refused(pairs: list[str]) -> None:
+    with pytest.raises(DataError, match="write NAME=COLUMN"):
+        Columns.parse(pairs)
+
+
+def test_a_missing_column_stops_and_says_what_there_is(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"rows: no column 'question' or 'problem' or 'query'; it has answer, image\."):
+        open_examples(write(tmp_path, {"image": "a.png", "answer": "1"}))
+    with pytest.raises(DataError, match="rows: no column 'page'; it has answer, image, question"):
+        open_examples(write(tmp_path, GOOD), columns=["image=page"])
+
+
+def test_bad_rows_are_dropped_and_counted_in_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "cut.png").write_bytes(png(200, 200)[:-40])
+    rows = [GOOD, {**GOOD, "answer": " "}, {**GOOD, "answer": None}, {**GOOD, "question": "<image>\n"}]
+    rows += [{**GOOD, "image": "no.png"}, {**GOOD, "image": "cut.png"}, {"image": "a.png", "answer": "1"}]
+    with caplog.at_level(logging.WARNING):
+        examples = open_examples(write(tmp_path, *rows))
+    assert isinstance(examples, FileExamples)
+    assert [example.id for example in examples] == ["rows/0"]
+    assert examples.dropped == {"an empty answer": 2, "an empty question": 2, "an unreadable image": 2}
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        "rows: 1 of 7 rows; dropped 2 with an empty answer (first: row 2), 2 with an empty question (first: row 4), "
+        "2 with an unreadable image (first: row 5, 'no.png': No such file or directory)"
+    )
+
+
+def test_where_no_row_is_good_the_start_is_stopped(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no usable row: rows: 0 of 2 rows; dropped 2 with an unreadable image") as e:
+        open_examples(write(tmp_path, {**GOOD, "image": "x.png"}, {**GOOD, "image": "y.png"}))
+    assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("not json\n", "line 1: not a JSON object"),
+        ('{"image": "a.png", "question": "?", "answer": "1"}\n[1]\n', "line 2: not a JSON object"),
+        ("", "no rows"),
+        ("\n\n", "no rows"),
+    ],
+)
+def test_a_file_that_is_no_table_stops(tmp_path: Path, text: str, complaint: str) -> None:
+    (tmp_path / "rows.jsonl").write_text(text)
+    with pytest.raises(DataError, match=complaint):
+        open_examples(str(tmp_path / "rows.jsonl"))
+
+
+def test_a_file_of_bytes_that_are_no_text_stops(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_bytes(b"\xff\xfe{}")
+    with pytest.raises(DataError, match="not UTF-8 text"):
+        open_examples(str(tmp_path / "rows.jsonl"))
+
+
+@pytest.mark.parametrize("name", ["none.jsonl", "none.parquet", "./none", "/none/at/all"])
+def test_a_file_that_is_not_there_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match=r"[Nn]o such file"):
+        open_examples(name)
+
+
+def test_a_data_set_that_the_hub_does_not_have_is_one_line() -> None:
+    with pytest.raises(DataError, match="nobody/nothing: ") as caught:
+        open_examples("nobody/nothing")
+    assert "\n" not in str(caught.value)
+
+
+def test_two_rows_with_one_id_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"1 ids stand for several rows, 'x' for one; name another column"):
+        open_examples(write(tmp_path, {**GOOD, "id": "x"}, {**GOOD, "id": "x"}))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        png(),
+        bytearray(png()),
+        "a.png",
+        "data:image/png;base64," + base64.b64encode(png()).decode(),
+        {"bytes": png(), "path": None},
+        {"bytes": None, "path": "a.png"},
+        [{"bytes": png(), "path": "elsewhere.png"}],
+        ["a.png"],
+    ],
+)
+def test_a_picture_may_come_in_many_forms(tmp_path: Path, value: Any) -> None:
+    (tmp_path / "a.png").write_bytes(png())
+    assert picture_bytes(value, tmp_path) == png()
+
+
+def test_a_pillow_image_becomes_a_file() -> None:
+    data = picture_bytes(Pillow.new("RGBA", (5, 4), "red"), Path())
+    image = Pillow.open(io.BytesIO(data))
+    assert (image.format, image.size, image.getpixel((0, 0))) == ("PNG", (5, 4), (255, 0, 0))
+
+
+@pytest.mark.parametrize(
+    ("value", "complaint"),
+    [
+        (None, "no image"),
+        ("", "no image"),
+        ([], "no image"),
+        ({"bytes": None, "path": None}, "no form of an image"),
+        (["a.png", "b.png"], "2 images; a question here has one"),
+        ("https://example.com/a.png", "is remote; download it first"),
+        ("data:image/png;base64,%%%", "is not base64"),
+        ("\0", "null"),
+        (3.5, "float is no form"),
+    ],
+)
+def test_what_is_no_picture_is_named(tmp_path: Path, value: Any, complaint: str) -> None:
+    with pytest.raises(ImageError, match=complaint):
+        picture_bytes(value, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("a", ("a",)),
+        (["a", " a ", "b", ""], ("a", "b")),
+        (3, ("3",)),
+        (0, ("0",)),
+        (0.5, ("0.5",)),
+        (float("nan"), ()),
+        ({"a": 1}, ()),
+        (b"a", ()),
+        ([["a"], 2], ("a", "2")),
+    ],
+)
+def test_gold_answers_may_be_texts_numbers_or_lists(value: Any, expected: tuple[str, ...]) -> None:
+    assert texts(value) == expected
+
+
+def published(rows: int) -> Dataset:
+    """Rows as VisionThink publishes them."""
+    features = Features(
+        {
+            "images": Image(),
+            "problem": Value("string"),
+            "solution": Value("string"),
+            "original_answer": Value("string"),
+            "data_source": Value("string"),
+            "doc_id": Value("int64"),
+            "info": {"tgt_width": Value("int64"), "tgt_height": Value("int64"), "use_tool": Value("bool")},
+        }
+    )
+    row = {
+        "images": {"bytes": png(100, 50), "path": None},
+        "problem": "<image>\nWhat is the total?",
+        "solution": r"\boxed{48.10}",
+        "original_answer": "48.10",
+        "data_source": "bills",
+        "doc_id": 3,
+        "info": {"tgt_width": 28, "tgt_height": 56, "use_tool": True},
+    }
+    return Dataset.from_list([row] * rows, features=features)
+
+
+def check_published(name: str, **options: Any) -> None:
+    examples = open_examples(name, **options)
+    assert len(examples) == 2
+    example = examples[1]
+    assert (example.question, example.answers, example.source) == ("What is the total?", ("48.10",), "bills")
+    assert example.id.endswith("/1")
+    assert Pillow.open(io.BytesIO(example.image)).size == (56, 112)  # half of it is the published low view
+
+
+def test_the_published_rows_are_read_from_parquet(tmp_path: Path) -> None:
+    published(2).to_parquet(str(tmp_path / "train.parquet"))
+    check_published(str(tmp_path / "train.parquet"))
+    check_published(str(tmp_path))
+
+
+def test_the_published_rows_are_read_from_a_saved_folder(tmp_path: Path) -> None:
+    published(2).save_to_disk(str(tmp_path / "one"))
+    check_published(str(tmp_path / "one"))
+    DatasetDict({"val": published(2)}).save_to_disk(str(tmp_path / "split"))
+    check_published(str(tmp_path / "split"), split="val")
+    with pytest.raises(DataError, match="no split 'train'; it has val"):
+        open_examples(str(tmp_path / "split"))
+
+
+def test_a_folder_with_nothing_in_it_stops(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"neither \.parquet files nor a saved data set"):
+        open_examples(str(tmp_path))
+
+
+def test_a_list_of_one_image_in_parquet_is_that_image(tmp_path: Path) -> None:
+    features = Features(
+        {"images": Sequence(Image()), "question": Value("string"), "answers": Sequence(Value("string"))}
+    )
+    rows = [
+        {"images": [{"bytes": png(), "path": None}] * count, "question": "?", "answers": ["a", "b"]} for count in (1, 2)
+    ]
+    Dataset.from_list(rows, features=features).to_parquet(str(tmp_path / "rows.parquet"))
+    examples = open_examples(str(tmp_path / "rows.parquet"))
+    assert isinstance(examples, FileExamples)
+    assert [(example.image, example.answers) for example in examples] == [(png(), ("a", "b"))]
+    assert examples.dropped == {"an unreadable image": 1}
+
+
+def test_a_damaged_parquet_file_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "rows.parquet").write_bytes(b"PAR1 nonsense")
+    with pytest.raises(DataError, match=r"rows\.parquet: ") as caught:
+        open_examples(str(tmp_path / "rows.parquet"))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("size", [{"tgt_width": -3, "tgt_height": 5}, {"tgt_width": "wide", "tgt_height": 5}])
+def test_a_target_size_that_cannot_be_is_an_unreadable_image(tmp_path: Path, size: dict[str, Any]) -> None:
+    examples = open_examples(write(tmp_path, {**GOOD, "info": size}, {**GOOD, "info": {}}))
+    assert [example.id for example in examples] == ["rows/1"]
+
+
+def test_a_row_without_a_target_size_keeps_its_picture(tmp_path: Path) -> None:
+    (example,) = open_examples(write(tmp_path, {**GOOD, "info": {"use_tool": False}}))
+    assert example.image == png()
+
+
+def test_pictures_are_read_when_they_are_asked_for(tmp_path: Path) -> None:
+    examples = open_examples(write(tmp_path, GOOD))
+    (tmp_path / "a.png").write_bytes(png(colour="black"))
+    assert examples[0].image == png(colour="black")
+    (tmp_path / "a.png").unlink()
+    with pytest.raises(ImageError, match=r"'a\.png'"):
+        examples[0]
+
+
+def test_another_process_need_not_look_again(tmp_path: Path) -> None:
+    name = write(tmp_path, {**GOOD, "answer": ""}, GOOD)
+    first = open_examples(name)
+    assert isinstance(first, FileExamples)
+    (tmp_path / "a.png").unlink()
+    second = open_examples(name, kept=first.kept)
+    assert isinstance(second, FileExamples)
+    assert second.kept == [1]
+    assert second.sources == first.sources
+
+
+def test_only_the_first_rows_can_be_wanted(tmp_path: Path) -> None:
+    examples = open_examples(write(tmp_path, GOOD, GOOD, GOOD), count=2)
+    assert isinstance(examples, Part)
+    assert [example.id for example in examples] == ["rows/0", "rows/1"]
+    with pytest.raises(DataError, match="0 questions wanted"):
+        open_examples("rendered", count=0)
+
+
+def test_rendered_pages_to_train_on_are_none_of_those_to_evaluate_on() -> None:
+    practice = open_examples("rendered", count=6, seed=5)
+    assert isinstance(practice, RenderedPages)
+    assert list(practice) == list(RenderedPages(6, seed=5))
+    assert [example.source for example in practice] == practice.sources == ["large print", "small print"] * 3
+    evaluated = {example.image for example in rendered(3, seed=5)}
+    assert not evaluated & {example.image for example in practice}
+    assert practice[1:3] == [practice[1], practice[2]]
+    assert open_examples("rendered-wide", count=1, seed=5)[0].image != practice[0].image
+
+
+def test_rows_in_memory_are_a_table_too() -> None:
+    (example,) = FileExamples(table({"image": Pillow.new("RGB", (4, 4)), "question": "?", "answer": 7}))
+    assert example.answers == ("7",)

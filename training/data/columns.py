@@ -1,0 +1,115 @@
+"""Which columns of a table hold the image, the question, the gold answers and the source.
+
+A column is named by a path: `info.tgt_width` is a field of a struct, `turns.0.text` goes through a list. What is not
+named is looked for under the names that data sets use, the published VisionThink rows' among them (`images`,
+`problem`, `original_answer`, `data_source`, `info`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from vtagent.errors import DataError
+
+_USUAL = {
+    "image": ("image", "images"),
+    "question": ("question", "problem", "query"),
+    "answers": ("answers", "answer", "original_answer", "solution", "label"),
+    "source": ("source", "data_source", "print"),
+    "id": ("id",),
+}
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The path of each column; None: look for it."""
+
+    image: str | None = None
+    question: str | None = None
+    answers: str | None = None
+    """A text, a number, or a list of them, any of which is right."""
+    source: str | None = None
+    id: str | None = None
+    width: str | None = None
+    height: str | None = None
+    """Pixels of the low view: where a row has them, its image is resized to twice as much, so that half is that view."""
+
+    @classmethod
+    def parse(cls, pairs: Sequence[str]) -> Columns:
+        """Read `["image=page", "answers=gold.0"]`, as given on a command line or in a recipe.
+
+        Raises:
+            DataError: Something else.
+        """
+        names = {field.name for field in fields(cls)}
+        named: dict[str, str] = {}
+        for pair in pairs:
+            name, _, path = pair.partition("=")
+            if name not in names or not path or name in named:
+                raise DataError(f"column {pair!r}: write NAME=COLUMN, NAME once and out of {', '.join(sorted(names))}")
+            named[name] = path
+        return cls(**named)
+
+    def found_in(self, names: Collection[str], *, where: str) -> Columns:
+        """These columns, those not named filled in from a table's top-level column names.
+
+        Raises:
+            DataError: A column is not there.
+        """
+        found: dict[str, str] = {}
+        for name, usual in _USUAL.items():
+            path = getattr(self, name) or next((column for column in usual if column in names), None)
+            if path is not None:
+                found[name] = path
+            elif name in ("image", "question", "answers"):
+                wanted = " or ".join(map(repr, usual))
+                raise DataError(f"{where}: no column {wanted}; it has {_listed(names)}. Name it: {name}=COLUMN")
+        size = {"width": "info.tgt_width", "height": "info.tgt_height"} if "info" in names and not self.width else {}
+        filled = replace(self, **found, **size)
+        for field in fields(self):
+            path = getattr(filled, field.name)
+            if path is not None and path.split(".")[0] not in names:
+                raise DataError(f"{where}: no column {path!r}; it has {_listed(names)}")
+        return filled
+
+    @property
+    def tops(self) -> tuple[str, ...]:
+        """The top-level columns that are read."""
+        paths = [getattr(self, field.name) for field in fields(self)]
+        return tuple(dict.fromkeys(path.split(".")[0] for path in paths if path is not None))
+
+
+def value_at(row: Mapping[str, Any], path: str | None) -> Any:
+    """What stands at the path; None where nothing does."""
+    value: Any = row
+    for step in path.split(".") if path else ():
+        if isinstance(value, Mapping):
+            value = value.get(step)
+        elif isinstance(value, Sequence) and not isinstance(value, str | bytes) and step.isdigit():
+            value = value[int(step)] if int(step) < len(value) else None
+        else:
+            return None
+    return value if path else None
+
+
+def texts(value: object) -> tuple[str, ...]:
+    """Gold answers as texts, stripped, without repetitions or empty ones.
+
+    Example:
+        >>> texts(["48.10", " 48.10 ", 48, None])
+        ('48.10', '48')
+    """
+    if isinstance(value, str):
+        return (value.strip(),) if value.strip() else ()
+    if isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value)):
+        return (str(value),)
+    if isinstance(value, Sequence) and not isinstance(value, bytes):
+        return tuple(dict.fromkeys(text for item in value for text in texts(item)))
+    return ()
+
+
+def _listed(names: Collection[str]) -> str:
+    return ", ".join(sorted(names)[:20]) or "none"

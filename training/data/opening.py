@@ -1,0 +1,51 @@
+"""One name, one sequence of questions: rendered pages, a file, a folder, or a data set of the hub."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+
+from vtagent.errors import DataError
+from vtagent.training.data.columns import Columns
+from vtagent.training.data.examples import Domain, Example, RenderedPages
+from vtagent.training.data.files import FileExamples
+from vtagent.training.data.mixing import Part
+from vtagent.training.data.tables import open_table
+
+RENDERED: dict[str, Domain] = {"rendered": "training", "rendered-wide": "wide"}
+PAGES = 1000
+
+_log = logging.getLogger(__name__)
+
+
+def open_examples(
+    name: str,
+    *,
+    columns: Sequence[str] = (),
+    split: str = "train",
+    count: int | None = None,
+    seed: int = 0,
+    kept: Iterable[int] | None = None,
+) -> Sequence[Example]:
+    """The questions that `name` stands for; each is read or rendered when asked for.
+
+    Args:
+        name: "rendered" or "rendered-wide" for pages drawn by us; a .jsonl or .parquet file, or a folder of .parquet
+            files or of `Dataset.save_to_disk`; else a data set's id on the hub.
+        columns: "NAME=COLUMN" for each column that is not found by itself; see `Columns`.
+        split: Which part of a data set that has several.
+        count: At most so many, from the first; by default all of a file and 1,000 rendered pages.
+        seed: Of rendered pages.
+        kept: The good rows of a file, where another process has looked already; see `FileExamples`.
+
+    Raises:
+        DataError: Nothing usable there. Single bad rows are dropped, with one line in the log that counts them.
+    """
+    if count is not None and count < 1:
+        raise DataError(f"{name}: {count} questions wanted; at least one")
+    if name in RENDERED:
+        return RenderedPages(count or PAGES, seed=seed, domain=RENDERED[name])
+    examples = FileExamples(open_table(name, split=split), Columns.parse(columns), kept=kept)
+    if examples.dropped:
+        _log.warning("%s", examples.summary)
+    return examples if count is None else Part(examples, range(min(count, len(examples))))

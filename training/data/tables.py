@@ -1,0 +1,154 @@
+"""Rows by number, from a JSONL file, Parquet files, a saved `datasets` folder or a data set of the Hugging Face hub.
+
+Pictures are not decoded here, and only JSONL is held in memory.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from vtagent.errors import DataError
+
+
+class Table(Protocol):
+    """Rows that can be read in any order, again and again."""
+
+    name: str
+    folder: Path
+    """Where relative image paths start."""
+    columns: Collection[str]
+
+    def __len__(self) -> int: ...
+
+    def row(self, number: int, columns: Sequence[str]) -> Mapping[str, Any]:
+        """These top-level columns of one row."""
+        ...
+
+
+@dataclass
+class Rows:
+    """Rows in memory."""
+
+    name: str
+    folder: Path
+    rows: Sequence[Mapping[str, Any]]
+
+    @property
+    def columns(self) -> Collection[str]:
+        """The columns that any row has; a row without one has nothing there."""
+        return dict.fromkeys(column for row in self.rows for column in row)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def row(self, number: int, columns: Sequence[str]) -> Mapping[str, Any]:
+        """See `Table.row`."""
+        row = self.rows[number]
+        return {column: row.get(column) for column in columns}
+
+
+class ArrowTable:
+    """A `datasets.Dataset`, memory-mapped; its image columns are read as they are stored."""
+
+    def __init__(self, name: str, folder: Path, dataset: Any) -> None:
+        self.name, self.folder = name, folder
+        self.columns: Collection[str] = list(dataset.column_names)
+        self._dataset = dataset.with_format("arrow")
+        self._views: dict[tuple[str, ...], Any] = {}
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def row(self, number: int, columns: Sequence[str]) -> Mapping[str, Any]:
+        """See `Table.row`."""
+        view = self._views.get(tuple(columns))
+        if view is None:
+            view = self._views[tuple(columns)] = self._dataset.select_columns(list(columns))
+        row: dict[str, Any] = view[number].to_pylist()[0]
+        return row
+
+
+def open_table(name: str, *, split: str = "train") -> Table:
+    """The rows of `name`.
+
+    Args:
+        name: A .jsonl or .parquet file; a folder of .parquet files, or one that `Dataset.save_to_disk` wrote; else the
+            id of a data set on the hub.
+        split: Which part of a data set that has several.
+
+    Raises:
+        DataError: There is no such thing, it cannot be read, or it has no rows.
+    """
+    path = Path(name)
+    if path.suffix in (".jsonl", ".ndjson"):
+        table: Table = Rows(path.stem, path.parent, _json_lines(path))
+    elif path.suffix == ".parquet" or path.exists():
+        table = ArrowTable(path.stem, path if path.is_dir() else path.parent, _local(path, split))
+    elif name.count("/") <= 1 and not name.startswith((".", "/", "~")):
+        table = ArrowTable(name.rpartition("/")[2], Path(), _load(name, split=split, where=name))
+    else:
+        raise DataError(f"{name}: no such file or folder")
+    if not len(table):
+        raise DataError(f"{name}: no rows")
+    return table
+
+
+def _json_lines(path: Path) -> list[dict[str, Any]]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: {getattr(error, 'strerror', None) or 'not UTF-8 text'}") from error
+    rows: list[dict[str, Any]] = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise DataError(f"{path}, line {number}: not a JSON object") from error
+        if not isinstance(row, dict):
+            raise DataError(f"{path}, line {number}: not a JSON object")
+        rows.append(row)
+    return rows
+
+
+def _local(path: Path, split: str) -> Any:
+    files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
+    if files:
+        if not path.exists():
+            raise DataError(f"{path}: no such file")
+        return _load("parquet", split="train", where=str(path), data_files=[str(file) for file in files])
+    datasets = _datasets(str(path))
+    try:
+        loaded = datasets.load_from_disk(str(path))
+    except Exception as error:  # whatever the format refuses
+        raise DataError(f"{path}: neither .parquet files nor a saved data set ({_line(error)})") from error
+    if not isinstance(loaded, datasets.DatasetDict):
+        return loaded
+    if split not in loaded:
+        raise DataError(f"{path}: no split {split!r}; it has {', '.join(loaded)}")
+    return loaded[split]
+
+
+def _load(name: str, *, split: str, where: str, **options: Any) -> Any:
+    datasets = _datasets(where)
+    try:
+        return datasets.load_dataset(name, split=split, **options)
+    except Exception as error:  # whatever the hub, the network or the format refuses
+        raise DataError(f"{where}: {_line(error)}") from error
+
+
+def _datasets(where: str) -> Any:
+    try:
+        import datasets
+    except ModuleNotFoundError as error:
+        raise DataError(f"{where}: reading it needs an extra: pip install 'vtagent[train]'") from error
+    return datasets
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__
