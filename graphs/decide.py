@@ -6,12 +6,13 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
 from langchain_core.messages import AIMessage, BaseMessage, SystemMessage
 from langchain_core.runnables import Runnable, RunnableBinding, RunnableConfig
 from langchain_core.tools import BaseTool
+from langgraph.types import Command
 
 from vtagent.errors import ModelError
 from vtagent.graphs.ledger import after_call, forced_by
@@ -132,7 +133,7 @@ class Decide(Node):
 
     def _update(
         self, state: ZoomState, turn: Turn, message: AIMessage, runtime: ZoomRuntime, seconds: float
-    ) -> dict[str, Any]:
+    ) -> Command[Literal["zoom", "answer"]]:
         message = without_calls(message) if turn.forced else structured(message)
         if any(
             message.id == said.id for said in state["messages"]
@@ -141,17 +142,19 @@ class Decide(Node):
         usage = after_call(state["usage"], message, seconds)
         names = [call["name"] for call in message.tool_calls]
         calls = [{"name": call["name"], "args": call["args"]} for call in message.tool_calls]
-        choice = "answer"
+        choice, next_node = "answer", "answer"
         if names or message.invalid_tool_calls:
-            choice = "zoom" if self.zoom_tool.name in names or not names else "tool"
+            choice, next_node = "zoom" if self.zoom_tool.name in names or not names else "tool", "zoom"
         runtime.stream_writer(
             {"event": "decision", "choice": choice, "calls": calls, "turn": usage["turns"], "stop": turn.forced}
         )
-        return {"messages": [message], "usage": usage, "stop": turn.forced}
+        # Saying where to go next is cheaper than a conditional edge, which reads the whole state back to find out.
+        return Command(update={"messages": [message], "usage": usage, "stop": turn.forced}, goto=next_node)
 
 
 def _unwrapped(bound: Caller) -> tuple[Caller, dict[str, Any]]:
     """A plain binding as the model and its options: the same call, without merging configs each time."""
-    if type(bound) is RunnableBinding and not bound.config and not bound.config_factories:
+    plain = isinstance(bound, RunnableBinding) and not bound.config and not bound.config_factories
+    if plain and type(bound).invoke is RunnableBinding.invoke and type(bound).ainvoke is RunnableBinding.ainvoke:
         return bound.bound, dict(bound.kwargs)
     return bound, {}

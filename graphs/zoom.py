@@ -14,8 +14,6 @@ from dataclasses import replace
 from typing import Any
 
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import AIMessage
-from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.tools import BaseTool
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.graph import END, START, StateGraph
@@ -131,12 +129,12 @@ def build_zoom_graph(
     graph.add_node(
         "decide",
         Decide(defaults, model=model, store=store, vision=vision, zoom_tool=zoom_tool, tools=tools, prompt=prompt),
+        destinations=("zoom", "answer"),
     )
     graph.add_node("zoom", Act(defaults, zoom_tool=zoom_tool, tools=tools, store=store, vision=vision, fetch=fetch))
     graph.add_node("answer", Answer(defaults))
     graph.add_edge(START, "observe")
     graph.add_edge("observe", "decide")
-    graph.add_conditional_edges("decide", _Called(), ["zoom", "answer"])
     graph.add_edge("zoom", "decide")
     graph.add_edge("answer", END)
     return graph
@@ -179,16 +177,3 @@ def create_zoom_agent(
         fetch=fetch,
     )
     return graph.compile(checkpointer=checkpointer, name=name)
-
-
-class _Called(Runnable[ZoomState, str]):
-    """Where to go after a reply. A `Runnable`, so that it does not show up as a step of its own in traces."""
-
-    name = "called"
-
-    def invoke(self, input: ZoomState, config: RunnableConfig | None = None, **kwargs: Any) -> str:
-        last = input["messages"][-1]
-        return "zoom" if isinstance(last, AIMessage) and (last.tool_calls or last.invalid_tool_calls) else "answer"
-
-    async def ainvoke(self, input: ZoomState, config: RunnableConfig | None = None, **kwargs: Any) -> str:
-        return self.invoke(input)

@@ -224,6 +224,17 @@ def test_the_low_view_of_a_jpeg_is_drafted_and_close_to_the_slow_way() -> None:
     assert max(ImageStat.Stat(ImageChops.difference(low, slow)).rms) < 2.5  # 40 dB
 
 
+def test_a_drafted_jpeg_is_corrected_in_bands_without_a_seam() -> None:
+    data = encode(scene((2000, 1500)), "JPEG", quality=92)
+    renderer, ref = rendering(data, QWEN2_5_VL)
+    low = renderer.render(View(ref, 0.5))
+    drafted = Image.open(io.BytesIO(data))
+    drafted.draft("RGB", (1000, 750))
+    assert drafted.size == (1000, 750) != low.size
+    at_once = drafted.resize(low.size, Image.Resampling.BILINEAR)
+    assert all(high <= 2 for _, high in ImageChops.difference(low, at_once).getextrema())
+
+
 def test_a_rotated_photo_is_upright_at_every_scale_and_region() -> None:
     exif = Image.Exif()
     exif[274] = 6

@@ -9,8 +9,9 @@ import re
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from PIL import Image
@@ -35,6 +36,9 @@ _DRAFT_SLACK = 1 / 50
 
 # Sides that differ by less than this share are merely corrected.
 _CLOSE = 1 / 20
+
+# Pixels that are corrected at a time: a band with what Pillow keeps beside it then stays in a core's cache.
+_BAND = 2**18
 
 
 @dataclass(frozen=True)
@@ -83,19 +87,7 @@ class View:
         Raises:
             ImageRefused: It is not.
         """
-        match = _URL.fullmatch(url)
-        expected = "expected vtimg://sha256/<64 hex digits>, ?region=x1,y1,x2,y2 and scale=0.5 as needed"
-        if match is None:
-            raise ImageRefused(f"not an image reference: {url[:160]!r}; {expected}")
-        sha256, box, scale = match.groups()
-        try:
-            region = Region(*(int(number[:5]) for number in box.split(","))) if box else None
-            view = View(ImageRef(sha256, 1, 1, ""), float(scale or 1), region)
-        except (RegionError, ValueError) as error:
-            raise ImageRefused(f"not an image reference: {url[:160]!r} ({error})") from None
-        if view.url != url:
-            raise ImageRefused(f"not an image reference: {url[:160]!r}; expected it as {view.url!r}")
-        return sha256, view.scale, view.region
+        return _parsed(url)
 
     @classmethod
     def from_url(cls, url: str, store: ImageStore) -> View:
@@ -173,6 +165,23 @@ class View:
         return min(1.0, math.sqrt((width * height) / ((right - left) * (bottom - top))))
 
 
+@lru_cache(maxsize=4096)  # every node of a graph and every call of a model reads the same few references
+def _parsed(url: str) -> tuple[str, float, Region | None]:
+    match = _URL.fullmatch(url)
+    expected = "expected vtimg://sha256/<64 hex digits>, ?region=x1,y1,x2,y2 and scale=0.5 as needed"
+    if match is None:
+        raise ImageRefused(f"not an image reference: {url[:160]!r}; {expected}")
+    sha256, box, scale = match.groups()
+    try:
+        region = Region(*(int(number[:5]) for number in box.split(","))) if box else None
+        view = View(ImageRef(sha256, 1, 1, ""), float(scale or 1), region)
+    except (RegionError, ValueError) as error:
+        raise ImageRefused(f"not an image reference: {url[:160]!r} ({error})") from None
+    if view.url != url:
+        raise ImageRefused(f"not an image reference: {url[:160]!r}; expected it as {view.url!r}")
+    return sha256, view.scale, view.region
+
+
 def is_reference(block: object) -> bool:
     """Whether a content block claims to be one of our image references; `View.from_block` tells whether it is right."""
     if not isinstance(block, Mapping) or block.get("type") != "image":
@@ -234,10 +243,10 @@ class ViewRenderer:
             image = decode(data, limits=self.store.limits).crop(view.box)
         if image.size == size:
             return image
-        # A drafted JPEG is within a few percent of its view; there the cheaper filter loses nothing one can see.
         drafted = view.region is None and image.size != (view.ref.width, view.ref.height)
-        close = drafted and all(abs(have - want) < _CLOSE * want for have, want in zip(image.size, size, strict=True))
-        return image.resize(size, Image.Resampling.BILINEAR if close else Image.Resampling.BICUBIC)
+        if drafted and all(abs(have - want) < _CLOSE * want for have, want in zip(image.size, size, strict=True)):
+            return _corrected(image, size)
+        return image.resize(size, Image.Resampling.BICUBIC)
 
     def _trim(self, added: int) -> None:
         """Counts a fresh view and drops the least recently used that no longer fit; views being rendered stay."""
@@ -249,6 +258,26 @@ class ViewRenderer:
                 if future.done():
                     del self._views[view]
                     self._bytes -= _weight(future.result())
+
+
+def _corrected(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """A drafted JPEG at its view's size, a few percent away: there the cheaper filter loses nothing one can see.
+
+    Off the grid this takes nearly as long as the drafting, so it is done in bands on two threads; Pillow computes
+    without Python's lock, and a band sees its neighbours' pixels, so no seam shows.
+    """
+    width, height = size
+    bands = -(-width * height // _BAND)
+    edges = [height * band // bands for band in range(bands + 1)]
+    out = Image.new("RGB", size)
+
+    def fill(top: int, bottom: int) -> None:
+        box = (0, top * image.height / height, image.width, bottom * image.height / height)
+        out.paste(image.resize((width, bottom - top), Image.Resampling.BILINEAR, box=box), (0, top))
+
+    with ThreadPoolExecutor(2 if bands > 1 else 1) as pool:
+        list(pool.map(fill, edges, edges[1:]))
+    return out
 
 
 def _weight(image: Image.Image) -> int:
