@@ -45,10 +45,10 @@ def run(arguments: Sequence[str]) -> int:
         top.parse_args(arguments or ["--help"])
     command = commands[arguments[0]]
     options = command.parse_intermixed_args(arguments[1:])
-    if arguments[0] == "ask" and options.base_url and options.zoom_bias:
+    if arguments[0] in ("ask", "chat") and options.base_url and options.zoom_bias:
         command.error("--zoom-bias needs a model on this machine, --base-url names a server")
     try:
-        {"ask": _ask, "samples": _samples}[arguments[0]](options)
+        {"ask": _ask, "samples": _samples, "chat": _chat, "forget": _forget}[arguments[0]](options)
     except KeyboardInterrupt:
         return 130
     except Exception as error:
@@ -111,6 +111,19 @@ def _ask(options: argparse.Namespace) -> None:
         show(report)
     if not report["answer"]:
         raise ModelError("the model gave no answer")
+
+
+def _chat(options: argparse.Namespace) -> None:
+    from vtagent.chat_command import chat
+
+    with _server_errors(options.base_url):
+        chat(options, _load)
+
+
+def _forget(options: argparse.Namespace) -> None:
+    from vtagent.chat_command import forget
+
+    forget(options)
 
 
 def _load(name: str | None, base_url: str | None, store: ImageStore) -> tuple[str, BaseChatModel, VisionSpec]:

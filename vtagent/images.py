@@ -78,9 +78,12 @@ class ImageStore(ABC):
         """
         data = bytes(data)
         sha256 = hashlib.sha256(data).hexdigest()
-        if sha256 in self:
-            self.get(sha256)
-            return self.ref(sha256)
+        if self._wanted_again(sha256):
+            try:
+                self.get(sha256)
+                return self.ref(sha256)
+            except ImageNotFound:  # collected as garbage this very moment
+                pass
         mime_type, width, height = inspect(data, limits=self.limits)
         decode(data, limits=self.limits)
         self._write(sha256, data)
@@ -126,6 +129,10 @@ class ImageStore(ABC):
         elif sha256 not in self:
             raise _not_found(sha256)
         return self._refs[sha256]
+
+    def _wanted_again(self, sha256: str) -> bool:
+        """Whether an image is held; if so, it counts as put just now (see `vtagent.garbage`)."""
+        return sha256 in self
 
     @abstractmethod
     def __contains__(self, sha256: object) -> bool:
@@ -177,6 +184,13 @@ class DirectoryImageStore(ImageStore):
 
     def __contains__(self, sha256: object) -> bool:
         return isinstance(sha256, str) and _HEX.fullmatch(sha256) is not None and self._file(sha256).exists()
+
+    def _wanted_again(self, sha256: str) -> bool:
+        try:
+            os.utime(self._file(sha256))
+        except FileNotFoundError:
+            return False
+        return True
 
     def _file(self, sha256: str) -> Path:
         return self.path / sha256[:2] / sha256

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from importlib.metadata import version
 from pathlib import Path
 from typing import NoReturn
@@ -66,6 +67,33 @@ DIR gets one PNG per document, and questions.jsonl with one line for each:
 """
 
 
+CHAT = """\
+examples:
+  vtagent chat receipt.png --thread trip
+
+  # Go on tomorrow, with another image
+  vtagent chat --thread trip
+  › What was the total?
+  › /image second.png
+  › And here?
+  › /quit
+
+  # From a script: a question a line, a JSON object a line
+  printf 'What is the Total?\\n' | vtagent chat receipt.png --thread t1 --json
+
+Threads are kept in ~/.local/state/vtagent (see --state). A run that was killed
+is finished when its thread is taken up again. `vtagent forget` deletes one.
+"""
+
+FORGET = """\
+examples:
+  vtagent forget trip
+
+  # Its images at once, too, though they were put a moment ago
+  vtagent forget trip --grace 0
+"""
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
@@ -87,29 +115,7 @@ def parsers() -> tuple[_Parser, dict[str, _Parser]]:
     )
     ask.add_argument("images", nargs="+", metavar="IMAGE", type=Path, help="an image file")
     ask.add_argument("question", metavar='"QUESTION"', help="in quotes, after the images")
-    ask.add_argument(
-        "--model",
-        metavar="NAME",
-        help="base or zoom (bundled), a checkpoint's folder or hub id; default: zoom. "
-        "With --base-url, a name that is served there; default: the first",
-    )
-    ask.add_argument(
-        "--base-url", metavar="URL", help="ask an OpenAI-compatible server; OPENAI_API_KEY is sent to it if it is set"
-    )
-    ask.add_argument(
-        "--max-zooms",
-        metavar="N",
-        type=_count,
-        default=1,
-        help="how often the model may zoom before it must answer; default: 1",
-    )
-    ask.add_argument(
-        "--zoom-bias",
-        metavar="B",
-        type=float,
-        default=0.0,
-        help="added to the log-odds of zooming; default: 0. Not with --base-url",
-    )
+    _add_model_options(ask)
     ask.add_argument("--save-views", metavar="DIR", type=Path, help="write every view that the model saw as a PNG")
     ask.add_argument("--json", action="store_true", help="print one JSON object instead")
 
@@ -127,9 +133,71 @@ def parsers() -> tuple[_Parser, dict[str, _Parser]]:
         "--print", choices=["small", "large", "both"], default="both", help="the size of the print; default: both"
     )
 
-    for parser in (ask, samples):
+    chat = commands.add_parser(
+        "chat",
+        help="ask one question after another, and go on another day",
+        description="Hold a conversation about images that is kept: each line of stdin is a question.",
+        epilog=CHAT + "\n" + EXIT_CODES,
+        formatter_class=raw,
+    )
+    chat.add_argument("images", nargs="*", metavar="IMAGE", type=Path, help="shown with the first question")
+    chat.add_argument("--thread", metavar="NAME", type=_thread, required=True, help="the conversation's name")
+    _add_model_options(chat)
+    chat.add_argument("--json", action="store_true", help="print one JSON object for each answer instead")
+
+    forget = commands.add_parser(
+        "forget",
+        help="delete a conversation and the images that only it showed",
+        description="Delete a conversation of `vtagent chat`, and the images that no other one shows.",
+        epilog=FORGET + "\n" + EXIT_CODES,
+        formatter_class=raw,
+    )
+    forget.add_argument("thread", metavar="NAME", type=_thread, help="the conversation's name")
+    forget.add_argument(
+        "--grace",
+        metavar="MINUTES",
+        type=_count,
+        default=60,
+        help="images put since then stay: another chat may be about to show them; default: 60",
+    )
+    for parser in (chat, forget):
+        parser.add_argument("--state", metavar="DIR", type=Path, help="where conversations are kept; made if missing")
+
+    for parser in (ask, samples, chat, forget):
         parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    return top, {"ask": ask, "samples": samples}
+    return top, {"ask": ask, "samples": samples, "chat": chat, "forget": forget}
+
+
+def _add_model_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--model",
+        metavar="NAME",
+        help="base or zoom (bundled), a checkpoint's folder or hub id; default: zoom. "
+        "With --base-url, a name that is served there; default: the first",
+    )
+    parser.add_argument(
+        "--base-url", metavar="URL", help="ask an OpenAI-compatible server; OPENAI_API_KEY is sent to it if it is set"
+    )
+    parser.add_argument(
+        "--max-zooms",
+        metavar="N",
+        type=_count,
+        default=1,
+        help="how often the model may zoom before it must answer; default: 1",
+    )
+    parser.add_argument(
+        "--zoom-bias",
+        metavar="B",
+        type=float,
+        default=0.0,
+        help="added to the log-odds of zooming; default: 0. Not with --base-url",
+    )
+
+
+def _thread(text: str) -> str:
+    if not re.fullmatch(r"\w[\w.-]{0,99}", text):
+        raise argparse.ArgumentTypeError(f"{text!r:.120} is not a name: letters, digits, '.', '-' and '_', 100 at most")
+    return text
 
 
 def _count(text: str) -> int:

@@ -1,0 +1,155 @@
+"""`vtagent chat`: a conversation about images that goes on where it was left, were it in the middle of an answer.
+
+Threads are kept in one folder: `threads.sqlite` for what was said, `images/` for what was shown. Every step of a run is
+saved before the next begins, so a run that was killed is taken up where it stood, without zooming again; once it has
+ended only its end is kept. `vtagent forget` deletes a thread, and the images that no thread shows any more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import HumanMessage
+from langgraph.checkpoint.sqlite import SqliteSaver
+from rich.console import Console
+from rich.text import Text
+
+from vtagent.errors import DataError, ModelError, VtagentError
+from vtagent.garbage import collect_garbage
+from vtagent.graphs import ZoomContext, create_zoom_agent
+from vtagent.graphs.images_in_use import images_in_use
+from vtagent.graphs.zoom import ZoomAgent
+from vtagent.images import DirectoryImageStore, ImageStore
+from vtagent.terminal import FORCED, plain, working
+from vtagent.views import View
+from vtagent.visual_tokens import VisionSpec
+
+Load = Callable[[str | None, str | None, ImageStore], tuple[str, BaseChatModel, VisionSpec]]
+
+
+def chat(options: argparse.Namespace, load: Load) -> None:
+    """Take up a thread: finish what was left unfinished, then ask what stdin says, line by line.
+
+    Args:
+        options: As `vtagent.options` reads them.
+        load: Loads a model: (name, base URL, store) → (its name, the model, its image sizes).
+
+    Raises:
+        ImageError: One of the images cannot be used.
+        ModelError: A question got no answer.
+    """
+    folder = state_folder(options.state)
+    store = DirectoryImageStore(folder / "images")
+    blocks = [View(store.put_file(path)).block() for path in options.images]
+    _, model, vision = load(options.model, options.base_url, store)
+    with SqliteSaver.from_conn_string(str(folder / "threads.sqlite")) as saver:
+        agent = create_zoom_agent(model, store=store, vision=vision, checkpointer=saver)
+        context = ZoomContext(max_zooms=options.max_zooms, zoom_bias=options.zoom_bias)
+        Conversation(agent, saver, options.thread, context, as_json=options.json).hold(blocks)
+
+
+def forget(options: argparse.Namespace) -> None:
+    """Delete a thread, and every image that no thread shows any more and that was not put within the grace period.
+
+    Raises:
+        DataError: There is no such thread.
+    """
+    folder = state_folder(options.state)
+    with SqliteSaver.from_conn_string(str(folder / "threads.sqlite")) as saver:
+        if saver.get_tuple({"configurable": {"thread_id": options.thread}}) is None:
+            raise DataError(f"there is no thread {options.thread!r} in {folder}")
+        saver.delete_thread(options.thread)
+        collected = collect_garbage(
+            DirectoryImageStore(folder / "images"), images_in_use(saver), grace=60.0 * options.grace
+        )
+    recent = f"; {collected.recent} too recent to delete (see --grace)" if collected.recent else ""
+    print(f"forgot {options.thread}: {len(collected.deleted)} images deleted, {collected.in_use} in use{recent}")
+
+
+def state_folder(given: Path | None) -> Path:
+    """Where threads are kept: what is given, else the place for a user's state on this system; made if missing."""
+    home = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
+    folder = given or home / "vtagent"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+class Conversation:
+    """One thread at a terminal, or with a script."""
+
+    def __init__(
+        self, agent: ZoomAgent, saver: SqliteSaver, thread: str, context: ZoomContext, *, as_json: bool
+    ) -> None:
+        self.agent, self.saver, self.thread, self.context, self.as_json = agent, saver, thread, context, as_json
+        self.config: Any = {"configurable": {"thread_id": thread}}
+        self.console = Console(highlight=False)
+
+    def hold(self, blocks: list[dict[str, Any]]) -> None:
+        """Answer until stdin ends; `blocks` are shown with the first question."""
+        if self.agent.get_state(self.config).next:
+            self._answer(None)
+        for line in _lines():
+            try:
+                if line.startswith("/image "):
+                    store = self.agent.builder.store
+                    blocks.append(View(store.put_file(Path(line.removeprefix("/image ").strip()))).block())
+                    continue
+                content: list[str | dict[Any, Any]] = [*blocks, {"type": "text", "text": line}]
+                blocks = []
+                self._answer({"messages": [HumanMessage(content)]})
+            except VtagentError as error:
+                if not sys.stdin.isatty():
+                    raise
+                self.console.print(Text(str(error), style="red"))
+
+    def _answer(self, question: Any) -> None:
+        with working("looking"):
+            state = self.agent.invoke(question, self.config, context=self.context, durability="sync")
+        self._keep_the_end()
+        if self.as_json:
+            report = {"answer": state["answer"], "stop": state["stop"], "views": state["views"], **state["usage"]}
+            print(json.dumps(report, ensure_ascii=False), flush=True)
+        else:
+            self._show(state)
+        if not state["answer"]:
+            raise ModelError("the model gave no answer")
+
+    def _show(self, state: Any) -> None:
+        usage = state["usage"]
+        zoomed = f"zoomed {usage['zooms']} ×" if usage["zooms"] else "did not zoom"
+        of = f" of {usage['full_visual_tokens']}" if usage["full_visual_tokens"] else ""
+        cut = f"; {FORCED[state['stop']]}" if state["stop"] in FORCED else ""
+        self.console.print(Text(plain(state["answer"] or "no answer"), style="bold green"))
+        self.console.print(Text(f"{zoomed}; {usage['visual_tokens']}{of} visual tokens in view{cut}", style="dim"))
+
+    def _keep_the_end(self) -> None:
+        """Drop the steps of runs that have ended: every one of them holds the whole conversation."""
+        latest = self.agent.get_state(self.config).config["configurable"]["checkpoint_id"]
+        with self.saver.cursor() as cursor:
+            for table in ("checkpoints", "writes"):
+                cursor.execute(f"DELETE FROM {table} WHERE thread_id = ? AND checkpoint_id <> ?", (self.thread, latest))
+
+
+def _lines() -> Iterator[str]:
+    """What is typed, or what a script sends, line by line; `/quit` or the end of the input ends it."""
+    if not sys.stdin.isatty():
+        yield from (line.strip() for line in sys.stdin if line.strip())
+        return
+    import readline  # noqa: F401 - gives `input` its editing keys
+
+    while True:
+        try:
+            line = input("› ").strip()
+        except EOFError:
+            return
+        if line == "/quit":
+            return
+        if line:
+            yield line
