@@ -1,0 +1,132 @@
+"""The zoom agent as a tool of another agent: a question in, the answer out, with the evidence for it.
+
+The asking model need not see: it passes on which image is meant, by its reference or simply by there being one. What it
+gets is a few words of text, however many views the answer took.
+"""
+
+# No `from __future__ import annotations` here: LangChain reads the injected argument's annotation at run time.
+
+from typing import Annotated, Any, Literal
+
+from langchain_core.messages import HumanMessage
+from langchain_core.runnables import RunnableConfig
+from langchain_core.tools import BaseTool, ToolException
+from langgraph.prebuilt import InjectedState
+from pydantic import BaseModel, Field
+
+from vtagent.errors import ImageError
+from vtagent.graphs.observe import referenced
+from vtagent.graphs.state import ViewRecord, ZoomState
+from vtagent.graphs.zoom import ZoomAgent
+from vtagent.images import ImageStore
+from vtagent.tools.shown import image_blocks, name_of
+from vtagent.views import View
+
+__all__ = ["as_tool"]
+
+DESCRIPTION = (
+    "Ask a question about the images of this conversation. It is answered by a model that can see them and that looks "
+    "closer where it must. Returns the answer, and where it was read."
+)
+
+
+class Question(BaseModel):
+    """What the asking model may say."""
+
+    question: str = Field(description="One question, complete in itself: the answering model sees nothing else.")
+    images: list[str] | None = Field(
+        default=None,
+        description="Which images, by their vtimg:// references; leave it out for all images of the conversation.",
+    )
+    messages: Annotated[Any, InjectedState("messages")] = Field(default=None, exclude=True)
+
+
+class LookTool(BaseTool):
+    """The tool; make one with `as_tool`."""
+
+    name: str = "look"
+    description: str = DESCRIPTION
+    args_schema: Any = Question
+    response_format: Literal["content", "content_and_artifact"] = "content_and_artifact"
+    handle_tool_error: bool | str | Any = True
+    agent: Any = Field(exclude=True)
+
+    @property
+    def _injected_args_keys(self) -> frozenset[str]:
+        return frozenset({"messages"})  # keeps the conversation out of trace payloads
+
+    def _run(
+        self,
+        question: str,
+        images: list[str] | None = None,
+        messages: Any = None,
+        config: RunnableConfig | None = None,
+    ) -> tuple[str, dict[str, Any]]:
+        return _told(self.agent.invoke(self._asked(question, images, messages), config), self._store)
+
+    async def _arun(
+        self,
+        question: str,
+        images: list[str] | None = None,
+        messages: Any = None,
+        config: RunnableConfig | None = None,
+    ) -> tuple[str, dict[str, Any]]:
+        return _told(await self.agent.ainvoke(self._asked(question, images, messages), config), self._store)
+
+    @property
+    def _store(self) -> ImageStore:
+        store: ImageStore = self.agent.builder.store
+        return store
+
+    def _asked(self, question: str, images: list[str] | None, messages: Any) -> dict[str, Any]:
+        try:
+            if images is None:
+                known = referenced(messages or [], self._store, self.agent.builder.fetch)
+                urls = [View.from_block(block, self._store).ref.url for _, block in image_blocks(known)]
+            else:
+                urls = images
+            blocks: list[str | dict[Any, Any]] = [
+                View.from_url(url, self._store).block() for url in dict.fromkeys(urls)
+            ]
+        except ImageError as error:
+            raise ToolException(str(error)) from error
+        if not blocks:
+            raise ToolException("There is no image in this conversation to ask about.")
+        return {"messages": [HumanMessage([*blocks, {"type": "text", "text": question}])]}
+
+
+def as_tool(agent: ZoomAgent, *, name: str = "look", description: str = DESCRIPTION) -> BaseTool:
+    """Make a zoom agent a tool of another agent, such as a supervisor.
+
+    Args:
+        agent: Made with `create_zoom_agent`, or compiled from `build_zoom_graph`. Its own defaults hold.
+        name: What the asking model calls the tool.
+        description: What the asking model is told about it.
+
+    Returns:
+        A tool that takes `{"question": …, "images": [reference, …] | null}` and answers in words. Its artifact holds
+        the agent's `answer`, `views`, `usage` and `stop`. A question that cannot be asked is answered with
+        `status="error"` and what was wrong.
+
+    Example:
+        >>> look = as_tool(create_zoom_agent(model))
+        >>> look.invoke({"question": "What is the total?", "images": ["vtimg://sha256/…"]})
+        '48.10\\n\\nSeen: image 1, whole, at 640 × 480; image 1, region [500, 0, 1000, 500], at 640 × 480.'
+    """
+    return LookTool(name=name, description=description, agent=agent)
+
+
+def _told(state: ZoomState, store: ImageStore) -> tuple[str, dict[str, Any]]:
+    """The answer with its evidence, for a model; and the same for a program."""
+    views = state["views"]
+    names = list(dict.fromkeys(name_of(view["url"]) for view in views))
+    seen = "; ".join(f"image {names.index(name_of(view['url'])) + 1}, {_where(view)}" for view in views)
+    answer = state["answer"] or "No answer was found."
+    forced = f" The looking was cut short: {state['stop']}." if state["stop"] not in (None, "max_zooms") else ""
+    evidence = {key: state[key] for key in ("answer", "views", "usage", "stop")}  # type: ignore[literal-required]
+    return f"{answer}\n\nSeen: {seen}.{forced}", evidence
+
+
+def _where(view: ViewRecord) -> str:
+    part = "whole" if view["region"] is None else f"region {view['region']}"
+    return f"{part}, at {view['width']} × {view['height']}"

@@ -1,0 +1,125 @@
+"""A person decides on every zoom before it happens: approve it, choose another region, or refuse it.
+
+    graph = review_zooms(build_zoom_graph(model))
+    agent = graph.compile(checkpointer=saver)
+    paused = agent.invoke({"messages": [question]}, config)["__interrupt__"][0].value
+    agent.invoke(Command(resume={"decisions": [{"type": "approve"}]}), config)
+
+What is asked and what is answered is written as LangChain's `HumanInTheLoopMiddleware` writes it, so that what shows
+and answers its interrupts does so here. Agents of `create_agent` use that middleware itself, beside `ZoomMiddleware`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from langchain_core.messages import AIMessage, ToolCall, ToolMessage
+from langchain_core.runnables import RunnableConfig
+from langgraph.types import Command, interrupt
+
+from vtagent.graphs.act import Act
+from vtagent.graphs.node import Node, ZoomRuntime
+from vtagent.graphs.state import ZoomContext, ZoomState
+from vtagent.graphs.zoom import ZoomGraph
+
+__all__ = ["review_zooms"]
+
+DECISIONS = ("approve", "edit", "reject")
+
+
+def review_zooms(graph: ZoomGraph) -> ZoomGraph:
+    """Make every zoom of a graph wait for a person; the same graph, to be compiled with a checkpointer.
+
+    The run pauses before it acts on a reply that zooms. The interrupt's value lists the calls:
+    `{"action_requests": [{"name", "args", "description"}], "review_configs": […]}`. It goes on with
+    `Command(resume={"decisions": […]})`, one decision for each call, in order:
+
+    * `{"type": "approve"}`
+    * `{"type": "edit", "edited_action": {"name": "zoom_image", "args": {"region": [0, 0, 500, 500]}}}`
+    * `{"type": "reject", "message": "why"}`: the model is told, and goes on; this counts as no zoom and no mistake.
+
+    The model's own call stays in the conversation as it was made; what was shown instead, the tool's answer says.
+
+    Raises:
+        ValueError: On resuming, if the decisions are not one of these for each call.
+    """
+    node = graph.nodes["zoom"]
+    act = node.runnable
+    assert isinstance(act, Act)
+    node.runnable = Reviewed(act)
+    return graph
+
+
+class Reviewed(Node):
+    """Asks, then acts."""
+
+    def __init__(self, act: Act) -> None:
+        super().__init__(act.defaults)
+        self.act = act
+
+    def run(self, state: ZoomState, settings: ZoomContext, runtime: ZoomRuntime, config: RunnableConfig) -> Any:
+        """Ask about the zooms of the last reply, then run what was let through."""
+        decided, refused = self._decided(state)
+        return _beside(refused, self.act.run(decided, settings, runtime, config))
+
+    async def arun(self, state: ZoomState, settings: ZoomContext, runtime: ZoomRuntime, config: RunnableConfig) -> Any:
+        """As `run`."""
+        decided, refused = self._decided(state)
+        return _beside(refused, await self.act.arun(decided, settings, runtime, config))
+
+    def _decided(self, state: ZoomState) -> tuple[ZoomState, list[ToolMessage]]:
+        """The state with the calls that a person let through, and what the model is told of the others."""
+        reply = state["messages"][-1]
+        assert isinstance(reply, AIMessage)
+        zooms = [call for call in reply.tool_calls if call["name"] == self.act.zoom]
+        if not zooms:
+            return state, []
+        answer = interrupt({"action_requests": [_request(call) for call in zooms], "review_configs": [self._config()]})
+        decisions = answer.get("decisions") if isinstance(answer, Mapping) else None
+        if not isinstance(decisions, list) or len(decisions) != len(zooms):
+            raise ValueError(
+                f'expected {{"decisions": [...]}} with {len(zooms)} of {", ".join(DECISIONS)}: {answer!r:.200}'
+            )
+        refused: list[ToolMessage] = []
+        changed: dict[int, ToolCall | None] = {}
+        for call, decision in zip(zooms, decisions, strict=True):
+            match decision:
+                case {"type": "approve"}:
+                    changed[id(call)] = call
+                case {"type": "edit", "edited_action": {"args": dict(args)}}:
+                    changed[id(call)] = {**call, "args": args}
+                case {"type": "reject"}:
+                    changed[id(call)] = None
+                    refused.append(_refusal(call, decision.get("message")))
+                case _:
+                    raise ValueError(f"a decision is one of {', '.join(DECISIONS)}, not {decision!r:.200}")
+        calls = [let for call in reply.tool_calls if (let := changed.get(id(call), call)) is not None]
+        messages = [*state["messages"][:-1], reply.model_copy(update={"tool_calls": calls})]
+        return {**state, "messages": messages}, refused
+
+    def _config(self) -> dict[str, Any]:
+        return {"action_name": self.act.zoom, "allowed_decisions": list(DECISIONS)}
+
+
+def _request(call: ToolCall) -> dict[str, Any]:
+    region = call["args"].get("region")
+    what = "the whole image" if region is None else f"region {region}"
+    description = f"The model asks to see {what} at full resolution."
+    return {"name": call["name"], "args": call["args"], "description": description}
+
+
+def _refusal(call: ToolCall, reason: object) -> ToolMessage:
+    text = f"A person refused this zoom{f': {reason}' if reason else ''}. Answer from what you see."
+    return ToolMessage(text, name=call["name"], tool_call_id=str(call["id"]), status="error")
+
+
+def _beside(refused: list[ToolMessage], update: Any) -> Any:
+    """What acting came to, and the refusals."""
+    if not refused:
+        return update
+    updates = update if isinstance(update, list) else [update]
+    return [
+        {**each, "messages": [*refused, *each["messages"]]} if not isinstance(each, Command) else each
+        for each in updates
+    ]
