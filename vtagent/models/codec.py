@@ -14,6 +14,7 @@ from vtagent.protocol import TOOL_CALL
 
 IMAGE_TOKEN = "<|image_pad|>"
 _PARTIAL = "\ufffd"
+_NEVER_SAMPLED = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>")
 
 
 class Codec:
@@ -95,6 +96,12 @@ class Codec:
     def _text(self, ids: Sequence[int]) -> str:
         with self._lock:
             return str(self._tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+
+def never_sampled(tokenizer: Any) -> frozenset[int]:
+    """Tokens that stand for images: one in a reply would be taken for an image that is not there."""
+    known = tokenizer.get_vocab()
+    return frozenset(known[name] for name in _NEVER_SAMPLED if name in known)
 
 
 class TextStream:

@@ -16,6 +16,7 @@ import torch
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from vtagent.errors import ModelError
+from vtagent.models.codec import never_sampled
 from vtagent.models.engine import Generation, Request
 from vtagent.models.families import family_of, resolve
 from vtagent.models.processor import VLProcessor
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 _IDLE_SECONDS = 5.0
-_NEVER_SAMPLED = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>")
 
 
 class TransformersEngine:
@@ -67,10 +67,7 @@ class TransformersEngine:
         self.processor = processor
         self._layers = model.model.language_model.layers
         self.context: int = model.config.text_config.max_position_embeddings
-        self.banned = frozenset(_ids(tokenizer, _NEVER_SAMPLED)) | {
-            model.config.image_token_id,
-            model.config.video_token_id,
-        }
+        self.banned = never_sampled(tokenizer) | {model.config.image_token_id, model.config.video_token_id}
         self.stop = frozenset(_end_ids(model, tokenizer))
         self._scheduler = Scheduler(
             model,

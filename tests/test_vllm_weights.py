@@ -1,0 +1,151 @@
+"""Weights that change while a server runs: every reply comes from one known version, or is refused."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from tests.checkpoints import make_processor
+from tests.fake_vllm import FakeVLLM
+from vtagent.errors import ModelError
+from vtagent.models.engine import Generation, Request, Sampling
+from vtagent.models.processor import VLProcessor
+from vtagent.models.vllm import VLLMEngine
+
+ORDERS = [
+    "/pause?mode=wait",
+    "/update_weight_version",
+    "/collective_rpc",
+    "/reset_prefix_cache",
+    "/reset_mm_cache",
+    "/reset_encoder_cache",
+    "/update_weight_version",
+    "/resume",
+]
+
+
+@pytest.fixture(scope="module")
+def processor() -> VLProcessor:
+    return make_processor()
+
+
+@pytest.fixture
+def server(processor: VLProcessor) -> Iterator[FakeVLLM]:
+    with FakeVLLM(processor) as server:
+        yield server
+
+
+@pytest.fixture
+def engine(server: FakeVLLM, processor: VLProcessor) -> Iterator[VLLMEngine]:
+    with VLLMEngine(server.url, processor, backoff=0.001, timeout=30.0) as engine:
+        yield engine
+
+
+QUESTION = Request((45, 46, 47), (), Sampling(max_tokens=12))
+
+
+def answer(engine: VLLMEngine) -> Generation:
+    return engine.submit(QUESTION).result(60)
+
+
+def test_after_a_reload_the_new_weights_answer(engine: VLLMEngine, server: FakeVLLM) -> None:
+    before = answer(engine)
+    version = engine.reload("/checkpoints/step-1")
+    assert version.startswith("step-1-")
+    assert (engine.weights, server.version, server.loaded) == (version, version, "/checkpoints/step-1")
+    assert answer(engine).token_ids != before.token_ids
+
+
+def test_a_reload_empties_every_cache_while_nothing_is_sampled(engine: VLLMEngine, server: FakeVLLM) -> None:
+    engine.reload("/checkpoints/step-1", version="one")
+    assert server.orders == ORDERS
+    named = [body["new_version"] for path, body in server.calls if path == "/update_weight_version"]
+    assert named == ["loading one", "one"]
+
+
+def test_two_reloads_of_one_folder_are_two_versions(engine: VLLMEngine) -> None:
+    assert engine.reload("/checkpoints/last") != engine.reload("/checkpoints/last")
+
+
+def test_a_reload_waits_for_requests_under_way_and_new_ones_wait_for_it(
+    engine: VLLMEngine, server: FakeVLLM
+) -> None:
+    held, begun = threading.Event(), threading.Event()
+
+    def hold(place: int) -> None:
+        begun.set()
+        assert held.wait(60)
+
+    server.step = hold
+    running = engine.submit(Request(QUESTION.token_ids, (), QUESTION.sampling, lambda token: None))
+    assert begun.wait(60)
+    reloading = threading.Thread(target=engine.reload, args=("/checkpoints/step-1",))
+    reloading.start()
+    while not engine._weights._changing:
+        pass
+    later = engine.submit(QUESTION)
+    assert (server.orders, len(server.generations)) == ([], 1)
+    held.set()
+    reloading.join(60)
+    old, new = running.result(60), later.result(60)
+    assert old.token_ids != new.token_ids
+    assert [path for path, _ in server.calls].index("/resume") == len(server.calls) - 2
+
+
+@pytest.mark.parametrize("step", sorted({order.partition("?")[0] for order in ORDERS} - {"/resume"}))
+def test_after_a_reload_that_failed_no_reply_is_believed_until_one_succeeds(
+    engine: VLLMEngine, server: FakeVLLM, step: str
+) -> None:
+    answer(engine)
+    server.failing = {step}
+    with pytest.raises(ModelError, match=r"the weights in /step-1 were not loaded: .+ out of luck") as caught:
+        engine.reload("/step-1", version="one")
+    assert "\n" not in str(caught.value)
+    server.failing = set()
+    with pytest.raises(ModelError, match="the reply comes from weights '(default|loading one)', not from 'one'"):
+        answer(engine)
+    engine.reload("/step-1", version="one")
+    assert answer(engine).token_ids
+
+
+def test_a_failed_reload_lets_the_server_go_on_for_others(engine: VLLMEngine, server: FakeVLLM) -> None:
+    server.failing = {"/collective_rpc"}
+    with pytest.raises(ModelError):
+        engine.reload("/step-1")
+    assert server.orders[-1] == "/resume"
+
+
+def test_a_server_that_started_anew_with_its_old_weights_is_found_out(engine: VLLMEngine, server: FakeVLLM) -> None:
+    engine.reload("/step-1", version="one")
+    answer(engine)
+    server.version, server.loaded = "default", ""
+    with pytest.raises(ModelError, match="from weights 'default', not from 'one'"):
+        answer(engine)
+
+
+def test_tokens_of_two_versions_in_one_reply_are_refused(engine: VLLMEngine, server: FakeVLLM) -> None:
+    answer(engine)
+    server.version = "default+one"
+    with pytest.raises(ModelError, match="from weights 'default' and 'one', not from 'default'"):
+        answer(engine)
+
+
+def test_weights_that_another_client_has_loaded_are_refused_until_they_are_followed(
+    engine: VLLMEngine, server: FakeVLLM, processor: VLProcessor
+) -> None:
+    answer(engine)
+    with VLLMEngine(server.url, processor) as other:
+        version = other.reload("/step-1")
+    with pytest.raises(ModelError, match="not from 'default'"):
+        answer(engine)
+    engine.follow(version)
+    assert answer(engine).token_ids
+
+
+def test_a_listener_that_ends_a_reply_early_hides_no_mixture(engine: VLLMEngine, server: FakeVLLM) -> None:
+    engine.reload("/step-1", version="one")
+    server.version = "one+two"
+    with pytest.raises(ModelError, match="'one' and 'two'"):
+        engine.submit(Request(QUESTION.token_ids, (), QUESTION.sampling, lambda token: True)).result(60)

@@ -1,0 +1,93 @@
+"""One thread with an event loop in it: coroutines in from any thread, futures out."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable, Coroutine
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+from vtagent.errors import ModelError, VtagentError
+
+_T = TypeVar("_T")
+
+
+class LoopThread:
+    """Runs coroutines concurrently in a daemon thread, which starts with the first one.
+
+    Args:
+        name: The thread's.
+        at_end: Awaited when the thread ends.
+    """
+
+    def __init__(self, name: str, *, at_end: Callable[[], Awaitable[None]]) -> None:
+        self._name = name
+        self._at_end = at_end
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._end: ModelError | None = None
+
+    def run(self, work: Coroutine[Any, Any, _T]) -> Future[_T]:
+        """Start a coroutine; cancelling its future cancels it.
+
+        The future raises VtagentError as it is, any other error as a one-line ModelError, and ModelError after `close`.
+        """
+        with self._lock:
+            if self._end is None:
+                return asyncio.run_coroutine_threadsafe(self._guarded(work), self._running())
+        work.close()
+        refused: Future[_T] = Future()
+        refused.set_exception(ModelError("the engine is closed; make a new one"))
+        return refused
+
+    def close(self, error: ModelError) -> None:
+        """Take no more work, and fail what is under way with `error`. Safe to call twice."""
+        with self._lock:
+            self._end = self._end or error
+            loop, thread = self._loop, self._thread
+        if loop is not None and thread is not None and thread.is_alive():
+            loop.call_soon_threadsafe(loop.stop)
+            if thread is not threading.current_thread():
+                thread.join()
+
+    def _running(self) -> asyncio.AbstractEventLoop:
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+            self._thread = threading.Thread(target=self._live, args=(self._loop,), name=self._name, daemon=True)
+            self._thread.start()
+        return self._loop
+
+    def _live(self, loop: asyncio.AbstractEventLoop) -> None:
+        asyncio.set_event_loop(loop)
+        loop.run_forever()
+        loop.run_until_complete(self._finish())
+        loop.close()
+
+    async def _finish(self) -> None:
+        rest = [task for task in self._tasks if task is not asyncio.current_task()]
+        for task in rest:
+            task.cancel()
+        await asyncio.gather(*rest, return_exceptions=True)
+        await self._at_end()
+        await asyncio.get_running_loop().shutdown_default_executor()
+
+    async def _guarded(self, work: Coroutine[Any, Any, _T]) -> _T:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        try:
+            return await work
+        except asyncio.CancelledError:
+            if self._end is not None:
+                raise self._end from None
+            raise
+        except VtagentError:
+            raise
+        except Exception as error:
+            text = " ".join(str(error).split())[:300]
+            raise ModelError(f"the model failed: {type(error).__name__}: {text}") from error
+        finally:
+            self._tasks.discard(task)
