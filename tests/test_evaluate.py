@@ -1,32 +1,31 @@
-"""Evaluation: what it asks, how it counts, and what it refuses."""
+"""Evaluation: what it asks in each mode, what it writes, how it goes on, and what it refuses."""
 
 from __future__ import annotations
 
+import asyncio
 import json
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.scripted_chat import ANSWER, ZOOM, ScriptedChat
+from tests.test_measure_summaries import ZOOMED
 from vtagent.errors import DataError
+from vtagent.images import MemoryImageStore
+from vtagent.models.chat import ChatVLM
 from vtagent.training import evaluate
-from vtagent.training.data import read_jsonl, rendered
-from vtagent.training.evaluate import Outcome, markdown, summarize
+from vtagent.training.data import Example, read_jsonl, rendered
+from vtagent.training.measure.identity import digest_of_examples, digest_of_weights, folder_name
+from vtagent.training.measure.journal import SAMPLES, Journal
+from vtagent.training.measure.modes import MODES, biased, in_order, mode_named
 from vtagent.training.supervised.policy import build_model, build_tokenizer, save_policy
+from vtagent.visual_tokens import VisionSpec
 
-ONE = Outcome(
-    mode="zoom",
-    source="small print",
-    id="a",
-    question="Total?",
-    gold="1.50",
-    answer="1.50",
-    right=True,
-    zooms=1,
-    visual_tokens=175,
-    full_visual_tokens=140,
-    seconds=0.5,
-)
+EXAMPLES = list(rendered(1, seed=5))
+SETTINGS = {"model": "m", "examples": "e"}
 
 
 @pytest.fixture(scope="module")
@@ -37,15 +36,236 @@ def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_summary_counts_each_mode_and_source_apart() -> None:
-    wrong = replace(ONE, id="b", answer="7", right=False, zooms=0, visual_tokens=35)
-    full = replace(ONE, mode="full", zooms=0, visual_tokens=140)
-    first, second = summarize([ONE, wrong, full])
-    assert (first["mode"], first["of full resolution"], first["zoomed"]) == ("full", 1.0, 0.0)
-    assert (second["mode"], second["questions"], second["exact match"], second["zoomed"]) == ("zoom", 2, 0.5, 0.5)
-    assert second["visual tokens"] == 105
-    assert second["of full resolution"] == 0.75
-    assert "| zoom | small print | 2 | 50.0% | 50.0% | 105.0 | 75.0% |" in markdown([first, second])
+@pytest.fixture(scope="module")
+def base() -> ChatVLM:
+    return ChatVLM.from_pretrained("base", max_tokens=64)
+
+
+class Chat(ScriptedChat):
+    """A scripted model with all that `evaluate` looks at."""
+
+    engine: object = None
+    store: Any = None
+    vision: VisionSpec = VisionSpec(patch_size=8, merge_size=2, min_pixels=256, max_pixels=65536)
+
+
+def scripted(*lines: Any) -> Chat:
+    return Chat(lines=list(lines), store=MemoryImageStore(), profile={"image_tool_message": True})
+
+
+def ask(model: Any, examples: Sequence[Example], *modes: str, **options: Any) -> list[evaluate.Outcome]:
+    return asyncio.run(evaluate.evaluate(model, examples, modes, **options))
+
+
+# ------------------------------------------------------------------------------------------------ modes
+
+
+def test_full_and_quarter_offer_no_tool_and_cost_what_they_say(base: ChatVLM) -> None:
+    outcomes = ask(base, EXAMPLES, "full", "quarter")
+    assert {(o.mode, o.visual_tokens, o.kept_visual_tokens, o.zooms) for o in outcomes} == {
+        ("full", 140, 140, 0),
+        ("quarter", 35, 35, 0),
+    }
+
+
+def test_forced_modes_take_the_decision_away_and_nothing_else(base: ChatVLM) -> None:
+    many = list(rendered(6, seed=5))
+    zoomed = ask(base, many, "forced-zoom")
+    assert {(o.zooms, o.visual_tokens, o.kept_visual_tokens) for o in zoomed} == {(1, 175, 140)}
+    assert sum(bool(o.right) for o in zoomed) >= 9  # the forced call leaves the policy able to read
+    direct = ask(base, many, "forced-direct")
+    assert {(o.zooms, o.visual_tokens) for o in direct} == {(0, 35)}
+    assert sum(bool(o.right) for o in direct if o.source == "large print") >= 4
+
+
+def test_forced_direct_is_shown_the_tool_as_zoom_is() -> None:
+    seen = {mode: MODES[mode].context(ChatVLM.from_pretrained("base")) for mode in ("zoom", "forced-direct")}
+    assert seen["zoom"].max_zooms == seen["forced-direct"].max_zooms == 1
+
+
+def test_a_bias_moves_the_share_that_zooms(base: ChatVLM) -> None:
+    many = list(rendered(4, seed=5))
+    shares = [sum(o.zooms for o in ask(base, many, biased(bias))) for bias in (-6, 6)]
+    assert shares == [0, 8]
+
+
+def test_modes_have_names_in_a_fixed_order() -> None:
+    assert biased(0) == "zoom"
+    assert mode_named(biased(-2.5)).zoom_bias == -2.5
+    assert in_order(["zoom bias +2", "zoom", "zoom bias -10", "full"]) == [
+        "full",
+        "zoom",
+        "zoom bias -10",
+        "zoom bias +2",
+    ]
+    with pytest.raises(ValueError, match="no mode 'zom'"):
+        mode_named("zom")
+
+
+# ------------------------------------------------------------------------------------------------ running
+
+
+def test_a_run_that_raises_is_an_outcome_and_the_others_go_on() -> None:
+    model = scripted(RuntimeError("out of\nmemory"), ANSWER)
+    first, second = ask(model, EXAMPLES, "quarter", concurrency=1)
+    assert (first.right, first.error, first.answer) == (False, "RuntimeError: out of memory", None)
+    assert (second.error, second.answer) == (None, "48.10")
+
+
+def test_a_run_that_takes_too_long_is_given_up() -> None:
+    model = scripted(lambda messages, options: __import__("time").sleep(1) or ANSWER)
+    (outcome,) = ask(model, EXAMPLES[:1], "quarter", timeout=0.05)
+    assert outcome.error == "TimeoutError: no answer within 0.05 seconds"
+
+
+def test_a_grader_s_word_is_final_even_that_it_cannot_tell() -> None:
+    class Undecided:
+        async def grade(self, question: str, answers: Sequence[str], prediction: str | None) -> bool | None:
+            return None
+
+    (outcome,) = ask(scripted(ANSWER), EXAMPLES[:1], "quarter", grader=Undecided())
+    assert (outcome.right, outcome.error) == (None, None)
+
+
+def test_an_outcome_tells_what_the_run_cost_and_what_ended_it() -> None:
+    (outcome,) = ask(scripted(ZOOM, ANSWER), EXAMPLES[:1], "zoom")
+    assert (outcome.zooms, outcome.visual_tokens, outcome.full_visual_tokens) == (1, 175, 140)
+    assert (outcome.stop, outcome.gold, outcome.id) == ("max_zooms", EXAMPLES[0].answer, EXAMPLES[0].id)
+    assert 0 < outcome.seconds <= outcome.ended
+
+
+# ------------------------------------------------------------------------------------------------ going on
+
+
+def test_what_a_journal_knows_is_not_asked_again(tmp_path: Path) -> None:
+    with Journal(tmp_path, SETTINGS) as journal:
+        first = ask(scripted(ANSWER), EXAMPLES[:1], "quarter", journal=journal)
+    model = scripted(ZOOM, ANSWER)
+    with Journal(tmp_path, SETTINGS) as journal:
+        outcomes = ask(model, EXAMPLES, "quarter", "zoom", journal=journal)
+    assert outcomes[0] == first[0]
+    assert [(o.mode, o.number, o.session) for o in outcomes[1:]] == [("quarter", 1, 1), ("zoom", 0, 1), ("zoom", 1, 1)]
+    assert len(model.seen) < 2 * len(EXAMPLES) * 2
+    assert len((tmp_path / SAMPLES).read_text().splitlines()) == 4
+
+
+def test_a_torn_last_line_is_asked_again(tmp_path: Path) -> None:
+    with Journal(tmp_path, SETTINGS) as journal:
+        for number in range(3):
+            journal.add(replace(ZOOMED, number=number))
+    data = (tmp_path / SAMPLES).read_bytes()
+    for cut in (1, 20, len(data.splitlines(keepends=True)[-1])):
+        (tmp_path / SAMPLES).write_bytes(data[:-cut])
+        with Journal(tmp_path, SETTINGS) as journal:
+            assert [journal.get("zoom", n) is not None for n in range(3)] == [True, True, False]
+            journal.add(replace(ZOOMED, number=2))
+        assert (tmp_path / SAMPLES).read_bytes() == data
+
+
+@pytest.mark.parametrize("bad", [{"right": None}, {"right": False, "error": "RuntimeError: no"}])
+def test_what_failed_or_could_not_be_graded_is_asked_again(tmp_path: Path, bad: dict[str, Any]) -> None:
+    with Journal(tmp_path, SETTINGS) as journal:
+        journal.add(replace(ZOOMED, **bad))
+    with Journal(tmp_path, SETTINGS) as journal:
+        assert journal.get("zoom", 0) is None
+        journal.add(ZOOMED)
+    with Journal(tmp_path, SETTINGS) as journal:
+        assert journal.outcomes == [ZOOMED]
+
+
+def test_a_folder_of_other_settings_is_refused_in_one_line(tmp_path: Path) -> None:
+    with Journal(tmp_path, SETTINGS) as journal:
+        journal.add(ZOOMED)
+    with pytest.raises(DataError, match=r"another evaluation \(model: 'm' there, 'n' here\)"):
+        Journal(tmp_path, {**SETTINGS, "model": "n"})
+    (tmp_path / "settings.json").unlink()
+    with pytest.raises(DataError, match="not known what it measured"):
+        Journal(tmp_path, SETTINGS)
+
+
+def test_lines_that_are_not_ours_are_named(tmp_path: Path) -> None:
+    Journal(tmp_path, SETTINGS)
+    (tmp_path / SAMPLES).write_text(json.dumps(asdict(ZOOMED)) + '\n{"mode": "zoom"}\n')
+    with pytest.raises(DataError, match="line 2: not an outcome"):
+        Journal(tmp_path, SETTINGS)
+
+
+def test_digests_tell_weights_and_questions_apart(untrained: Path, tmp_path: Path) -> None:
+    assert digest_of_weights("base") == digest_of_weights("base") != digest_of_weights("zoom")
+    assert digest_of_weights("some/hub-id") == "some/hub-id"
+    before = digest_of_weights(str(untrained))
+    config = untrained / "config.json"
+    config.write_text(config.read_text() + " ")
+    assert digest_of_weights(str(untrained)) != before
+    assert digest_of_examples(EXAMPLES) != digest_of_examples([EXAMPLES[0], replace(EXAMPLES[1], image=b"other")])
+    assert folder_name({"model": "/runs/a b/../é", "seed": 1}) != folder_name({"model": "/runs/a b/../é", "seed": 2})
+    assert "/" not in folder_name({"model": "/runs/a b/../é"})
+
+
+# ------------------------------------------------------------------------------------------------ the command
+
+
+def test_the_command_asks_every_question_in_every_mode(
+    untrained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["--model", str(untrained), "--documents", "2", "--max-tokens", "12", "--out", str(tmp_path)]
+    evaluate.main([*command, "--mix", "large=2", "small=1"])
+    samples = [json.loads(line) for line in (tmp_path / SAMPLES).read_text().splitlines()]
+    assert len(samples) == 2 * 2 * 3
+    assert {s["visual_tokens"] for s in samples if s["mode"] == "full"} == {140}
+    assert {s["visual_tokens"] for s in samples if s["mode"] == "quarter"} == {35}
+    assert all(s["zooms"] == 0 for s in samples if s["mode"] != "zoom")
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert [row["questions"] for row in summary["rows"]] == [2, 2, 4] * 3
+    assert summary["mix"] == {"large": 2, "small": 1}
+    assert list(summary["wall seconds"]) == ["full", "quarter", "zoom"]
+    assert (tmp_path / "accuracy.png").exists()
+    printed = capsys.readouterr().out
+    assert "| quarter | small print | 2 |" in printed
+    assert "Overall counts large 2, small 1." in printed
+
+    evaluate.main([*command, "--modes", "quarter", "--zoom-bias-sweep", "-2", "0", "2"])  # all but two modes are known
+    assert len((tmp_path / SAMPLES).read_text().splitlines()) == 4 * 5
+    assert (tmp_path / "zoom_bias.png").exists()
+    assert "8 of 16 questions were done before" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--mix", "large"], "--mix takes SOURCE=WEIGHT, such as large=2, not 'large'"),
+        (["--mix", "large=two"], "not 'large=two'"),
+        (["--mix", "green=1"], "'green', which is 0 of the sources"),
+        (["--documents", "0"], "at least one"),
+        (["--model", "nowhere"], "no model at"),
+        (["--grader", "guess"], "name steps out of"),
+        (["--data", "nowhere.jsonl"], "nowhere.jsonl"),
+        (["--history", "nowhere"], "nowhere"),
+    ],
+)
+def test_a_wrong_argument_is_one_line(
+    tmp_path: Path, arguments: list[str], complaint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        evaluate.main(["--documents", "1", "--out", str(tmp_path), *arguments])
+    assert ended.value.code == 1
+    error = capsys.readouterr().err
+    assert complaint in error
+    assert error.count("\n") == 1
+
+
+def test_where_every_run_fails_the_command_says_so(
+    untrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(ChatVLM, "_submit", lambda *_: 1 / 0)
+    with pytest.raises(SystemExit) as ended:
+        evaluate.main(["--model", str(untrained), "--documents", "1", "--modes", "zoom", "--out", str(tmp_path)])
+    assert ended.value.code == 1
+    assert "every run failed, the first with ZeroDivisionError" in capsys.readouterr().err
+    assert "| failed |" in (tmp_path / "table.md").read_text()
+
+
+# ------------------------------------------------------------------------------------------------ its data
 
 
 def test_fresh_documents_repeat_with_their_seed_and_are_half_large_half_small() -> None:
@@ -54,20 +274,6 @@ def test_fresh_documents_repeat_with_their_seed_and_are_half_large_half_small() 
     assert first != other
     assert [example.source for example in first] == ["large print"] * 3 + ["small print"] * 3
     assert all(example.image.startswith(b"\x89PNG") for example in first)
-
-
-def test_the_command_asks_every_question_in_every_mode(
-    untrained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    evaluate.main(["--model", str(untrained), "--documents", "2", "--out", str(tmp_path)])
-    samples = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()]
-    assert len(samples) == 2 * 2 * 3
-    assert {s["visual_tokens"] for s in samples if s["mode"] == "full"} == {140}
-    assert {s["visual_tokens"] for s in samples if s["mode"] == "quarter"} == {35}
-    assert all(s["zooms"] == 0 for s in samples if s["mode"] != "zoom")
-    rows = json.loads((tmp_path / "summary.json").read_text())["rows"]
-    assert [row["questions"] for row in rows] == [2] * 6
-    assert "| quarter | small print | 2 |" in capsys.readouterr().out
 
 
 def test_rows_of_a_file_are_read_with_their_images(tmp_path: Path) -> None:
@@ -92,10 +298,3 @@ def test_a_bad_row_is_named_by_its_line(tmp_path: Path, line: str, complaint: st
     (tmp_path / "q.jsonl").write_text(line + "\n")
     with pytest.raises(DataError, match=complaint):
         list(read_jsonl(tmp_path / "q.jsonl"))
-
-
-def test_a_model_that_is_not_there_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        evaluate.main(["--model", str(tmp_path / "none"), "--documents", "1", "--out", str(tmp_path)])
-    assert ended.value.code == 1
-    assert capsys.readouterr().err.count("\n") == 1

@@ -1,7 +1,15 @@
-"""Measure a policy through the graph that agents run: python -m vtagent.training.evaluate --model base
+"""Measure a policy through the graph that agents run: accuracy against what looking costs, with intervals and plots.
 
-Three modes: `full` shows every image at full resolution at once, `quarter` shows a quarter of the pixels and nothing
-more, `zoom` lets the policy decide. Writes summary.json, table.md and samples.jsonl (one line per question and mode).
+    python -m vtagent.training.evaluate --model zoom
+    python -m vtagent.training.evaluate --model zoom --mix large=2 small=1 --zoom-bias-sweep -4 -2 0 2 4
+    python -m vtagent.training.evaluate --model runs/grpo/policy --modes full zoom --data my.jsonl --out runs/mine
+
+Modes: `full` shows every image at full resolution at once, `quarter` a quarter of the pixels and nothing more, `zoom`
+lets the policy decide; `forced-zoom` and `forced-direct` take that decision away; a sweep of --zoom-bias-sweep shifts
+it, for the whole curve of accuracy against cost (see training/measure/modes.py).
+
+The folder --out gets table.md, summary.json (the same with all figures), samples.jsonl (one line per question and mode,
+written as answers come) and plots. The same command goes on where an interrupted one ended; modes may be added later.
 """
 
 from __future__ import annotations
@@ -10,168 +18,159 @@ import argparse
 import asyncio
 import json
 import sys
-import time
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
-from itertools import groupby
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from statistics import fmean
+from typing import Any
 
-from langchain_core.messages import HumanMessage
-
-from vtagent.errors import VtagentError
-from vtagent.graphs.zoom import ZoomAgent, ZoomContext, create_zoom_agent
-from vtagent.images import ImageStore, MemoryImageStore
+from vtagent.errors import DataError, ModelError, VtagentError
+from vtagent.images import MemoryImageStore
 from vtagent.models.chat import ChatVLM
-from vtagent.training.data import Example, read_jsonl, rendered
-from vtagent.views import View
+from vtagent.training.data import Example, open_examples, rendered
+from vtagent.training.measure.asking import evaluate
+from vtagent.training.measure.curves import plot_learning, read_history
+from vtagent.training.measure.identity import digest_of_examples, digest_of_weights, folder_name
+from vtagent.training.measure.journal import SAMPLES, Journal, write_whole
+from vtagent.training.measure.modes import MODES, biased
+from vtagent.training.measure.outcomes import Outcome, wall_seconds
+from vtagent.training.measure.summaries import Row, resolved_mix, summarize
+from vtagent.training.measure.tables import markdown
+from vtagent.training.rewards.grading import STEPS, build_grader
 
-MODES = {
-    "full": ZoomContext(scale=1.0, max_zooms=0),
-    "quarter": ZoomContext(scale=0.5, max_zooms=0),
-    "zoom": ZoomContext(scale=0.5, max_zooms=1),
-}
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What came of one question in one mode."""
-
-    mode: str
-    source: str
-    id: str
-    question: str
-    gold: str
-    answer: str | None
-    right: bool
-    zooms: int
-    visual_tokens: int
-    full_visual_tokens: int
-    seconds: float
-    """From the question's start to its answer, with all others under way."""
+__all__ = ["MODES", "Outcome", "Row", "evaluate", "main", "markdown", "summarize", "write"]
 
 
-async def ask(agent: ZoomAgent, store: ImageStore, example: Example, mode: str) -> Outcome:
-    """Run the graph once."""
-    message = HumanMessage([View(store.put(example.image)).block(), {"type": "text", "text": example.question}])
-    start = time.monotonic()
-    state = await agent.ainvoke({"messages": [message]}, context=MODES[mode])
-    seconds = time.monotonic() - start
-    answer, usage = state["answer"], state["usage"]
-    return Outcome(
-        mode=mode,
-        source=example.source,
-        id=example.id,
-        question=example.question,
-        gold=example.answer,
-        answer=answer,
-        right=answer is not None and answer.strip() in [gold.strip() for gold in example.answers],
-        zooms=usage["zooms"],
-        visual_tokens=usage["visual_tokens"],
-        full_visual_tokens=usage["full_visual_tokens"],
-        seconds=seconds,
-    )
+def write(
+    outcomes: Sequence[Outcome], out: Path, *, settings: Mapping[str, Any], mix: Mapping[str, float] | None = None
+) -> list[Row]:
+    """Leave summary.json, table.md, samples.jsonl and the plots in `out`.
 
+    Raises:
+        DataError: As `summarize`.
+    """
+    from vtagent.training.measure.plots import plot_accuracy, plot_sweep
 
-async def evaluate(
-    model: ChatVLM, examples: Iterable[Example], modes: Sequence[str], *, concurrency: int = 64
-) -> list[Outcome]:
-    """All examples in all modes, `concurrency` runs at a time, with progress on standard error."""
-    store = model.store
-    agent = create_zoom_agent(model, store=store)
-    gate = asyncio.Semaphore(concurrency)
-    work = [(example, mode) for mode in modes for example in examples]
-    done = 0
-
-    async def one(example: Example, mode: str) -> Outcome:
-        nonlocal done
-        async with gate:
-            outcome = await ask(agent, store, example, mode)
-        done += 1
-        if done % 50 == 0 or done == len(work):
-            print(f"\r{done}/{len(work)} questions", end="", file=sys.stderr, flush=True)
-        return outcome
-
-    outcomes = await asyncio.gather(*(one(example, mode) for example, mode in work))
-    print(file=sys.stderr)
-    return outcomes
-
-
-def summarize(outcomes: Sequence[Outcome]) -> list[dict[str, object]]:
-    """A row for every mode and source: accuracy, share that zooms, visual tokens against full resolution."""
-
-    def key(outcome: Outcome) -> tuple[int, str]:
-        return list(MODES).index(outcome.mode), outcome.source
-
-    rows: list[dict[str, object]] = []
-    for _, group in groupby(sorted(outcomes, key=key), key):
-        part = list(group)
-        rows.append(
-            {
-                "mode": part[0].mode,
-                "source": part[0].source,
-                "questions": len(part),
-                "exact match": fmean(o.right for o in part),
-                "zoomed": fmean(o.zooms > 0 for o in part),
-                "visual tokens": fmean(o.visual_tokens for o in part),
-                "of full resolution": sum(o.visual_tokens for o in part) / sum(o.full_visual_tokens for o in part),
-            }
-        )
+    rows = summarize(outcomes, mix=mix)
+    walls = {mode: round(seconds, 2) for mode, seconds in wall_seconds(outcomes).items()}
+    out.mkdir(parents=True, exist_ok=True)
+    summary = {"settings": dict(settings), "mix": mix, "wall seconds": walls, "rows": [row.json() for row in rows]}
+    write_whole(out / "summary.json", json.dumps(summary, indent=1, default=str) + "\n")
+    write_whole(out / "table.md", f"{markdown(rows)}\n\n{_notes(walls, mix)}\n")
+    write_whole(out / SAMPLES, "".join(json.dumps(asdict(outcome)) + "\n" for outcome in outcomes))
+    plot_accuracy(rows, out / "accuracy.png")
+    plot_sweep(rows, out / "zoom_bias.png")
     return rows
-
-
-def markdown(rows: Sequence[dict[str, object]]) -> str:
-    """The summary as a Markdown table."""
-
-    def cell(name: str, value: object) -> str:
-        if not isinstance(value, float):
-            return str(value)
-        return f"{value:.1f}" if name == "visual tokens" else f"{value:.1%}"
-
-    names = list(rows[0])
-    lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
-    lines += ["| " + " | ".join(cell(name, row[name]) for name in names) + " |" for row in rows]
-    return "\n".join(lines)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="zoom", help="bundled name, folder or hub id (default: %(default)s)")
-    parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES), help="default: all")
-    parser.add_argument("--data", type=Path, help="JSONL as `vtagent samples` writes it; absent: fresh documents")
-    parser.add_argument("--documents", type=int, default=500, help="fresh documents per print size (default: 500)")
-    parser.add_argument("--seed", type=int, default=0, help="of the fresh documents (default: 0)")
-    parser.add_argument("--domain", choices=("training", "wide"), default="training", help="how documents look")
-    parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default)")
-    parser.add_argument("--out", type=Path, default=Path("runs/evaluate"), help="folder (default: %(default)s)")
+    parser = _parser()
     options = parser.parse_args(arguments)
     try:
-        examples = list(
-            read_jsonl(options.data)
-            if options.data
-            else rendered(options.documents, seed=options.seed, domain=options.domain)
-        )
-        model = ChatVLM.from_pretrained(
-            options.model, store=MemoryImageStore(), temperature=options.temperature, max_tokens=96
-        )
-        start = time.monotonic()
-        outcomes = asyncio.run(evaluate(model, examples, options.modes))
+        _run(options)
     except VtagentError as error:
         parser.exit(1, f"{parser.prog}: {error}\n")
-    write(outcomes, options.out, wall=time.monotonic() - start, settings=vars(options))
+    except KeyboardInterrupt:
+        parser.exit(130, f"\n{parser.prog}: interrupted; the same command goes on from here\n")
 
 
-def write(outcomes: Sequence[Outcome], out: Path, *, wall: float, settings: dict[str, object]) -> None:
-    """Leave the three files in `out` and print the table."""
-    rows = summarize(outcomes)
-    out.mkdir(parents=True, exist_ok=True)
-    summary = {"settings": {k: str(v) for k, v in settings.items()}, "wall seconds": round(wall, 1), "rows": rows}
-    (out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
-    (out / "table.md").write_text(markdown(rows) + "\n")
-    (out / "samples.jsonl").write_text("".join(json.dumps(asdict(o)) + "\n" for o in outcomes))
-    print(markdown(rows))
-    print(f"{len(outcomes)} questions in {wall:.0f} s; details in {out}")
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--model", default="zoom", help="bundled name, folder or hub id (default: %(default)s)")
+    add("--modes", nargs="+", choices=MODES, default=["full", "quarter", "zoom"], help="default: full quarter zoom")
+    add("--zoom-bias-sweep", nargs="+", type=float, default=[], metavar="BIAS", help="also zoom with each of these")
+    add("--data", help=".jsonl or .parquet file, folder or hub id (default: fresh documents)")
+    add("--columns", nargs="+", default=[], metavar="NAME=COLUMN", help="where --data has image, question, answers, …")
+    add("--split", default="test", help="of a hub id or saved folder (default: test)")
+    add("--count", type=int, help="only the first so many questions of --data")
+    add("--documents", type=int, default=500, help="fresh documents per print size (default: 500)")
+    add("--seed", type=int, default=0, help="of the fresh documents (default: 0)")
+    add("--domain", choices=("training", "wide"), default="training", help="how documents look")
+    add("--mix", nargs="+", metavar="SOURCE=WEIGHT", help="how sources count in the overall row (default: by size)")
+    add("--grader", default="exact", help=f"steps out of {', '.join(STEPS)}, joined by + (default: exact)")
+    add("--judge-model", help="for a grader with `judge`: its name at the server, or provider:model")
+    add("--judge-url", help="OpenAI-compatible server of the judge")
+    add("--temperature", type=float, default=0.0, help="0 is greedy (default)")
+    add("--max-tokens", type=int, default=96, help="longest reply; models that reason need more (default: 96)")
+    add("--concurrency", type=int, default=64, help="questions at a time (default: %(default)s)")
+    add("--timeout", type=float, help="seconds a question may take before it counts as failed (default: no limit)")
+    add(
+        "--history", type=Path, help="a training run's folder, trainer_state.json or CSV: its learning curves are drawn"
+    )
+    add("--out", type=Path, help="folder (default: runs/evaluate/, and a name made of the model and the settings)")
+    return parser
+
+
+def _run(options: argparse.Namespace) -> None:
+    mix = _mix(options.mix) if options.mix else None
+    if options.documents < 1:
+        raise DataError(f"--documents {options.documents}: at least one")
+    examples = list(
+        open_examples(options.data, columns=options.columns, split=options.split, count=options.count)
+        if options.data
+        else rendered(options.documents, seed=options.seed, domain=options.domain)
+    )
+    if mix:
+        resolved_mix(mix, sorted({example.source for example in examples}))  # a slip is told before the long part
+    settings = {
+        "model": str(options.model),
+        "weights": digest_of_weights(options.model),
+        "examples": digest_of_examples(examples),
+        "temperature": options.temperature,
+        "max_tokens": options.max_tokens,
+        "grader": options.grader,
+        "judge": options.judge_model,
+    }
+    out = options.out or Path("runs/evaluate") / folder_name(settings)
+    history = read_history(options.history) if options.history else None
+    with Journal(out, settings) as journal:
+        model = ChatVLM.from_pretrained(
+            options.model, store=MemoryImageStore(), temperature=options.temperature, max_tokens=options.max_tokens
+        )
+        asyncio.run(_asked(model, examples, journal, options))
+        outcomes = journal.outcomes
+    if history and not plot_learning(history, out / "curves.png"):
+        print(f"{options.history} has logged none of what curves are drawn of", file=sys.stderr)
+    command = {name: value for name, value in vars(options).items() if value is not None}
+    write(outcomes, out, settings={**settings, "command": command}, mix=mix)
+    print((out / "table.md").read_text(encoding="utf-8"))
+    print(f"Details in {out}")
+    failures = [outcome.error for outcome in outcomes if outcome.error is not None]
+    if len(failures) == len(outcomes):
+        raise ModelError(f"every run failed, the first with {failures[0]}")
+
+
+async def _asked(model: ChatVLM, examples: list[Example], journal: Journal, options: argparse.Namespace) -> None:
+    """Ask what the journal does not know yet."""
+    cache = journal.path.parent / "judge"
+    judge = {"judge_model": options.judge_model, "judge_url": options.judge_url}
+    grader = build_grader(options.grader, cache=cache, **judge)
+    await grader.check()
+    modes = [*options.modes, *(biased(value) for value in options.zoom_bias_sweep)]
+    limits = {"concurrency": options.concurrency, "timeout": options.timeout}
+    await evaluate(model, examples, modes, grader=grader, journal=journal, **limits)
+
+
+def _mix(words: Sequence[str]) -> dict[str, float]:
+    """`["large=2", "small=1"]` as weights."""
+    mix = {}
+    for word in words:
+        name, _, weight = word.rpartition("=")
+        try:
+            mix[name] = float(weight)
+        except ValueError:
+            name = ""
+        if not name:
+            raise DataError(f"--mix takes SOURCE=WEIGHT, such as large=2, not {word!r}")
+    return mix
+
+
+def _notes(walls: Mapping[str, float], mix: Mapping[str, float] | None) -> str:
+    """What stands below the table."""
+    times = ", ".join(f"{mode} {seconds:.1f} s" for mode, seconds in walls.items())
+    parts = ", ".join(f"{source} {weight:g}" for source, weight in mix.items()) if mix else ""
+    return f"Wall time: {times}." + (f"\nOverall counts {parts}." if parts else "")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,122 @@
+"""Ask every question in every mode through the compiled graph; runs that fail are outcomes like any other."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from langchain_core.messages import HumanMessage
+
+from vtagent.graphs.zoom import ZoomAgent, create_zoom_agent
+from vtagent.images import ImageStore
+from vtagent.models.chat import ChatVLM
+from vtagent.training.data import Example
+from vtagent.training.measure.journal import Journal
+from vtagent.training.measure.modes import Mode, in_order, mode_named
+from vtagent.training.measure.outcomes import Outcome, kept_tokens
+from vtagent.training.measure.progress import Progress
+from vtagent.training.rewards.grading import Grader, build_grader
+from vtagent.views import View
+
+
+async def ask(
+    agent: ZoomAgent, model: ChatVLM, example: Example, mode: Mode, grader: Grader, *, timeout: float | None = None
+) -> dict[str, Any]:
+    """Run the graph once; a run that raises, or takes longer than `timeout` seconds, fails by itself.
+
+    Returns:
+        The fields of an `Outcome` that the run decides.
+    """
+    start = time.monotonic()
+    store: ImageStore = model.store
+    try:
+        view = await asyncio.to_thread(lambda: View(store.put(example.image)))
+        message = HumanMessage([view.block(), {"type": "text", "text": example.question}])
+        run = agent.ainvoke({"messages": [message]}, context=mode.context(model))
+        state = await asyncio.wait_for(run, timeout)
+    except Exception as error:
+        said = f"no answer within {timeout:g} seconds" if isinstance(error, TimeoutError) else str(error)
+        failure = f"{type(error).__name__}: {' '.join(said.split())[:300]}"
+        empty = {"answer": None, "zooms": 0, "visual_tokens": 0, "full_visual_tokens": 0}
+        return {**empty, "right": False, "error": failure, "seconds": time.monotonic() - start}
+    seconds = time.monotonic() - start
+    usage = state["usage"]
+    return {
+        "answer": state["answer"],
+        "right": await grader.grade(example.question, example.answers, state["answer"]),
+        "zooms": usage["zooms"],
+        "visual_tokens": usage["visual_tokens"],
+        "full_visual_tokens": usage["full_visual_tokens"],
+        "kept_visual_tokens": kept_tokens(state["views"]),
+        "seconds": seconds,
+        "stop": state["stop"],
+    }
+
+
+async def evaluate(
+    model: ChatVLM,
+    examples: Iterable[Example],
+    modes: Sequence[str],
+    *,
+    concurrency: int = 64,
+    grader: Grader | None = None,
+    journal: Journal | None = None,
+    timeout: float | None = None,
+) -> list[Outcome]:
+    """All examples in all modes, mode after mode, `concurrency` runs at a time, with progress on standard error.
+
+    Args:
+        model: The policy, with the sampling it is to be measured with.
+        examples: The questions.
+        modes: Names for `measure.modes.mode_named`.
+        grader: Says what is right; equal to a gold answer after normalisation if absent.
+        journal: Where outcomes are kept as they come, and what it holds already is not asked again.
+        timeout: Seconds a run may take; one that takes longer has failed.
+
+    Returns:
+        One outcome per example and mode, runs that failed included.
+    """
+    examples = list(examples)
+    grader = grader or build_grader("exact")
+    agent = create_zoom_agent(model, store=model.store)
+    chosen = {name: mode_named(name) for name in in_order(modes)}
+    known = {
+        (name, number): outcome
+        for name in chosen
+        for number in range(len(examples))
+        if journal is not None and (outcome := journal.get(name, number)) is not None
+    }
+    outcomes = list(known.values())
+    progress = Progress(len(chosen) * len(examples), done=len(known), unit="questions")
+    gate = asyncio.Semaphore(concurrency)
+
+    async def one(name: str, number: int, start: float) -> None:
+        example = examples[number]
+        async with gate:
+            fields = await ask(agent, model, example, chosen[name], grader, timeout=timeout)
+        outcome = Outcome(
+            mode=name,
+            source=example.source,
+            id=example.id,
+            question=example.question,
+            gold=example.answer,
+            number=number,
+            session=journal.session if journal else 0,
+            ended=time.monotonic() - start,
+            **fields,
+        )
+        if journal:
+            journal.add(outcome)
+        outcomes.append(outcome)
+        progress.step(name)
+
+    for name in chosen:
+        if forget := getattr(model.engine, "forget", None):
+            forget()  # what an earlier mode has computed would make this one look quick
+        start = time.monotonic()
+        await asyncio.gather(*(one(name, n, start) for n in range(len(examples)) if (name, n) not in known))
+    progress.close()
+    order = list(chosen)
+    return sorted(outcomes, key=lambda outcome: (order.index(outcome.mode), outcome.number))

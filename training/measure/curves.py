@@ -1,0 +1,90 @@
+"""Learning curves: what a training run has logged, read from its trainer_state.json or a CSV file, and drawn."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from vtagent.errors import DataError
+from vtagent.training.measure.plots import Series, plot_curves
+
+History = Sequence[Mapping[str, float]]
+
+_NOT_SOURCES = {"all", "right", "wrong", "direct", "zoomed"}
+"""What follows the slash in metrics that are not of one source."""
+
+
+def read_history(path: Path) -> list[dict[str, float]]:
+    """The logged entries of a run, each with its `step`, values that are not numbers left out.
+
+    Args:
+        path: A trainer_state.json, a CSV file with a column `step`, or a run's folder: then the state there, or that
+            of its last checkpoint.
+
+    Raises:
+        DataError: Nothing there, or something else.
+    """
+    if path.is_dir():
+        checkpoints = sorted(path.glob("checkpoint-*/trainer_state.json"), key=lambda found: _step_of(found.parent))
+        path = next(reversed([*checkpoints, *path.glob("trainer_state.json")]), path / "trainer_state.json")
+    try:
+        text = path.read_text(encoding="utf-8")
+        rows = list(csv.DictReader(text.splitlines())) if path.suffix == ".csv" else json.loads(text)["log_history"]
+        entries = [
+            {name: number for name, value in row.items() if (number := _number(value)) is not None} for row in rows
+        ]
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{path}: neither a trainer's state with a log_history nor a CSV file") from error
+    if not (entries := [entry for entry in entries if "step" in entry]):
+        raise DataError(f"{path}: nothing was logged there")
+    return entries
+
+
+def curve(history: History, name: str) -> Series | None:
+    """A metric over the steps at which it was logged (of two entries for a step the later); None if it never was."""
+    points = {entry["step"]: entry[name] for entry in history if name in entry}
+    steps = sorted(points)
+    return Series(steps, [points[step] for step in steps]) if steps else None
+
+
+def by_source(history: History, metric: str) -> dict[str, Series]:
+    """The curves of a metric that is logged as `metric/source`, one per source."""
+    names = sorted({name for entry in history for name in entry if name.startswith(f"{metric}/")})
+    found = {name.partition("/")[2]: curve(history, name) for name in names}
+    return {source: series for source, series in found.items() if series and source not in _NOT_SOURCES}
+
+
+def plot_learning(history: History, path: Path) -> bool:
+    """Share that zooms and accuracy per source, and tokens and reward for all, over training.
+
+    Returns:
+        False, and no file is written, if nothing of this was logged.
+    """
+    wholes = {"visual tokens, of full": "visual_tokens/of_full", "well-formed replies": "format/well_formed"}
+    panels = {
+        "share that zooms": by_source(history, "zoom"),
+        "accuracy": by_source(history, "accuracy"),
+        "all questions": {label: series for label, name in wholes.items() if (series := curve(history, name))},
+    }
+    panels = {title: lines for title, lines in panels.items() if lines}
+    if panels:
+        plot_curves(panels, path, y="% of the step's rollouts")
+    return bool(panels)
+
+
+def _number(value: object) -> float | None:
+    try:
+        number = float(value)  # type: ignore[arg-type] # anything may have been logged
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _step_of(checkpoint: Path) -> int:
+    number = checkpoint.name.rpartition("-")[2]
+    return int(number) if number.isdigit() else -1

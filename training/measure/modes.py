@@ -1,0 +1,111 @@
+"""The ways of looking that are compared: full resolution, a quarter of it, the policy's own choice, and that steered.
+
+    full           every image at full resolution at once; no tool
+    quarter        a quarter of the pixels and nothing more; no tool
+    zoom           a quarter of the pixels, and the policy decides whether it asks for more
+    forced-zoom    as zoom, but the first reply is made to call the tool
+    forced-direct  as zoom, tool and prompt included, but no reply can call it
+    zoom bias +2   as zoom, with 2 added to the log-odds of a call wherever one could begin
+
+`forced-zoom` and `forced-direct` are what a zoom bias tends to as it grows without bound, but keep replies whole: a
+call is forced as a tool choice forces it, by opening it, and forbidden by banning the token that opens it. (A very
+large bias would win inside the call as well, and the reply would be that one token over and over.) Beside `zoom` they
+tell what the decision is worth; `forced-direct` beside `quarter` tells what merely offering the tool costs.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from langchain_core.language_models import LanguageModelInput
+from langchain_core.messages import AIMessage
+from langchain_core.runnables import Runnable
+
+from vtagent.graphs.zoom import ZoomContext
+from vtagent.models.chat import ChatVLM
+
+_BIASED = re.compile(r"zoom bias ([+-]\d+(?:\.\d+)?)")
+
+
+@dataclass(frozen=True)
+class Mode:
+    """One way of looking."""
+
+    scale: float = 0.5
+    max_zooms: int = 1
+    zoom_bias: float = 0.0
+    call: Literal["any", "none"] | None = None
+    """A tool choice that takes the decision away."""
+
+    def context(self, model: ChatVLM) -> ZoomContext:
+        """The settings of a run in this mode."""
+        steered = None if self.call is None else _steered(model, self.call)
+        return ZoomContext(steered, scale=self.scale, max_zooms=self.max_zooms, zoom_bias=self.zoom_bias)
+
+
+MODES: Mapping[str, Mode] = {
+    "full": Mode(scale=1.0, max_zooms=0),
+    "quarter": Mode(max_zooms=0),
+    "zoom": Mode(),
+    "forced-zoom": Mode(call="any"),
+    "forced-direct": Mode(call="none"),
+}
+
+
+def mode_named(name: str) -> Mode:
+    """The mode of a name out of `MODES` or `biased`.
+
+    Raises:
+        ValueError: No mode has this name.
+    """
+    if (bias := zoom_bias_of(name)) and name not in MODES:
+        return Mode(zoom_bias=bias)
+    if name not in MODES:
+        raise ValueError(f"no mode {name!r}; known are {', '.join(MODES)} and names such as 'zoom bias +2'")
+    return MODES[name]
+
+
+def biased(zoom_bias: float) -> str:
+    """The name of the mode with this bias; with none it is "zoom"."""
+    return f"zoom bias {zoom_bias:+g}" if zoom_bias else "zoom"
+
+
+def zoom_bias_of(name: str) -> float | None:
+    """The bias of a mode that belongs on the curve of a sweep ("zoom" itself has 0); None of any other mode."""
+    found = _BIASED.fullmatch(name)
+    return float(found[1]) if found else 0.0 if name == "zoom" else None
+
+
+def in_order(names: Collection[str]) -> list[str]:
+    """Names as tables list them: the fixed modes first, then a sweep from its lowest bias to its highest."""
+    fixed = list(MODES)
+    swept = sorted(set(names) - MODES.keys(), key=lambda name: zoom_bias_of(name) or 0.0)
+    return [name for name in fixed if name in names] + swept
+
+
+class _Steered(ChatVLM):
+    """The same engine, with the tool choice made for it wherever the graph leaves it open."""
+
+    choice: str
+
+    def bind_tools(
+        self, tools: Sequence[Any], *, tool_choice: Any = None, **kwargs: Any
+    ) -> Runnable[LanguageModelInput, AIMessage]:
+        """As `ChatVLM.bind_tools`."""
+        return super().bind_tools(tools, tool_choice=tool_choice or self.choice, **kwargs)
+
+
+def _steered(model: ChatVLM, choice: str) -> _Steered:
+    fields = {name: getattr(model, name) for name in ("temperature", "top_p", "top_k", "max_tokens", "seed", "stop")}
+    return _Steered(
+        engine=model.engine,
+        processor=model.processor,
+        store=model.store,
+        model=model.model_name,
+        timeout=model.timeout,
+        choice=choice,
+        **fields,
+    )

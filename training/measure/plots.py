@@ -1,0 +1,223 @@
+"""Pictures of what was measured: accuracy against visual tokens, the sweep of the zoom bias, curves over training.
+
+Colours are Okabe and Ito's, which stay apart for colour-blind readers; series differ in marker or dash as well.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vtagent.training.measure.modes import zoom_bias_of
+from vtagent.training.measure.summaries import OVERALL, Estimate, Row
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)))
+_STYLE: Mapping[str, tuple[str, str]] = {
+    "full": ("#000000", "s"),
+    "quarter": ("#E69F00", "v"),
+    "zoom": ("#0072B2", "o"),
+    "forced-zoom": ("#D55E00", "^"),
+    "forced-direct": ("#CC79A7", "D"),
+}
+_SWEEP = "#56B4E9"
+
+
+@dataclass(frozen=True)
+class Series:
+    """One line of a curve plot; `low` and `high`, where given, are a band around it."""
+
+    x: Sequence[float]
+    y: Sequence[float]
+    low: Sequence[float] = ()
+    high: Sequence[float] = ()
+
+
+def plot_accuracy(rows: Sequence[Row], path: Path) -> None:
+    """Accuracy against visual tokens, a panel for all questions and one per source; the sweep is a line."""
+    panels = {row.source: [r for r in rows if r.source == row.source] for row in rows}
+    names = sorted(panels, key=lambda name: (name != OVERALL, name))
+    with _figure(len(names), path, width=4.4, height=4.0) as axes:
+        for axis, name in zip(axes, names, strict=True):
+            _accuracy_panel(axis, panels[name])
+            axis.set_title(f"{name}, {max(row.questions for row in panels[name])} questions")
+            axis.set_xlabel("visual tokens read, % of full resolution")
+        axes[0].set_ylabel("accuracy, % (bars: 95 % interval)")
+        _one_legend(axes)
+
+
+def plot_sweep(rows: Sequence[Row], path: Path) -> bool:
+    """Share that zooms and accuracy against the zoom bias, a line per source. False, and no file: nothing was swept."""
+    swept = [row for row in rows if zoom_bias_of(row.mode) is not None]
+    if len({row.mode for row in swept}) < 2:
+        return False
+    names = sorted({row.source for row in swept}, key=lambda name: (name != OVERALL, name))
+    with _figure(2, path, width=4.8, height=4.0) as axes:
+        for axis, figure, label in zip(axes, ("zoomed", "accuracy"), ("share that zooms", "accuracy"), strict=True):
+            for place, name in enumerate(names):
+                found = sorted(
+                    (zoom_bias_of(row.mode) or 0.0, getattr(row, figure)) for row in swept if row.source == name
+                )
+                points = [(bias, estimate) for bias, estimate in found if estimate is not None]
+                series = Series(
+                    [bias for bias, _ in points],
+                    [estimate.value for _, estimate in points],
+                    [estimate.low for _, estimate in points],
+                    [estimate.high for _, estimate in points],
+                )
+                _line(axis, series, name, place)
+            axis.set_xlabel("zoom bias, added to the log-odds of a call")
+            axis.set_ylabel(f"{label}, % (band: 95 % interval)")
+            axis.set_ylim(-3, 103)
+        _one_legend(axes)
+    return True
+
+
+def plot_curves(
+    panels: Mapping[str, Mapping[str, Series]],
+    path: Path,
+    *,
+    x: str = "optimiser steps",
+    y: str = "%",
+    shares: bool = True,
+) -> None:
+    """Curves over training: a panel per title, a line per label, the same label in the same colour everywhere.
+
+    Args:
+        panels: {title: {label: series}}; at least one.
+        path: A PNG file.
+        x: What the horizontal axis counts.
+        y: What the vertical one shows.
+        shares: The values are shares, 0 to 1, shown as percentages of a fixed axis.
+    """
+    labels = list(dict.fromkeys(label for lines in panels.values() for label in lines))
+    with _figure(len(panels), path, width=4.8, height=3.8) as axes:
+        for axis, (title, lines) in zip(axes, panels.items(), strict=True):
+            for label, series in lines.items():
+                _line(axis, series, label, labels.index(label), percent=shares, markers=False)
+            axis.set_title(title)
+            axis.set_xlabel(x)
+            if shares:
+                axis.set_ylim(-3, 103)
+        axes[0].set_ylabel(y)
+        _one_legend(axes)
+
+
+def _accuracy_panel(axis: Any, rows: Sequence[Row]) -> None:
+    placed = [(row, row.of_full_tokens, row.accuracy) for row in rows]
+    points = [(row, 100 * tokens, accuracy) for row, tokens, accuracy in placed if tokens is not None and accuracy]
+    swept = sorted(
+        ((bias, tokens, accuracy) for row, tokens, accuracy in points if (bias := zoom_bias_of(row.mode)) is not None),
+        key=lambda point: point[0],
+    )
+    if len(swept) > 1:
+        axis.plot(
+            [tokens for _, tokens, _ in swept],
+            [100 * accuracy.value for _, _, accuracy in swept],
+            color=_SWEEP,
+            marker=".",
+            markersize=8,
+            linewidth=1.8,
+            label="zoom bias swept",
+            zorder=1,
+        )
+        labelled: list[tuple[float, float]] = []
+        for bias, tokens, accuracy in swept:
+            near = any(abs(tokens - x) < 6 and abs(accuracy.value - y) < 0.04 for x, y in labelled)
+            if bias and not near:
+                labelled.append((tokens, accuracy.value))
+                axis.annotate(
+                    f"{bias:+g}",
+                    (tokens, 100 * accuracy.value),
+                    xytext=(0, -11),
+                    textcoords="offset points",
+                    ha="center",
+                    fontsize=7,
+                    color="#33789c",
+                )
+    for row, tokens, accuracy in points:
+        if row.mode in _STYLE:
+            colour, marker = _STYLE[row.mode]
+            _point(axis, tokens, accuracy, colour, marker, row.mode)
+    axis.set_xlim(0, max([130, *(1.05 * tokens for _, tokens, _ in points)]))
+    low = min((accuracy.low for _, _, accuracy in points), default=0.0)
+    axis.yaxis.get_major_locator().set_params(integer=True)
+    axis.set_ylim(max(-3.0, 100 * low - 8), 103)
+
+
+def _point(axis: Any, x: float, accuracy: Estimate, colour: str, marker: str, label: str) -> None:
+    y = 100 * accuracy.value
+    bars = [[max(0.0, y - 100 * accuracy.low)], [max(0.0, 100 * accuracy.high - y)]]
+    forced = label.startswith("forced")  # hollow, as they often lie on others
+    axis.errorbar(
+        x,
+        y,
+        yerr=bars,
+        color=colour,
+        marker=marker,
+        markersize=10 if forced else 8,
+        markerfacecolor="none" if forced else colour,
+        markeredgewidth=1.6,
+        capsize=3,
+        linestyle="none",
+        label=label,
+    )
+
+
+def _line(axis: Any, series: Series, label: str, place: int, *, percent: bool = True, markers: bool = True) -> None:
+    colour, dash = COLOURS[place % len(COLOURS)], DASHES[place % len(DASHES)]
+    factor = 100 if percent else 1
+    axis.plot(
+        series.x,
+        [factor * value for value in series.y],
+        color=colour,
+        linestyle=dash,
+        linewidth=1.8,
+        marker="o" if markers else None,
+        markersize=4,
+        label=label,
+    )
+    if series.low:
+        low, high = ([factor * value for value in side] for side in (series.low, series.high))
+        axis.fill_between(series.x, low, high, color=colour, alpha=0.15, linewidth=0)
+
+
+def _one_legend(axes: Sequence[Any]) -> None:
+    """Every label once, under all panels."""
+    found: dict[str, Any] = {}
+    for axis in axes:
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
+            found.setdefault(label, handle)
+    if found:
+        axes[0].figure.legend(
+            found.values(), found, loc="outside lower center", ncols=min(6, len(found)), frameon=False, fontsize=9
+        )
+
+
+@contextmanager
+def _figure(panels: int, path: Path, *, width: float, height: float) -> Iterator[list[Any]]:
+    """Axes of `panels` panels, at most three in a row, saved to `path` when the block ends."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    columns = min(3, panels)
+    lines = math.ceil(panels / columns)
+    figure = Figure(figsize=(max(5.0, width * columns), height * lines + 0.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(lines, columns, squeeze=False)
+    axes = [axis for line in grid for axis in line]
+    for axis in axes[panels:]:
+        axis.set_visible(False)
+    for axis in axes[:panels]:
+        axis.grid(color="#dddddd", linewidth=0.7)
+        axis.set_axisbelow(True)
+        axis.spines[["top", "right"]].set_visible(False)
+    yield axes[:panels]
+    part = path.with_name(f".{path.name}.part")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(part, dpi=150, format="png")
+    part.replace(path)

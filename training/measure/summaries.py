@@ -1,0 +1,194 @@
+"""Outcomes become a row per mode and source, and one per mode for all sources, each figure with its interval.
+
+The overall row weighs sources by how many questions each has, or by a given mix; so a table of two thirds large print
+and one third small needs no other questions than one of equal parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from vtagent.errors import DataError
+from vtagent.training.measure.bootstrap import Array, interval, resampled_means, weighted_mean
+from vtagent.training.measure.modes import in_order
+from vtagent.training.measure.outcomes import Outcome
+
+OVERALL = "overall"
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure and its 95 % bootstrap interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Row:
+    """One mode on one source, or on all of them."""
+
+    mode: str
+    source: str
+    """`OVERALL` for all."""
+    questions: int
+    accuracy: Estimate | None
+    """Share of the graded questions whose answer is right; a failed run's is not. None: nothing was graded."""
+    zoomed: Estimate | None
+    """Share of the runs that saw more than the first view. None: every run failed, as for all figures of cost."""
+    of_full_accuracy: Estimate | None
+    """Accuracy over that of mode `full` on the same questions, paired. None where `full` was not asked."""
+    visual_tokens: float | None
+    """Mean per question, of all views shown."""
+    of_full_tokens: float | None
+    """Visual tokens over those of full resolution at once: 25 % + p · 100 % where a share p zooms on whole pages."""
+    kept_of_full_tokens: float | None
+    """The same without low views that a zoom replaced: 25 % + p · 75 %. See `outcomes.kept_tokens`."""
+    median_seconds: float | None
+    """Of a question, with the others under way."""
+    p95_seconds: float | None
+    failed: int
+    """Runs that raised."""
+    ungraded: int
+    """Answers that the grader could not judge; they are in no accuracy."""
+
+    def json(self) -> dict[str, Any]:
+        """The row as JSON values."""
+        return asdict(self)
+
+
+def summarize(outcomes: Sequence[Outcome], *, mix: Mapping[str, float] | None = None) -> list[Row]:
+    """Rows in the order of modes, sources by name, the overall row last where there are several sources.
+
+    Args:
+        outcomes: At most one for each question and mode.
+        mix: How much a source counts in the overall row; sources that it leaves out count nothing. A name may be
+            shortened as long as one source alone begins with it. Absent: every question counts the same.
+
+    Raises:
+        DataError: The mix names no source, or several.
+    """
+    sources = sorted({outcome.source for outcome in outcomes})
+    weights = None if mix is None else resolved_mix(mix, sources)
+    full = {outcome.number: outcome for outcome in outcomes if outcome.mode == "full"}
+    rows = []
+    for mode in in_order([outcome.mode for outcome in outcomes]):
+        strata = {name: [o for o in outcomes if o.mode == mode and o.source == name] for name in sources}
+        strata = {name: part for name, part in strata.items() if part}
+        rows += [_row(mode, name, {name: part}, {name: 1.0}, full) for name, part in strata.items()]
+        if len(sources) > 1:
+            counts = weights or {name: float(len(part)) for name, part in strata.items()}
+            counted = {name: part for name, part in strata.items() if counts.get(name)}
+            if counted:
+                rows.append(_row(mode, OVERALL, counted, counts, full))
+    return rows
+
+
+def resolved_mix(mix: Mapping[str, float], sources: Sequence[str]) -> dict[str, float]:
+    """The mix with its names written out.
+
+    Raises:
+        DataError: A name that is not the beginning of exactly one source, or a weight that is none.
+    """
+    weights: dict[str, float] = {}
+    for name, weight in mix.items():
+        found = [name] if name in sources else [source for source in sources if source.startswith(name)]
+        if len(found) != 1:
+            raise DataError(f"the mix names {name!r}, which is {len(found)} of the sources: {', '.join(sources)}")
+        if not 0 <= weight < float("inf"):
+            raise DataError(f"the mix gives {name!r} the weight {weight}; it must be a number from 0 up")
+        weights[found[0]] = weight
+    if not any(weights.values()):
+        raise DataError("the mix gives every source the weight 0")
+    return weights
+
+
+def _row(
+    mode: str,
+    source: str,
+    strata: Mapping[str, Sequence[Outcome]],
+    weights: Mapping[str, float],
+    full: Mapping[int, Outcome],
+) -> Row:
+    graded = {name: [[float(bool(o.right))] for o in part if _is_graded(o)] for name, part in strata.items()}
+    paired = {
+        name: [
+            [float(bool(o.right)), float(bool(full[o.number].right))]
+            for o in part
+            if _is_graded(o) and o.number in full and _is_graded(full[o.number])
+        ]
+        for name, part in strata.items()
+    }
+    ran = {name: [o for o in part if o.error is None] for name, part in strata.items()}
+    costs = {
+        name: [[o.visual_tokens, o.kept_visual_tokens, o.full_visual_tokens] for o in part]
+        for name, part in ran.items()
+    }
+    tokens = _mean(costs, weights)
+    seconds = [(o.seconds, weights[name] / len(part)) for name, part in ran.items() for o in part]
+    everything = [o for part in strata.values() for o in part]
+    return Row(
+        mode=mode,
+        source=source,
+        questions=len(everything),
+        accuracy=_estimate(graded, weights),
+        zoomed=_estimate({name: [[float(o.zooms > 0)] for o in part] for name, part in ran.items()}, weights),
+        of_full_accuracy=_estimate(paired, weights, ratio=True),
+        visual_tokens=None if tokens is None else float(tokens[0]),
+        of_full_tokens=_ratio(tokens, 0),
+        kept_of_full_tokens=_ratio(tokens, 1),
+        median_seconds=quantile(seconds, 0.5),
+        p95_seconds=quantile(seconds, 0.95),
+        failed=sum(o.error is not None for o in everything),
+        ungraded=sum(not _is_graded(o) for o in everything),
+    )
+
+
+def _is_graded(outcome: Outcome) -> bool:
+    return outcome.right is not None or outcome.error is not None
+
+
+def _arrays(
+    measured: Mapping[str, Sequence[Sequence[float]]], weights: Mapping[str, float]
+) -> tuple[list[Array], list[float]] | None:
+    """The strata that have something; None where none has."""
+    parts = {name: np.asarray(rows, float) for name, rows in measured.items() if rows}
+    return ([*parts.values()], [weights[name] for name in parts]) if parts else None
+
+
+def _mean(measured: Mapping[str, Sequence[Sequence[float]]], weights: Mapping[str, float]) -> Array | None:
+    arrays = _arrays(measured, weights)
+    return None if arrays is None else weighted_mean(*arrays)
+
+
+def _estimate(
+    measured: Mapping[str, Sequence[Sequence[float]]], weights: Mapping[str, float], *, ratio: bool = False
+) -> Estimate | None:
+    """The mean of the only quantity, or that of the first over that of the second."""
+    if (arrays := _arrays(measured, weights)) is None:
+        return None
+    mean, drawn = weighted_mean(*arrays), resampled_means(*arrays)
+    if not ratio:
+        return Estimate(float(mean[0]), *interval(drawn[:, 0]))
+    if not mean[1]:
+        return None
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return Estimate(float(mean[0] / mean[1]), *interval(drawn[:, 0] / drawn[:, 1]))
+
+
+def _ratio(tokens: Array | None, of: int) -> float | None:
+    return None if tokens is None or not tokens[2] else float(tokens[of] / tokens[2])
+
+
+def quantile(weighted: Sequence[tuple[float, float]], level: float) -> float | None:
+    """The least value that, with all below it, holds at least `level` of the weight; None of nothing."""
+    if not weighted:
+        return None
+    values, weights = np.asarray(sorted(weighted), float).T
+    reached = np.cumsum(weights) / np.sum(weights)
+    return float(values[min(int(np.searchsorted(reached, level - 1e-12)), len(values) - 1)])

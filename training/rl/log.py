@@ -1,0 +1,204 @@
+"""The rollout log: what a training step's rollouts said, saw and earned, in a folder that people and tools can read.
+
+    step-000010.jsonl      one rollout a line: question, messages, views, token ids and log-probabilities, reward
+    step-000010.1.jsonl    the same of the process of rank 1
+    views/<hash>.png       what the model was shown, once for each content (a photograph of over a megapixel as .jpg)
+
+A step's file appears by a rename once its views are on disk, so a reader or a crash never meets half of one; a step
+that is done again after a crash replaces its file. `python -m vtagent.training.rollouts` makes a page of the folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import math
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
+from PIL import Image
+
+from vtagent.errors import DataError, VtagentError
+from vtagent.graphs.state import ViewRecord
+from vtagent.images import ImageLimits, decode
+from vtagent.regions import Region
+from vtagent.training.rewards import Reward
+from vtagent.training.rl.rollout import Rollout
+from vtagent.views import View
+
+VIEWS = "views"
+_STEP = re.compile(r"step-(\d+)(?:\.(\d+))?\.jsonl")
+_PHOTOGRAPH = 2**20
+"""Pixels from which a view is kept as JPEG: lossless, a photograph would take megabytes."""
+
+
+@dataclass(frozen=True)
+class LoggedRollout:
+    """A rollout with what became of it."""
+
+    rollout: Rollout
+    reward: Reward | None
+    """None: it could not be scored."""
+    advantage: float | None
+    group: int
+    """Equal for all rollouts of one prompt in one step, on whichever process they ran."""
+
+
+class RolloutLog:
+    """Writes the log.
+
+    Args:
+        folder: Made if missing.
+        rank: Of the process; each writes files of its own.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], *, rank: int = 0) -> None:
+        self.folder, self.rank = Path(folder), rank
+
+    def write(self, step: int, rows: Sequence[LoggedRollout]) -> Path:
+        """Write all rollouts that this process made for a step; what it wrote for the same step before is replaced.
+
+        Raises:
+            OSError: The folder cannot be written to.
+        """
+        (self.folder / VIEWS).mkdir(parents=True, exist_ok=True)
+        files: dict[str, str | None] = {}
+        lines = [json.dumps(_finite(self._line(step, row, files)), allow_nan=False) + "\n" for row in rows]
+        path = self.folder / f"step-{step:06d}{f'.{self.rank}' if self.rank else ''}.jsonl"
+        _write_whole(path, "".join(lines).encode())
+        return path
+
+    def _line(self, step: int, row: LoggedRollout, files: dict[str, str | None]) -> dict[str, Any]:
+        rollout, reward = row.rollout, row.reward
+        pixels = {image.key: image.pixels for turn in rollout.turns for image in turn.images}
+        for view in rollout.views:
+            if view["url"] not in files:
+                files[view["url"]] = self._keep(pixels.get(view["url"]) or _rendered(view, rollout.example.image))
+        parts = {"accuracy": reward.accuracy, "format": reward.format, "penalty": reward.penalty} if reward else None
+        return {
+            "step": step,
+            "group": row.group,
+            "id": rollout.example.id,
+            "source": rollout.example.source,
+            "question": rollout.example.question,
+            "answers": list(rollout.example.answers),
+            "answer": rollout.answer,
+            "reward": None if parts is None or reward is None else {**parts, "total": reward.total},
+            "advantage": row.advantage,
+            "zooms": rollout.zooms,
+            "well_formed": rollout.well_formed,
+            "stop": rollout.stop,
+            "error": rollout.error,
+            "seconds": round(rollout.seconds, 4),
+            "usage": dict(rollout.usage),
+            "views": [{**view, "file": files[view["url"]]} for view in rollout.views],
+            "messages": [_message(message) for message in rollout.messages],
+            "turns": [
+                {
+                    "prompt_ids": list(turn.prompt_ids),
+                    "completion_ids": list(turn.completion_ids),
+                    "logprobs": list(turn.logprobs),
+                    "finish_reason": turn.finish_reason,
+                }
+                for turn in rollout.turns
+            ],
+        }
+
+    def _keep(self, image: Image.Image | None) -> str | None:
+        """The view's file, relative to the folder; written unless some rollout has shown the same before."""
+        if image is None:
+            return None
+        name = hashlib.sha256(f"{image.mode} {image.size} ".encode() + image.tobytes()).hexdigest()[:32]
+        large = image.width * image.height > _PHOTOGRAPH
+        path = self.folder / VIEWS / f"{name}.{'jpg' if large else 'png'}"
+        if not path.exists():
+            file = io.BytesIO()
+            image.save(file, "JPEG", quality=90) if large else image.save(file, "PNG")
+            _write_whole(path, file.getvalue())
+        return path.relative_to(self.folder).as_posix()
+
+
+def read_log(folder: str | os.PathLike[str], *, steps: range | None = None) -> Iterator[dict[str, Any]]:
+    """The lines of a log, in the order of steps and ranks.
+
+    Args:
+        folder: A log's folder.
+        steps: Only these steps.
+
+    Raises:
+        DataError: No such folder, no step in it, or a line that is no rollout.
+    """
+    found = []
+    for path in Path(folder).glob("step-*.jsonl"):
+        if (match := _STEP.fullmatch(path.name)) and (steps is None or int(match[1]) in steps):
+            found.append((int(match[1]), int(match[2] or 0), path))
+    if not found:
+        raise DataError(f"{folder}: no rollouts of these steps there (files named step-000010.jsonl)")
+    for _, _, path in sorted(found):
+        for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            try:
+                line = json.loads(text)
+                if not {"step", "group", "messages", "views"} <= line.keys():
+                    raise ValueError("fields are missing")
+            except (ValueError, AttributeError) as error:
+                raise DataError(f"{path}, line {number}: not a logged rollout ({error})") from error
+            yield line
+
+
+def _message(message: BaseMessage) -> dict[str, Any]:
+    """A message as plain JSON: its role, its text and references, its calls; token ids are in the turns."""
+    blocks = [message.content] if isinstance(message.content, str) else message.content
+    content = [{"type": "text", "text": block} if isinstance(block, str) else _block(block) for block in blocks]
+    said: dict[str, Any] = {"role": message.type, "id": message.id, "content": content}
+    if isinstance(message, AIMessage):
+        said["tool_calls"] = [{"name": call["name"], "args": call["args"]} for call in message.tool_calls]
+        said["invalid_tool_calls"] = [
+            {"text": call["args"], "error": call["error"]} for call in message.invalid_tool_calls
+        ]
+    if isinstance(message, ToolMessage):
+        said |= {"name": message.name, "status": message.status}
+    return said
+
+
+def _block(block: Mapping[str, Any]) -> dict[str, Any]:
+    """A content block without anything heavier than a reference."""
+    return {name: value for name, value in block.items() if name in ("type", "text", "url", "mime_type")}
+
+
+def _rendered(view: ViewRecord, original: bytes) -> Image.Image | None:
+    """A view that no recorded prompt shows, drawn from the example's own image; None if it is of another one."""
+    sha256, _, region = View.parse_url(view["url"])
+    if hashlib.sha256(original).hexdigest() != sha256:
+        return None
+    try:
+        image = decode(original, limits=ImageLimits())
+    except VtagentError:
+        return None
+    if isinstance(region, Region):
+        image = image.crop(region.to_pixels(*image.size))
+    return image.resize((view["width"], view["height"]), Image.Resampling.BICUBIC)
+
+
+def _finite(value: Any) -> Any:
+    """The value with null for what JSON cannot say (nan, infinity)."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(name): _finite(part) for name, part in value.items()}
+    return [_finite(part) for part in value] if isinstance(value, list | tuple) else value
+
+
+def _write_whole(path: Path, data: bytes) -> None:
+    """Write beside, flush to disk, rename."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with part.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)

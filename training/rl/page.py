@@ -1,0 +1,114 @@
+"""A rollout log as one HTML file that needs nothing else: pictures inline once each, nothing loaded, no word run.
+
+What policies and documents say is data, and it stays data: it stands as JSON in a block that browsers do not run, with
+every `<`, `>` and `&` escaped, and the page's script shows it as text. Should that ever fail, the page's own content
+security policy still lets no other script run than the one whose hash it names.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+Line = dict[str, Any]
+
+_TYPES = {".png": "image/png", ".jpg": "image/jpeg"}
+_FILE = re.compile(r"views/[0-9a-f]{8,64}\.(?:png|jpg)")
+
+
+def build_page(folder: Path, lines: Iterable[Line], *, title: str, max_bytes: int) -> str:
+    """The page.
+
+    Args:
+        folder: The log's folder, where the pictures are; one that is missing is shown as missing.
+        lines: Of `read_log`.
+        title: What the page is called.
+        max_bytes: Whole groups are left out, evenly, until the page is about this small; it says so.
+    """
+    groups: dict[tuple[int, int], list[Line]] = {}
+    for line in lines:
+        groups.setdefault((line["step"], line["group"]), []).append(_shown(line))
+    ordered = [groups[key] for key in sorted(groups)]
+    kept = _thinned(folder, ordered, max_bytes)
+    note = ""
+    if len(kept) < len(ordered):
+        note = f"{len(kept)} of {len(ordered)} groups, evenly chosen: all would make the page too large."
+    rollouts = [line for group in kept for line in group]
+    names = {view["file"] for line in rollouts for view in line["views"]}
+    data = {"note": note, "rollouts": rollouts, "images": _images(folder, names)}
+    return _filled(_template("page.html"), title=title, data=_as_json(data))
+
+
+def _shown(line: Line) -> Line:
+    """The line without token ids: for each reply how long it was and how sure the policy, and only files of ours."""
+    turns = []
+    for turn in line.get("turns", ()):
+        known = [value for value in turn["logprobs"] if value is not None]
+        mean = sum(known) / len(known) if known else None
+        turns.append({"tokens": len(turn["completion_ids"]), "logprob": mean, "finish_reason": turn["finish_reason"]})
+    views = [{**view, "file": view["file"] if _is_file(view.get("file")) else None} for view in line["views"]]
+    return {**line, "turns": turns, "views": views}
+
+
+def _is_file(name: object) -> bool:
+    return isinstance(name, str) and _FILE.fullmatch(name) is not None
+
+
+def _thinned(folder: Path, groups: Sequence[list[Line]], max_bytes: int) -> Sequence[list[Line]]:
+    """Every n-th group, for the least n whose page is small enough; one group at least."""
+    sizes = [len(json.dumps(group)) for group in groups]
+    pictures = [{view["file"] for line in group for view in line["views"] if view["file"]} for group in groups]
+    weights = {name: _weight(folder / name) for names in pictures for name in names}
+    for step in range(1, len(groups)):
+        names = set().union(*pictures[::step])
+        if sum(sizes[::step]) + sum(weights[name] for name in names) <= max_bytes:
+            return groups[::step]
+    return groups[:1]
+
+
+def _weight(path: Path) -> int:
+    """Bytes that a picture takes in the page."""
+    return path.stat().st_size * 4 // 3 if path.exists() else 0
+
+
+def _images(folder: Path, names: set[str | None]) -> dict[str, dict[str, str]]:
+    found = [name for name in names if name is not None and (folder / name).exists()]
+    return {
+        name: {
+            "type": _TYPES[Path(name).suffix],
+            "base64": base64.b64encode((folder / name).read_bytes()).decode("ascii"),
+        }
+        for name in sorted(found)
+    }
+
+
+def _as_json(data: Mapping[str, Any]) -> str:
+    """JSON that is the same inside HTML: nothing in it can end the block that holds it, or begin another one."""
+    text = json.dumps(data, separators=(",", ":"))  # ASCII, so no character that JavaScript takes for a line's end
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _filled(template: str, *, title: str, data: str) -> str:
+    style, script = _template("page.css"), _template("page.js")
+    policy = (
+        f"default-src 'none'; img-src blob:; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    parts = {"policy": policy, "title": html.escape(title), "style": style, "script": script, "data": data}
+    # In one go: what was filled in is not looked through again.
+    return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], template)
+
+
+def _template(name: str) -> str:
+    return files("vtagent.training.rl").joinpath("viewer", name).read_text(encoding="utf-8")
+
+
+def _hash(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")
