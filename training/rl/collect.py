@@ -123,7 +123,8 @@ class Collector:
         _ = model._serialized  # LangChain's description of a model; computed here once, not by every run's copy
         self._loop = asyncio.new_event_loop()
         self._loop.set_default_executor(_DaemonThreads())
-        threading.Thread(target=self._loop.run_forever, name="vtagent-rollouts", daemon=True).start()
+        self._thread = threading.Thread(target=self._serve, name="vtagent-rollouts", daemon=True)
+        self._thread.start()
 
     def collect(self, jobs: Sequence[Job]) -> list[Rollout]:
         """Make all runs and wait for them; one rollout per job, in their order, failed ones included."""
@@ -142,7 +143,13 @@ class Collector:
 
     def close(self) -> None:
         """End the event loop. A tool that hangs keeps its thread until the process ends, and does not delay that."""
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        if self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+
+    def _serve(self) -> None:
+        self._loop.run_forever()
+        self._loop.close()
 
     async def _collect(self, jobs: Sequence[Job]) -> list[Rollout]:
         gate = asyncio.Semaphore(self._concurrency)
