@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from vtagent.models.vision import ATTENTION, PatchProjection
+from vtagent.models.packed_tower import ATTENTION, PatchProjection
 
 
 def encode_once(backbone: Any) -> None:
