@@ -39,10 +39,8 @@ def review_zooms(graph: ZoomGraph) -> ZoomGraph:
     * `{"type": "edit", "edited_action": {"name": "zoom_image", "args": {"region": [0, 0, 500, 500]}}}`
     * `{"type": "reject", "message": "why"}`: the model is told, and goes on; this counts as no zoom and no mistake.
 
-    The model's own call stays in the conversation as it was made; what was shown instead, the tool's answer says.
-
-    Raises:
-        ValueError: On resuming, if the decisions are not one of these for each call.
+    The model's own call stays in the conversation as it was made; what was shown instead, the tool's answer says. What
+    is no decision is asked about again, the interrupt's value then having a "problem", too.
     """
     node = graph.nodes["zoom"]
     act = node.runnable
@@ -75,31 +73,38 @@ class Reviewed(Node):
         zooms = [call for call in reply.tool_calls if call["name"] == self.act.zoom]
         if not zooms:
             return state, []
-        answer = interrupt({"action_requests": [_request(call) for call in zooms], "review_configs": [self._config()]})
-        decisions = answer.get("decisions") if isinstance(answer, Mapping) else None
-        if not isinstance(decisions, list) or len(decisions) != len(zooms):
-            raise ValueError(
-                f'expected {{"decisions": [...]}} with {len(zooms)} of {", ".join(DECISIONS)}: {answer!r:.200}'
-            )
-        refused: list[ToolMessage] = []
-        changed: dict[int, ToolCall | None] = {}
-        for call, decision in zip(zooms, decisions, strict=True):
-            match decision:
-                case {"type": "approve"}:
-                    changed[id(call)] = call
-                case {"type": "edit", "edited_action": {"args": dict(args)}}:
-                    changed[id(call)] = {**call, "args": args}
-                case {"type": "reject"}:
-                    changed[id(call)] = None
-                    refused.append(_refusal(call, decision.get("message")))
-                case _:
-                    raise ValueError(f"a decision is one of {', '.join(DECISIONS)}, not {decision!r:.200}")
-        calls = [let for call in reply.tool_calls if (let := changed.get(id(call), call)) is not None]
+        question = {"action_requests": [_request(call) for call in zooms], "review_configs": [self._config()]}
+        read = _read(interrupt(question), zooms)
+        while isinstance(read, str):
+            read = _read(interrupt({**question, "problem": read}), zooms)
+        decided, refused = read
+        calls = [let for call in reply.tool_calls if (let := decided.get(str(call["id"]), call)) is not None]
         messages = [*state["messages"][:-1], reply.model_copy(update={"tool_calls": calls})]
         return {**state, "messages": messages}, refused
 
     def _config(self) -> dict[str, Any]:
         return {"action_name": self.act.zoom, "allowed_decisions": list(DECISIONS)}
+
+
+def _read(answer: object, zooms: list[ToolCall]) -> tuple[dict[str, ToolCall | None], list[ToolMessage]] | str:
+    """The calls by their ids as a person wants them, None for a refused one, and the refusals; or what is wrong."""
+    decisions = answer.get("decisions") if isinstance(answer, Mapping) else None
+    if not isinstance(decisions, list) or len(decisions) != len(zooms):
+        return f'expected {{"decisions": [...]}} with {len(zooms)} of {", ".join(DECISIONS)}, not {answer!r:.200}'
+    decided: dict[str, ToolCall | None] = {}
+    refused: list[ToolMessage] = []
+    for call, decision in zip(zooms, decisions, strict=True):
+        match decision:
+            case {"type": "approve"}:
+                decided[str(call["id"])] = call
+            case {"type": "edit", "edited_action": {"args": dict(args)}}:
+                decided[str(call["id"])] = {**call, "args": args}
+            case {"type": "reject"}:
+                decided[str(call["id"])] = None
+                refused.append(_refusal(call, decision.get("message")))
+            case _:
+                return f"a decision is one of {', '.join(DECISIONS)}, not {decision!r:.200}"
+    return decided, refused
 
 
 def _request(call: ToolCall) -> dict[str, Any]:
@@ -116,10 +121,8 @@ def _refusal(call: ToolCall, reason: object) -> ToolMessage:
 
 def _beside(refused: list[ToolMessage], update: Any) -> Any:
     """What acting came to, and the refusals."""
-    if not refused:
-        return update
-    updates = update if isinstance(update, list) else [update]
-    return [
-        {**each, "messages": [*refused, *each["messages"]]} if not isinstance(each, Command) else each
-        for each in updates
-    ]
+
+    def with_refusals(each: Any) -> Any:
+        return each if isinstance(each, Command) else {**each, "messages": [*refused, *each["messages"]]}
+
+    return [with_refusals(each) for each in update] if isinstance(update, list) else with_refusals(update)

@@ -1,0 +1,30 @@
+"""A supervisor that cannot see asks the reader. Run it from the repository's root: python examples/supervisor.py"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from langchain.agents import create_agent
+from langchain_core.language_models import GenericFakeChatModel
+from langchain_core.messages import AIMessage, HumanMessage
+
+from vtagent.graphs import as_tool, create_zoom_agent
+from vtagent.models import ChatVLM
+
+
+class Supervisor(GenericFakeChatModel):
+    """Stands for any chat model that calls tools; this one says what it was told to say."""
+
+    def bind_tools(self, tools: Sequence[Any], **options: Any) -> Any:
+        return self
+
+
+model = ChatVLM.from_pretrained("zoom")
+receipt = model.store.put_file("examples/documents/small-print.png").url  # a name of a hundred bytes, no pixels
+call = {"name": "look", "args": {"question": "What is the Total?", "images": [receipt]}, "id": "1"}
+supervisor = Supervisor(messages=iter([AIMessage("", tool_calls=[call]), AIMessage("Approved.")]))
+
+agent = create_agent(supervisor, [as_tool(create_zoom_agent(model))])
+result = agent.invoke({"messages": [HumanMessage(f"May we pay {receipt}?")]})
+for message in result["messages"]:
+    print(f"{message.type}: {message.text or message.tool_calls[0]['args']}")
+print("evidence:", result["messages"][2].artifact["views"][-1])

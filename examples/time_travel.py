@@ -1,0 +1,25 @@
+"""Back to before a decision, then on without a zoom. Run it from the root: python examples/time_travel.py"""
+
+from typing import Any
+
+from langchain_core.messages import HumanMessage
+from langgraph.checkpoint.memory import InMemorySaver
+
+from vtagent import View
+from vtagent.graphs import create_zoom_agent
+from vtagent.models import ChatVLM
+
+model = ChatVLM.from_pretrained("zoom")
+agent = create_zoom_agent(model, checkpointer=InMemorySaver())
+page = View(model.store.put_file("examples/documents/small-print.png")).block()
+question = HumanMessage([page, {"type": "text", "text": "What is the Total?"}])
+
+config: Any = {"configurable": {"thread_id": "1"}}
+# A run is saved once, when it ends. To travel into it, have every step saved.
+first = agent.invoke({"messages": [question]}, config, durability="sync")
+print(f"then: {first['answer']} for {first['usage']['visual_tokens']} visual tokens")
+
+# History is newest first: the last that was about to decide is the run's first decision.
+before = [state for state in agent.get_state_history(config) if state.next == ("decide",)][-1]
+other = agent.invoke(None, before.config, context={"max_zooms": 0})
+print(f"without a zoom: {other['answer']} for {other['usage']['visual_tokens']} visual tokens")

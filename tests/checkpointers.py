@@ -1,0 +1,134 @@
+"""Every way to keep a conversation, each fresh and empty: memory, SQLite, PostgreSQL; strict, encrypted, offloading."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from langgraph.checkpoint.base import BaseCheckpointSaver
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.checkpoint.postgres import PostgresSaver
+from langgraph.checkpoint.serde.encrypted import EncryptedSerializer
+from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
+from langgraph.checkpoint.sqlite import SqliteSaver
+
+from vtagent.graphs import OffloadSerializer
+from vtagent.images import MemoryImageStore
+
+Saver = BaseCheckpointSaver[Any]
+
+
+@cache
+def programs() -> Path | None:
+    """The folder of PostgreSQL's server programs, the newest, on this machine."""
+    found = [Path(path).parent for path in [shutil.which("postgres")] if path]
+    return next(iter(found + sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)), None)
+
+
+NO_SERVER = "postgres" if programs() else "postgres-skipped-as-no-server-is-installed"
+POSTGRES = pytest.param(
+    "postgres", id=NO_SERVER, marks=pytest.mark.skipif(not programs(), reason="no PostgreSQL server is installed")
+)
+KINDS = ["memory", "sqlite", POSTGRES, "strict", "encrypted", "offload"]
+
+
+@contextmanager
+def postgres_server() -> Iterator[str]:
+    """A PostgreSQL server of our own on loopback, its data in a temporary folder; yields where to connect."""
+    folder = programs()
+    assert folder is not None
+    # The server refuses to run as root.
+    user = next(u.pw_name for u in pwd.getpwall() if u.pw_name in ("postgres", "nobody")) if os.geteuid() == 0 else None
+    group = pwd.getpwnam(user).pw_gid if user else None
+    place = Path(tempfile.mkdtemp(prefix="vtagent-postgres-"))
+    if user:
+        shutil.chown(place, user)
+    rights: dict[str, Any] = {"user": user, "group": group, "extra_groups": []} if user else {}
+    data, port = place / "data", _free_port()
+    initdb = [folder / "initdb", "-D", data, "-U", "postgres", "--auth=trust", "--no-sync", "--locale=C", "-E", "UTF8"]
+    subprocess.run(initdb, check=True, capture_output=True, cwd=place, **rights)
+    options = ["-h", "127.0.0.1", "-p", str(port), "-k", str(place), "-c", "fsync=off", "-c", "max_connections=20"]
+    server = subprocess.Popen(
+        [folder / "postgres", "-D", data, *options], cwd=place, stderr=subprocess.DEVNULL, **rights
+    )
+    uri = f"postgresql://postgres@127.0.0.1:{port}/postgres"
+    try:
+        _wait_for(uri, server)
+        yield uri
+    finally:
+        server.terminate()
+        server.wait(60)
+        shutil.rmtree(place)
+
+
+def _wait_for(uri: str, server: subprocess.Popen[bytes]) -> None:
+    for _ in range(600):
+        try:
+            psycopg.connect(uri).close()
+            return
+        except psycopg.OperationalError:
+            assert server.poll() is None, "the server ended"
+            time.sleep(0.1)
+    raise AssertionError("the server does not answer")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextmanager
+def postgres_saver(uri: str, **options: Any) -> Iterator[PostgresSaver]:
+    """A saver in a database of its own."""
+    with psycopg.connect(uri, autocommit=True) as admin:
+        admin.execute("DROP DATABASE IF EXISTS fresh WITH (FORCE)")
+        admin.execute("CREATE DATABASE fresh")
+    with PostgresSaver.from_conn_string(uri.removesuffix("postgres") + "fresh") as saver:
+        for name, value in options.items():
+            setattr(saver, name, value)
+        saver.setup()
+        yield saver
+
+
+def strict() -> JsonPlusSerializer:
+    """Reads nothing but what LangGraph itself lists as safe."""
+    return JsonPlusSerializer(allowed_msgpack_modules=None)
+
+
+def encrypted() -> EncryptedSerializer:
+    """Encrypts what the strict one writes."""
+    return EncryptedSerializer.from_pycryptodome_aes(strict(), key=b"sixteen byte key")
+
+
+def opened(kind: str, folder: Path, uri: Callable[[], str]) -> AbstractContextManager[Saver]:
+    """A checkpointer of a kind; `uri` gives the PostgreSQL server, started when first asked for."""
+    path = str(folder / "threads.sqlite")
+    match kind:
+        case "memory":
+            return InMemorySaver()
+        case "postgres":
+            return postgres_saver(uri())
+        case "sqlite":
+            return SqliteSaver.from_conn_string(path)
+    serde: Any = {"strict": strict, "encrypted": encrypted, "offload": lambda: OffloadSerializer(MemoryImageStore())}
+    return _with_serde(path, serde[kind]())
+
+
+@contextmanager
+def _with_serde(path: str, serde: Any) -> Iterator[SqliteSaver]:
+    with SqliteSaver.from_conn_string(path) as plain:
+        yield SqliteSaver(plain.conn, serde=serde)

@@ -1,0 +1,190 @@
+"""`vtagent chat` and `vtagent forget`: threads that outlive the process, in one folder, and leave nothing behind."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from langchain_core.messages import BaseMessage
+from langgraph.checkpoint.sqlite import SqliteSaver
+from PIL import Image
+
+from tests.test_cli import ANSWER, ZOOM, Scripted, scripted
+from vtagent.chat_command import state_folder
+from vtagent.cli import run
+from vtagent.tools.shown import image_blocks
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> Path:
+    path = tmp_path / "page.png"
+    Image.effect_noise((640, 480), 90.0).save(path)
+    return path
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    return tmp_path / "state"
+
+
+def chat(monkeypatch: pytest.MonkeyPatch, state: Path, said: str, *arguments: object, thread: str = "t1") -> int:
+    monkeypatch.setattr("sys.stdin", io.StringIO(said))
+    return run(["chat", *map(str, arguments), "--thread", thread, "--state", str(state)])
+
+
+def contents(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.glob("images/*/*"))
+
+
+def test_each_line_is_a_question_and_the_images_are_shown_with_the_first(
+    page: Path, state: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = scripted(monkeypatch, ZOOM, ANSWER, ANSWER)
+    assert chat(monkeypatch, state, "What is the total?\n\nAnd in words?\n", page) == 0
+    assert len(list(image_blocks(model.seen[0]))) == 1
+    assert [message.type for message in model.seen[2]] == ["system", "human", "ai", "tool", "ai", "human"]
+    printed = capsys.readouterr().out
+    assert "48.10\nzoomed 1 ×; 375 of 300 visual tokens in view\n" in printed
+    assert "48.10\ndid not zoom" in printed
+
+
+def test_another_process_goes_on_with_the_thread(
+    page: Path, state: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scripted(monkeypatch, ANSWER)
+    chat(monkeypatch, state, "What is the total?", page)
+    model = scripted(monkeypatch, ANSWER)
+    assert chat(monkeypatch, state, "And in words?") == 0
+    assert [message.text for message in model.seen[0] if message.type == "human"] == [
+        "What is the total?",
+        "And in words?",
+    ]
+    other = scripted(monkeypatch, ANSWER)
+    chat(monkeypatch, state, "Hello?", thread="t2")
+    assert len([message for message in other.seen[0] if message.type == "human"]) == 1
+
+
+def test_a_run_that_ended_badly_is_finished_first_without_zooming_again(
+    page: Path, state: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def killed(messages: list[BaseMessage], options: Any) -> str:
+        raise KeyboardInterrupt
+
+    model = scripted(monkeypatch, ZOOM)
+    model.lines.append(killed)
+    assert chat(monkeypatch, state, "What is the total?", page) == 130
+    model = scripted(monkeypatch, ANSWER)
+    assert chat(monkeypatch, state, "", "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["answer"], told["zooms"], told["turns"], len(model.seen)) == ("48.10", 1, 2, 1)
+
+
+def test_images_can_be_added_on_the_way(page: Path, state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = scripted(monkeypatch, ANSWER)
+    assert chat(monkeypatch, state, f"Hello?\n/image {page}\nWhat is the total?\n") == 0
+    assert [len(list(image_blocks(seen))) for seen in model.seen] == [0, 1]
+
+
+def test_json_is_one_object_a_line(
+    page: Path, state: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scripted(monkeypatch, ANSWER)
+    chat(monkeypatch, state, "One?\nTwo?\n", page, "--json")
+    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(row["answer"], row["visual_tokens"]) for row in told] == [("48.10", 75 + 5)] * 2
+
+
+def test_five_turns_on_a_large_image_keep_the_database_small(
+    page: Path, state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripted(monkeypatch, ZOOM, ANSWER)
+    chat(monkeypatch, state, "\n".join(f"Line {n}?" for n in range(5)), page)
+    assert sum(file.stat().st_size for file in state.glob("threads.sqlite*")) < 150_000
+    with SqliteSaver.from_conn_string(str(state / "threads.sqlite")) as saver:
+        assert len(list(saver.list({"configurable": {"thread_id": "t1"}}))) == 1
+
+
+@pytest.mark.parametrize(
+    ("said", "arguments", "code", "why"),
+    [
+        ("?", ["nowhere.png"], 2, "no image file at 'nowhere.png'"),
+        ("/image nowhere.png\n?", [], 2, "no image file at 'nowhere.png'"),
+    ],
+)
+def test_a_mistake_in_a_script_is_one_line(
+    said: str,
+    arguments: list[str],
+    code: int,
+    why: str,
+    state: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    scripted(monkeypatch, ANSWER)
+    assert chat(monkeypatch, state, said, *arguments) == code
+    assert capsys.readouterr().err == f"vtagent chat: error: {why}\n"
+
+
+def test_at_a_terminal_a_mistake_is_told_and_the_conversation_goes_on(
+    state: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    scripted(monkeypatch, ANSWER)
+    typed = iter(["/image nowhere.png", "", "Hello?", "/quit"])
+    monkeypatch.setattr("builtins.input", lambda prompt: next(typed))
+    monkeypatch.setattr("sys.stdin", Terminal())
+    assert run(["chat", "--thread", "t1", "--state", str(state)]) == 0
+    printed = capsys.readouterr().out
+    assert "no image file at 'nowhere.png'" in printed
+    assert "48.10" in printed
+
+
+@pytest.mark.parametrize("name", ["../t1", "a/b", "", ".hidden", "x" * 101])
+@pytest.mark.parametrize("command", ["chat", "forget"])
+def test_a_name_that_could_be_a_path_is_refused(command: str, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run(["chat", f"--thread={name}"] if command == "chat" else ["forget", name])
+    assert ended.value.code == 2
+    assert "is not a name" in capsys.readouterr().err
+
+
+def test_forgetting_a_thread_deletes_the_images_that_only_it_showed(
+    page: Path, state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shared = tmp_path / "shared.png"
+    Image.new("RGB", (64, 64)).save(shared)
+    scripted(monkeypatch, ANSWER)
+    chat(monkeypatch, state, "?", page, shared)
+    chat(monkeypatch, state, "?", shared, thread="t2")
+    assert len(contents(state)) == 2
+    capsys.readouterr()
+    assert run(["forget", "t1", "--state", str(state)]) == 0
+    assert capsys.readouterr().out == "forgot t1: 0 images deleted, 1 in use; 1 too recent to delete (see --grace)\n"
+    assert run(["forget", "t2", "--state", str(state), "--grace", "0"]) == 0
+    assert capsys.readouterr().out == "forgot t2: 2 images deleted, 0 in use\n"
+    assert contents(state) == []
+
+
+def test_forgetting_what_is_not_there_says_so(state: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["forget", "t1", "--state", str(state)]) == 2
+    assert "there is no thread 't1'" in capsys.readouterr().err
+
+
+def test_the_folder_is_where_the_system_keeps_a_users_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "xdg"))
+    assert state_folder(None) == tmp_path / "xdg" / "vtagent"
+    monkeypatch.delenv("XDG_STATE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert state_folder(None) == tmp_path / "home" / ".local" / "state" / "vtagent"
+
+
+def test_the_model_is_given_the_threads_store(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model: Scripted = scripted(monkeypatch, ANSWER)
+    chat(monkeypatch, state, "Hello?")
+    assert model.store.path == state / "images"

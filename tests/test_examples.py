@@ -1,0 +1,45 @@
+"""Every example is short, runs as it stands, and shows what it promises, with the bundled policy."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+
+SHOWN = {
+    "approve": [
+        "asked:  The model asks to see the whole image at full resolution.",
+        "approve: $170.71 after 1 zooms",
+        "edit: $170.71 after 1 zooms",
+        "after 0 zooms\nthe model was told: A person refused this zoom: The budget of this month is spent.",
+    ],
+    "batch": ["large-print.png: $190.72 (gold answer: $190.72), 0 zooms", "small-print.png: $170.71"],
+    "middleware": ["<answer>$190.72</answer> (0 zooms, 35 visual tokens", "<answer>$170.71</answer> (1 zooms, 175"],
+    "supervisor": ["tool: $170.71\n\nSeen: image 1, whole, at 112 × 80; image 1,", "ai: Approved.", "'kind': 'zoom'"],
+    "time_travel": ["then: $170.71 for 175 visual tokens", "for 35 visual tokens"],
+}
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_it_runs_and_shows(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "argv", [name])
+    runpy.run_path(str(ROOT / "examples" / f"{name}.py"))
+    printed = capsys.readouterr().out
+    for shown in SHOWN[name]:
+        assert shown in printed
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_it_is_short(path: Path) -> None:
+    assert len(path.read_text(encoding="utf-8").splitlines()) < 60
+
+
+def test_every_example_is_run_by_a_test() -> None:
+    elsewhere = {"compose", "watch", "demo"}  # tests/test_readme.py, `make demo`
+    assert {path.stem for path in EXAMPLES} == set(SHOWN) | elsewhere

@@ -1,0 +1,94 @@
+"""One line of middleware in a stock agent: the same answers for fewer tokens, and pixels nowhere but in the request."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
+
+import pytest
+from langchain.agents import create_agent
+from langchain_core.messages import BaseMessage
+from langgraph.checkpoint.sqlite import SqliteSaver
+from pydantic import Field
+
+from tests.scripted_chat import ANSWER, ZOOM, ScriptedChat, asked, picture
+from tests.test_zoom_state import Recorder, has_pixels
+from vtagent.graphs.middleware import ZoomMiddleware
+from vtagent.models import ChatVLM
+from vtagent.protocol import parse_reply
+from vtagent.training.data import rendered
+
+
+class Elsewhere(ChatVLM):
+    """The bundled policy as somebody else's model: it is handed pixels, and knows nothing of references."""
+
+    resolves_images: bool = Field(default=False, init=False)
+
+
+@cache
+def answers() -> list[tuple[str, str | None, str | None, int]]:
+    """Of each document: its print, the answer without the middleware, the answer with it, the zooms."""
+    model = Elsewhere.from_pretrained("zoom")
+    plain = create_agent(model)
+    frugal = create_agent(model, middleware=[ZoomMiddleware(vision=model.vision)])
+    rows = []
+    for example in rendered(12, seed=5):
+        question = {"messages": [asked(example.question, example.image)]}
+        at_once, looked = plain.invoke(question), frugal.invoke(question)
+        said = [parse_reply(result["messages"][-1].text).answer for result in (at_once, looked)]
+        rows.append((example.source, *said, looked["zoom"]["usage"]["zooms"]))
+    return rows  # type: ignore[return-value]
+
+
+def test_large_print_is_answered_as_without_it_and_never_zoomed_into() -> None:
+    large = [row[1:] for row in answers() if row[0] == "large print"]
+    assert len(large) == 6
+    assert [(at_once, 0) for at_once, _, _ in large] == [(looked, zooms) for _, looked, zooms in large]
+
+
+def test_small_print_is_zoomed_into_once() -> None:
+    assert [zooms for source, *_, zooms in answers() if source == "small print"] == [1] * 6
+
+
+@pytest.mark.parametrize("referenced", [True, False])
+def test_state_streams_and_traces_carry_no_pixels(referenced: bool) -> None:
+    data = picture(640, 480, noise=True)
+    model = ScriptedChat(lines=[ZOOM, ANSWER], resolves_images=False)
+    middleware, recorder = ZoomMiddleware(), Recorder()
+    agent = create_agent(model, middleware=[middleware])
+    messages = [asked("?", data)]
+    given = middleware.referenced(messages) if referenced else messages
+    modes: Any = ["updates", "messages", "custom"]
+    streamed = list(agent.stream({"messages": given}, {"callbacks": [recorder]}, stream_mode=modes))
+    assert has_pixels(repr(model.seen[1]), data)
+    assert not has_pixels(repr(streamed), data)
+    with_pixels = [payload for payload in recorder.payloads if has_pixels(payload, data)]
+    assert len(recorder.payloads) >= 10
+    # What the caller passed in stands in the root run's own payloads, at its start and at its end, and nowhere else.
+    assert all("LangGraph" in payload[:20] for payload in with_pixels)
+    assert len(with_pixels) == (0 if referenced else 2)
+
+
+def tables(path: str) -> Iterator[bytes]:
+    with SqliteSaver.from_conn_string(path) as saver, saver.cursor() as cursor:
+        yield from (bytes(row[0]) for row in cursor.execute("SELECT checkpoint FROM checkpoints"))
+        yield from (bytes(row[0]) for row in cursor.execute("SELECT value FROM writes"))
+
+
+@pytest.mark.parametrize(
+    ("referenced", "durability", "kept"),
+    [(True, "sync", 0), (True, "async", 0), (False, "exit", 0), (False, "sync", 3)],
+)
+def test_what_a_checkpointer_is_handed(referenced: bool, durability: Any, kept: int, tmp_path: Any) -> None:
+    data = picture(640, 480, noise=True)
+    middleware, path = ZoomMiddleware(), str(tmp_path / "threads")
+    model = ScriptedChat(lines=[ZOOM, ANSWER], resolves_images=False)
+    messages: list[BaseMessage] = [asked("?", data)]
+    with SqliteSaver.from_conn_string(path) as saver:
+        agent = create_agent(model, middleware=[middleware], checkpointer=saver)
+        given = middleware.referenced(messages) if referenced else messages
+        config: Any = {"configurable": {"thread_id": "1"}}
+        agent.invoke({"messages": given}, config, durability=durability)
+        assert not has_pixels(repr(agent.get_state(config).values), data)
+    assert sum(has_pixels(repr(row), data) for row in tables(path)) == kept

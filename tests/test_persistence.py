@@ -1,0 +1,162 @@
+"""Conversations that are kept: in every checkpointer, through a kill, small, and without images that are gone."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from langchain_core.messages import HumanMessage
+from langgraph.checkpoint.sqlite import SqliteSaver
+from langgraph.graph import START, MessagesState, StateGraph
+from langgraph.types import Command
+
+from tests.checkpointers import KINDS, POSTGRES, opened, postgres_saver
+from tests.scripted_chat import ANSWER, ZOOM, ScriptedChat, asked, picture, put
+from tests.test_zoom_state import conversation
+from vtagent.errors import ImageRefused, ImageTampered
+from vtagent.graphs import build_zoom_graph, create_zoom_agent, review_zooms
+from vtagent.images import DirectoryImageStore
+
+ROOT = Path(__file__).parent.parent
+CONFIG: Any = {"configurable": {"thread_id": "1"}}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_conversation_goes_on_where_it_was_left(kind: str, tmp_path: Path, postgres: Callable[[], str]) -> None:
+    store = DirectoryImageStore(tmp_path / "images")
+    with opened(kind, tmp_path, postgres) as saver:
+        first = create_zoom_agent(ScriptedChat(lines=[ZOOM, ANSWER]), store=store, checkpointer=saver)
+        first.invoke({"messages": [asked("What is the total?", picture())]}, CONFIG)
+        second = create_zoom_agent(ScriptedChat(lines=[ANSWER]), store=store, checkpointer=saver)
+        result = second.invoke({"messages": [HumanMessage("And in words?")]}, CONFIG)
+    assert [message.type for message in result["messages"]] == ["human", "ai", "tool", "ai", "human", "ai"]
+    assert [view["kind"] for view in result["views"]] == ["low", "zoom"]
+    assert (result["usage"]["zooms"], result["answer"]) == (0, "48.10")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_pause_before_a_zoom_is_kept(kind: str, tmp_path: Path, postgres: Callable[[], str]) -> None:
+    graph = review_zooms(build_zoom_graph(ScriptedChat(lines=[ZOOM, ANSWER])))
+    with opened(kind, tmp_path, postgres) as saver:
+        agent = graph.compile(checkpointer=saver)
+        agent.invoke({"messages": [asked("What is the total?", picture())]}, CONFIG)
+        result = agent.invoke(Command(resume={"decisions": [{"type": "approve"}]}), CONFIG)
+    assert (result["usage"]["zooms"], result["answer"]) == (1, "48.10")
+
+
+def test_encrypted_checkpoints_show_nothing(tmp_path: Path) -> None:
+    with opened("encrypted", tmp_path, lambda: "") as saver:
+        agent = create_zoom_agent(ScriptedChat(lines=[ANSWER]), checkpointer=saver)
+        agent.invoke({"messages": [asked("A secret question", picture())]}, CONFIG)
+    kept = b"".join(file.read_bytes() for file in tmp_path.glob("threads.sqlite*"))
+    assert b"secret question" not in kept
+    assert b"vtimg" not in kept
+
+
+def base64_in_state(turns: list[Any], saver: Any) -> None:
+    """The same conversation as an ordinary graph keeps it."""
+    graph = StateGraph(MessagesState).add_node("model", lambda state: {"messages": [("ai", "48.10")]})
+    agent = graph.add_edge(START, "model").compile(checkpointer=saver)
+    for turn in turns:
+        agent.invoke({"messages": [turn]}, CONFIG)
+
+
+@pytest.mark.parametrize("kind", [POSTGRES])
+def test_five_turns_on_a_megabyte_stay_small_in_postgres(
+    kind: str, tmp_path: Path, postgres: Callable[[], str]
+) -> None:
+    def size(talk: Callable[[Any], None]) -> int:
+        with postgres_saver(postgres()) as saver:
+            talk(saver)
+            with saver._cursor() as cursor:
+                tables = "SELECT sum(pg_total_relation_size(relid)) AS bytes FROM pg_stat_user_tables"
+                return int(cursor.execute(tables).fetchone()["bytes"])  # type: ignore[index]
+
+    model, turns, data = conversation(tmp_path)
+
+    def ours(saver: Any) -> None:
+        agent = create_zoom_agent(model, checkpointer=saver)
+        for turn in turns:
+            agent.invoke({"messages": [turn]}, CONFIG)
+
+    assert len(data) > 900_000
+    assert size(ours) < 400_000
+    assert size(lambda saver: base64_in_state(turns, saver)) > 4_000_000
+
+
+KILLED = """
+import sys, time
+from langgraph.checkpoint.sqlite import SqliteSaver
+from tests.scripted_chat import ZOOM, ScriptedChat, asked, picture
+from vtagent.graphs import create_zoom_agent
+from vtagent.images import DirectoryImageStore
+
+def never(messages, options):
+    print("deciding what to say of the zoom", flush=True)
+    time.sleep(3600)
+
+folder = sys.argv[1]
+with SqliteSaver.from_conn_string(folder + "/threads.sqlite") as saver:
+    store = DirectoryImageStore(folder + "/images")
+    agent = create_zoom_agent(ScriptedChat(lines=[ZOOM, never]), store=store, checkpointer=saver)
+    config = {"configurable": {"thread_id": "1"}}
+    agent.invoke({"messages": [asked("What is the total?", picture())]}, config, durability="sync")
+"""
+
+
+def test_a_run_killed_between_zoom_and_answer_answers_without_a_second_zoom(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", KILLED, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("deciding")
+        os.kill(process.pid, signal.SIGKILL)
+    model = ScriptedChat(lines=[ANSWER])
+    with SqliteSaver.from_conn_string(str(tmp_path / "threads.sqlite")) as saver:
+        agent = create_zoom_agent(model, store=DirectoryImageStore(tmp_path / "images"), checkpointer=saver)
+        assert agent.get_state(CONFIG).next == ("decide",)
+        result = agent.invoke(None, CONFIG)
+    assert [message.type for message in result["messages"]] == ["human", "ai", "tool", "ai"]
+    assert (len(model.seen), result["usage"]["zooms"], result["usage"]["turns"]) == (1, 1, 2)
+
+
+@pytest.mark.parametrize(("durability", "checkpoints"), [(None, 1), ("sync", 6), ("async", 6)])
+def test_a_run_is_saved_once_unless_asked_otherwise(durability: Any, checkpoints: int, tmp_path: Path) -> None:
+    with opened("memory", tmp_path, lambda: "") as saver:
+        agent = create_zoom_agent(ScriptedChat(lines=[ZOOM, ANSWER]), checkpointer=saver)
+        agent.invoke({"messages": [asked("What is the total?", picture())]}, CONFIG, durability=durability)
+        assert len(list(saver.list(CONFIG))) == checkpoints
+
+
+def test_a_checkpoint_whose_image_was_tampered_with_is_refused_by_name(tmp_path: Path) -> None:
+    store = DirectoryImageStore(tmp_path)
+    [block] = put(store, picture(640, 480))
+    [file] = (path for path in tmp_path.glob("*/*"))
+    file.write_bytes(picture(64, 48))
+    agent = create_zoom_agent(ScriptedChat(lines=[ANSWER], resolves_images=False), store=DirectoryImageStore(tmp_path))
+    with pytest.raises(ImageTampered, match=file.name):
+        agent.invoke({"messages": [HumanMessage([block, {"type": "text", "text": "?"}])]})
+
+
+@pytest.mark.parametrize(
+    "url", ["vtimg://sha256/../../etc/passwd", "vtimg://sha256/" + "ab" * 31 + "/.", "vtimg:///etc"]
+)
+def test_a_reference_that_would_leave_the_stores_folder_is_refused(url: str, tmp_path: Path) -> None:
+    agent = create_zoom_agent(ScriptedChat(lines=[ANSWER]), store=DirectoryImageStore(tmp_path / "images"))
+    with pytest.raises(ImageRefused):
+        agent.invoke({"messages": [HumanMessage([{"type": "image", "url": url}])]})
+
+
+def test_a_thread_may_be_called_anything(tmp_path: Path) -> None:
+    config: Any = {"configurable": {"thread_id": "../../etc/passwd"}}
+    with SqliteSaver.from_conn_string(str(tmp_path / "threads.sqlite")) as saver:
+        store = DirectoryImageStore(tmp_path / "images")
+        agent = create_zoom_agent(ScriptedChat(lines=[ANSWER]), checkpointer=saver, store=store)
+        agent.invoke({"messages": [asked("?", picture())]}, config)
+        assert agent.get_state(config).values["answer"] == "48.10"
+    assert {path.name.partition("-")[0] for path in tmp_path.iterdir()} == {"threads.sqlite", "images"}
