@@ -41,9 +41,18 @@ _OVERRIDDEN = {
     "_save_checkpoint": ["model", "trial"],
     "_load_optimizer_and_scheduler": ["checkpoint"],
 }
-_FORWARD = {"input_ids", "attention_mask", "logits_to_keep", "pixel_values", "image_grid_thw", "num_images"} | {
-    "mm_token_type_ids"
-}
+_FORWARD = [
+    "model",
+    "input_ids",
+    "attention_mask",
+    "logits_to_keep",
+    "batch_size",
+    "compute_entropy",
+    "pixel_values",
+    "image_grid_thw",
+    "num_images",
+    "mm_token_type_ids",
+]
 _NO_EFFECT = (
     "generation_kwargs",
     "chat_template_kwargs",
@@ -61,8 +70,9 @@ def check_trl(trainer: type[Any] = GRPOTrainer) -> None:
         SettingsError: its internals have moved.
     """
     moved = [name for name, taken in _OVERRIDDEN.items() if _parameters(trainer, name) != taken]
-    if missing := _FORWARD - set(_parameters(trainer, "_get_per_token_logps_and_entropies")):
-        moved.append(f"_get_per_token_logps_and_entropies (no {', '.join(sorted(missing))})")
+    taken = _parameters(trainer, "_get_per_token_logps_and_entropies")
+    if missing := [name for name in _FORWARD if name not in taken]:
+        moved.append(f"_get_per_token_logps_and_entropies (no {', '.join(missing)})")
     if not moved and _taken(trainer) != GENERATED:
         moved.append("_generate's result")
     if moved:

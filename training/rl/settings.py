@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from trl import GRPOConfig
@@ -56,7 +56,9 @@ class GraphGRPOConfig(GRPOConfig):  # type: ignore[misc]
     vllm_importance_sampling_mode: str = field(
         default="token_truncate", metadata={"help": "Correction for an engine that is not the trained model itself."}
     )
-    report_to: Any = field(default="tensorboard", metadata={"help": "Where metrics go; several, or none, are allowed."})
+    report_to: None | str | list[str] = field(  # noqa: RUF036 - the argument parser takes the second
+        default="tensorboard", metadata={"help": "Where metrics go; several, or none, are allowed."}
+    )
 
     def __post_init__(self) -> None:
         if self.bf16 is None and (self.use_cpu or not torch.cuda.is_available()):

@@ -1,8 +1,9 @@
 """GraphGRPOTrainer: TRL's GRPO whose rollouts are runs of the compiled graph, on the weights being trained.
 
 What is TRL's stays TRL's: advantages, losses, the reference model, distributed training, logging. Replaced are the
-rollouts (`_generate`), where rewards come from (`_calculate_rewards`), the order of the data (`order`) and how
-checkpoints are written (`checkpoints`). What TRL is relied upon for is checked at start-up (`guards`).
+rollouts (`_generate`), where rewards come from (`_calculate_rewards`), the order of the data (`order`), how often a row
+is computed (`forward`) and how checkpoints are written (`checkpoints`). What TRL is relied upon for is checked at
+start-up (`guards`).
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from vtagent.training.data import Example
 from vtagent.training.rewards import Grader
 from vtagent.training.rl.checkpoints import WholeCheckpoints
 from vtagent.training.rl.collect import Collector, WorkingStore
+from vtagent.training.rl.forward import DistinctRows
 from vtagent.training.rl.groups import Generation, GroupRoller
 from vtagent.training.rl.guards import check_model, check_settings, check_trl
 from vtagent.training.rl.images import encode_once
@@ -55,7 +57,7 @@ def penalty(**_: Any) -> list[float]:
     return []
 
 
-class GraphGRPOTrainer(WholeCheckpoints):
+class GraphGRPOTrainer(WholeCheckpoints, DistinctRows):
     """Trains a policy on runs of the graph that agents use.
 
     Args:
