@@ -83,8 +83,10 @@ def make_processor(family: FamilyName = "qwen3_vl", *, chat_template: str | None
     return VLProcessor(image_processor, make_tokenizer(), chat_template=chat_template)
 
 
-def make_model(family: FamilyName, processor: VLProcessor, *, seed: int = 0) -> Any:
+def make_model(family: FamilyName, processor: VLProcessor, *, seed: int = 0, heads: int = 4) -> Any:
     """A model of a few hundred thousand random parameters, large enough ones that its greedy replies vary."""
+    size = 64 // heads
+    sections = [size // 4, size // 8, size // 8]
     tokenizer = processor.tokenizer
     ids = {name: tokenizer.convert_tokens_to_ids(f"<|{name}|>") for name in ("image_pad", "video_pad")}
     common = {
@@ -99,8 +101,8 @@ def make_model(family: FamilyName, processor: VLProcessor, *, seed: int = 0) -> 
         "hidden_size": 64,
         "intermediate_size": 128,
         "num_hidden_layers": 3,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
+        "num_attention_heads": heads,
+        "num_key_value_heads": heads // 2,
         "max_position_embeddings": 4096,
         "bos_token_id": None,
         "eos_token_id": None,
@@ -110,7 +112,7 @@ def make_model(family: FamilyName, processor: VLProcessor, *, seed: int = 0) -> 
         "depth": 3,
         "hidden_size": 64,
         "intermediate_size": 96,
-        "num_heads": 4,
+        "num_heads": heads,
         "patch_size": _PATCH[family],
         "spatial_merge_size": 2,
         "temporal_patch_size": 2,
@@ -119,12 +121,12 @@ def make_model(family: FamilyName, processor: VLProcessor, *, seed: int = 0) -> 
     }
     torch.manual_seed(seed)
     if family == "qwen3_vl":
-        rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 2, 2], "mrope_interleaved": True}
-        text |= {"head_dim": 16, "rope_parameters": rope}
+        rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": sections, "mrope_interleaved": True}
+        text |= {"head_dim": size, "rope_parameters": rope}
         vision |= {"deepstack_visual_indexes": [0, 1], "num_position_embeddings": 64}
         model: Any = Qwen3VLForConditionalGeneration(Qwen3VLConfig(text_config=text, vision_config=vision, **common))
     else:
-        rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 2, 2]}
+        rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": sections}
         text |= {"rope_parameters": rope}
         vision |= {"window_size": 56, "fullatt_block_indexes": [1]}
         model = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(text_config=text, vision_config=vision, **common))

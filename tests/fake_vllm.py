@@ -107,7 +107,11 @@ def content(tokens: list[int], body: dict[str, Any]) -> list[dict[str, Any]]:
     """Log-probabilities as vLLM words them: the token itself, and, if more are asked for, one other."""
     rest = [{"token_id": 0, "logprob": -0.5}] if body["sampling_params"]["logprobs"] else []
     return [
-        {"token_id": token, "logprob": -token / 64, "top_logprobs": [{"token_id": token, "logprob": -token / 64}, *rest]}
+        {
+            "token_id": token,
+            "logprob": -token / 64,
+            "top_logprobs": [{"token_id": token, "logprob": -token / 64}, *rest],
+        }
         for token in tokens
     ]
 
@@ -123,7 +127,7 @@ class _Handler(BaseHTTPRequestHandler):
         """What is served."""
         fake = self.server_of
         fake.calls.append((self.path, None))
-        self._answer({"data": [{"id": "tiny", "max_model_len": 300}]})
+        self._answer({"data": [{"id": "tiny", "max_model_len": 4096}]})
 
     def do_POST(self) -> None:
         """Generate, or carry out an order."""
@@ -198,9 +202,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._event("[DONE]")
         self.wfile.write(b"0\r\n\r\n")
 
-    def _choice(
-        self, body: Any, new: list[int], sofar: list[int], whole: list[int] | None = None
-    ) -> dict[str, Any]:
+    def _choice(self, body: Any, new: list[int], sofar: list[int], whole: list[int] | None = None) -> dict[str, Any]:
         last = whole is None or sofar == whole
         ended = sofar[-1:] and sofar[-1] in body["sampling_params"]["stop_token_ids"]
         spans = [{"version": version, "start": 0, "end": 0} for version in self.server_of.version.split("+")]

@@ -41,5 +41,5 @@ def test_it_is_short(path: Path) -> None:
 
 
 def test_every_example_is_run_by_a_test() -> None:
-    elsewhere = {"compose", "watch", "demo"}  # tests/test_readme.py, `make demo`
+    elsewhere = {"compose", "watch", "demo", "served_by_vllm"}  # test_readme.py, `make demo`, test_vllm_chat.py
     assert {path.stem for path in EXAMPLES} == set(SHOWN) | elsewhere

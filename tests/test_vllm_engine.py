@@ -85,7 +85,7 @@ def test_making_one_asks_the_server_nothing(engine: VLLMEngine, server: FakeVLLM
     assert server.calls == []
 
 
-# ------------------------------------------------------------------------------------------------- what is sent and read
+# --- what is sent and read
 
 
 def test_a_prompt_goes_out_collapsed_with_its_exact_pixels(
@@ -197,7 +197,7 @@ def test_a_request_that_cannot_be_served_fails_alone_before_it_is_sent(
 
 def test_what_is_served_tells_the_longest_context(engine: VLLMEngine) -> None:
     assert engine.context is None
-    assert (engine.served().name, engine.context) == ("tiny", 300)
+    assert (engine.served().name, engine.context) == ("tiny", 4096)
 
 
 def test_a_model_that_is_not_served_is_named(connect: Callable[..., VLLMEngine]) -> None:
@@ -220,7 +220,7 @@ def test_the_key_is_sent_and_never_shown(
     assert server.headers[0]["Authorization"] == "Bearer s3cret"
 
 
-# ----------------------------------------------------------------------------------------------------------- streaming
+# --- streaming
 
 
 def listening(request: Request, hear: Callable[[int], bool | None]) -> Request:
@@ -273,7 +273,7 @@ def test_an_error_in_one_listener_leaves_the_others_alone(engine: VLLMEngine, pr
     refused(broken, "ValueError: no room")
 
 
-# ------------------------------------------------------------------------------------------------------------ failures
+# --- failures
 
 TROUBLES = {
     "drop": "broke off its answer",

@@ -69,9 +69,7 @@ def test_two_reloads_of_one_folder_are_two_versions(engine: VLLMEngine) -> None:
     assert engine.reload("/checkpoints/last") != engine.reload("/checkpoints/last")
 
 
-def test_a_reload_waits_for_requests_under_way_and_new_ones_wait_for_it(
-    engine: VLLMEngine, server: FakeVLLM
-) -> None:
+def test_a_reload_waits_for_requests_under_way_and_new_ones_wait_for_it(engine: VLLMEngine, server: FakeVLLM) -> None:
     held, begun = threading.Event(), threading.Event()
 
     def hold(place: int) -> None:
@@ -104,7 +102,7 @@ def test_after_a_reload_that_failed_no_reply_is_believed_until_one_succeeds(
         engine.reload("/step-1", version="one")
     assert "\n" not in str(caught.value)
     server.failing = set()
-    with pytest.raises(ModelError, match="the reply comes from weights '(default|loading one)', not from 'one'"):
+    with pytest.raises(ModelError, match=r"the reply comes from weights '(default|loading one)', not from 'one'"):
         answer(engine)
     engine.reload("/step-1", version="one")
     assert answer(engine).token_ids

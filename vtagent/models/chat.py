@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import AbstractContextManager, nullcontext
 from os import PathLike
 from queue import SimpleQueue
 from typing import Any
@@ -24,6 +25,7 @@ from vtagent.images import ImageStore, MemoryImageStore
 from vtagent.models.call import Call, Options, plan
 from vtagent.models.codec import Codec
 from vtagent.models.engine import Engine, EngineImage, Generation
+from vtagent.models.families import resolve
 from vtagent.models.placeholders import expand
 from vtagent.models.replies import cut, last_chunk, visible
 from vtagent.views import ViewRenderer
@@ -109,6 +111,44 @@ class ChatVLM(BaseChatModel):
             fields["store"] = store  # type: ignore[assignment]
         return cls(engine=engine, processor=engine.processor, **{**fields, **defaults})
 
+    @classmethod
+    def from_server(
+        cls,
+        url: str,
+        processor: str | PathLike[str],
+        *,
+        store: ImageStore | None = None,
+        engine_options: Mapping[str, Any] | None = None,
+        **defaults: Any,
+    ) -> ChatVLM:
+        """A model that a `vllm serve` has loaded (docs/serve.md says how to start it).
+
+        Args:
+            url: Where the server listens, with or without `/v1`.
+            processor: Where the served checkpoint's tokenizer and image processor are: a folder, a hub id, or the name
+                of a bundled policy.
+            store: Where the images of messages are; a new one in memory if absent.
+            engine_options: Those of `VLLMEngine`, such as `timeout`, `retries` or `model`.
+            defaults: Fields of this class, such as `temperature` or `max_tokens`.
+
+        Raises:
+            ModelError: no such server or processor, or what they need is not installed.
+        """
+        try:
+            from vtagent.models.processor import VLProcessor
+            from vtagent.models.vllm import VLLMEngine
+        except ModuleNotFoundError as error:
+            raise ModelError(f"a server's processor is needed here ({error}): pip install 'vtagent[vllm]'") from error
+        loaded = VLProcessor.from_pretrained(resolve(str(processor)))
+        engine = VLLMEngine(url, loaded, **(engine_options or {}))
+        try:
+            name = engine.served().name
+        except ModelError:
+            engine.close()
+            raise
+        fields: dict[str, Any] = {"model": name} | ({} if store is None else {"store": store})
+        return cls(engine=engine, processor=loaded, **{**fields, **defaults})
+
     @property
     def vision(self) -> VisionSpec:
         """The image sizes that the model sees."""
@@ -175,6 +215,11 @@ class ChatVLM(BaseChatModel):
         stops = stop if stop is not None else self.stop or ()
         return plan(messages, Options.of(chosen, stops), codec=self._codec, store=self.store, renderer=self._renderer)
 
+    def _announced(self) -> AbstractContextManager[None]:
+        """Around making a call ready and submitting it, for engines that gather calls made together."""
+        announced: Callable[[], AbstractContextManager[None]] = getattr(self.engine, "announced", nullcontext)
+        return announced()
+
     def _submit(self, call: Call, show: Callable[[int], None] | None = None) -> Future[Generation]:
         engine: Engine = self.engine
         return engine.submit(call.request_with(show))
@@ -186,8 +231,9 @@ class ChatVLM(BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        call = self._plan(messages, stop, kwargs)
-        future = self._submit(call)
+        with self._announced():
+            call = self._plan(messages, stop, kwargs)
+            future = self._submit(call)
         try:
             generation = future.result(self.timeout)
         except TimeoutError:
@@ -203,9 +249,11 @@ class ChatVLM(BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        call = await asyncio.to_thread(self._plan, messages, stop, kwargs)
+        with self._announced():
+            call = await asyncio.to_thread(self._plan, messages, stop, kwargs)
+            future = self._submit(call)
         try:
-            generation = await asyncio.wait_for(asyncio.wrap_future(self._submit(call)), self.timeout)
+            generation = await asyncio.wait_for(asyncio.wrap_future(future), self.timeout)
         except TimeoutError:
             raise self._late() from None
         return self._result(call.message(generation, self.model_name))

@@ -1,18 +1,17 @@
-"""Images as data URLs, the form in which a server takes pixels."""
+"""Images as data URLs, the form in which a server takes pixels; those used last are kept."""
 
 from __future__ import annotations
 
-import base64
-import io
 import threading
 from collections import OrderedDict
 
 from vtagent.models.engine import EngineImage
 from vtagent.models.placeholders import identity
+from vtagent.views import data_url
 
 
 class DataURLs:
-    """Images as data URLs, without loss, the last used ones kept. Safe to use from several threads."""
+    """Data URLs of images, up to a number of characters. Safe to use from several threads."""
 
     def __init__(self, limit: int = 64 * 2**20) -> None:
         self._limit = limit
@@ -21,15 +20,13 @@ class DataURLs:
         self._lock = threading.Lock()
 
     def of(self, image: EngineImage) -> str:
-        """An image as a PNG in a data URL."""
+        """The data URL of an image."""
         key = identity(image)
         with self._lock:
             if key in self._kept:
                 self._kept.move_to_end(key)
                 return self._kept[key]
-        png = io.BytesIO()
-        image.pixels.convert("RGB").save(png, "PNG", compress_level=1)
-        url = "data:image/png;base64," + base64.b64encode(png.getvalue()).decode()
+        url = data_url(image.pixels)
         with self._lock:
             self._size += len(url) - len(self._kept.pop(key, ""))
             self._kept[key] = url

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.processing_utils import ProcessorMixin
@@ -22,6 +21,7 @@ from vtagent.models.families import chat_template
 from vtagent.visual_tokens import VisionSpec
 
 if TYPE_CHECKING:
+    import torch
     from PIL import Image
 
 
@@ -85,6 +85,8 @@ class VLProcessor(ProcessorMixin):
 
     def pixels(self, images: Sequence[Image.Image]) -> tuple[torch.Tensor, torch.Tensor]:
         """Patches (patches of all images, patch_dim) and grids (images, 3) of images that have their final size."""
+        import torch  # all else here does without it, so a client of a server need not have it
+
         own = self.image_processor
         levels = _levels(
             own.rescale_factor if own.do_rescale else None,

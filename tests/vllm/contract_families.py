@@ -1,0 +1,128 @@
+"""Both families, each served as documented: the same tokens as here, and images in tool messages that are seen.
+
+The checkpoints are small and random, so their replies say nothing; every pixel and every token changes them.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.checkpoints import FAMILIES, FamilyName, make_model, make_processor
+from tests.rescoring import rescored
+from tests.vllm.server import VLLMServer
+from vtagent.models.engine import EngineImage, Request, Sampling
+from vtagent.models.families import tool_template
+from vtagent.models.transformers import TransformersEngine
+from vtagent.models.vllm import VLLMEngine
+
+IMAGE = "<|vision_start|><|image_pad|><|vision_end|>"
+DOCUMENTED = {"qwen3_vl": "Qwen/Qwen3-VL-8B-Instruct", "qwen2_5_vl": "Qwen/Qwen2.5-VL-7B-Instruct"}
+TOLERANCE = 1e-3
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def family(request: pytest.FixtureRequest) -> FamilyName:
+    name: FamilyName = request.param
+    return name
+
+
+@pytest.fixture(scope="module")
+def checkpoint(family: FamilyName, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """vLLM's attention on a CPU wants heads of 32, twice those of the other tests' checkpoints."""
+    folder = tmp_path_factory.mktemp(family)
+    processor = make_processor(family, chat_template=tool_template())
+    make_model(family, processor, heads=2).save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(family: FamilyName, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[VLLMServer]:
+    log = tmp_path_factory.mktemp("vllm") / "server.log"
+    (log.parent / "tool_chat.jinja").write_text(tool_template(), encoding="utf-8")
+    server = VLLMServer(checkpoint, DOCUMENTED[family], log)
+    server.launch()
+    try:
+        yield server.ready()
+    finally:
+        server.kill()
+
+
+@pytest.fixture(scope="module")
+def here(checkpoint: Path) -> Iterator[TransformersEngine]:
+    with TransformersEngine.from_pretrained(checkpoint) as engine:
+        yield engine
+
+
+def picture(engine: TransformersEngine, seed: int, columns: int, rows: int) -> EngineImage:
+    factor = engine.processor.vision.factor
+    noise = np.random.default_rng(seed).integers(0, 255, (rows * factor, columns * factor, 3))
+    return EngineImage(f"noise-{seed}", Image.fromarray(noise.astype(np.uint8)))
+
+
+def test_prompts_with_no_one_and_several_images_get_the_same_tokens_and_logprobs(
+    server: VLLMServer, here: TransformersEngine
+) -> None:
+    a, b, c = picture(here, 1, 3, 2), picture(here, 2, 1, 5), picture(here, 3, 4, 4)
+    asked = [
+        Request(tuple(here.processor.tokenizer.encode(text)), images, Sampling(max_tokens=12, **sampling))
+        for text, images, sampling in [
+            ("What is the total?", (), {}),
+            (f"{IMAGE}What?", (a,), {}),
+            (f"One: {IMAGE} and two: {IMAGE}. Which is the receipt?", (a, b), {"temperature": 1.0, "seed": 1}),
+            (f"{IMAGE}{IMAGE} so {IMAGE}", (c, a, b), {"temperature": 1.0, "seed": 2}),
+        ]
+    ]
+    with VLLMEngine(server.url, here.processor, timeout=600.0) as engine:
+        replies = engine.generate(asked)
+    for request, reply, own in zip(asked, replies, here.generate(asked), strict=True):
+        plain = rescored(
+            here, request.token_ids, reply.token_ids, request.images, temperature=request.sampling.temperature
+        )
+        assert reply.logprobs == pytest.approx(plain, abs=TOLERANCE)
+        assert (reply.prompt_tokens, reply.image_tokens) == (own.prompt_tokens, own.image_tokens)
+        if request.sampling.temperature == 0.0:
+            assert reply.token_ids == own.token_ids
+
+
+def said(server: VLLMServer, image: EngineImage) -> dict[str, Any]:
+    """What chat completions answer to a conversation whose tool result shows an image."""
+    png = io.BytesIO()
+    image.pixels.save(png, "PNG")
+    url = "data:image/png;base64," + base64.b64encode(png.getvalue()).decode()
+    call = {"id": "1", "type": "function", "function": {"name": "zoom_image", "arguments": "{}"}}
+    messages = [
+        {"role": "user", "content": "What is the total?"},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {
+            "role": "tool",
+            "tool_call_id": "1",
+            "content": [{"type": "text", "text": "Closer."}, {"type": "image_url", "image_url": {"url": url}}],
+        },
+    ]
+    answer = httpx.post(
+        f"{server.url}/v1/chat/completions",
+        json={"messages": messages, "max_tokens": 12, "temperature": 0, "return_token_ids": True, "logprobs": True},
+        timeout=600,
+    )
+    assert answer.status_code == 200, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def test_an_image_in_a_tool_message_is_seen(server: VLLMServer, here: TransformersEngine) -> None:
+    small, large, other = picture(here, 1, 2, 2), picture(here, 1, 4, 4), picture(here, 9, 4, 4)
+    answers = [said(server, image) for image in (small, large, other)]
+    pads = [answer["prompt_token_ids"].count(here.processor.image_token_id) for answer in answers]
+    assert pads == [4, 16, 16]
+    ids = [answer["choices"][0]["token_ids"] for answer in answers]
+    assert ids[1] != ids[2], "two images of one size"
