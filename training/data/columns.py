@@ -35,7 +35,7 @@ class Columns:
     id: str | None = None
     width: str | None = None
     height: str | None = None
-    """Pixels of the low view: where a row has them, its image is resized to twice as much, so that half is that view."""
+    """Pixels of the low view: where a row has them, its image is resized to twice as much: half of it is that view."""
 
     @classmethod
     def parse(cls, pairs: Sequence[str]) -> Columns:

@@ -1,0 +1,149 @@
+"""Choose questions to train on by what the policy itself can do: python -m vtagent.training.select --out DIR
+
+Every question is answered eight times with a quarter of the pixels and eight times at full resolution, at temperature
+1, by runs of the graph that agents use. Two kinds are kept (VisionThink, arXiv:2507.13348, section 3):
+
+    low resolution suffices   all answers are right at both resolutions
+    needs full resolution     at least six more are right at full resolution than at low
+
+All others teach nothing: too hard, or too noisy to tell. The folder --out gets selected.jsonl with images/ (train on it
+with `--data DIR/selected.jsonl`, and balance the kinds with `--columns source=kind`), histogram.png, summary.json and
+trials.jsonl, one line for each question that was tried.
+
+    python -m vtagent.training.select --data rendered --count 300 --out runs/select
+    python -m vtagent.training.select --model Qwen/Qwen2.5-VL-7B-Instruct --data Senqiao/VisionThink-General-Train \\
+        --grader exact+judge --judge-model Qwen/Qwen3-1.7B --judge-url http://localhost:8000/v1 \\
+        --max-tokens 2048 --want 10000 --out data/selected
+
+The same command goes on where an interrupted or killed one ended. On several GPUs, start one command on each with
+--shard 1/8, --shard 2/8, … and one --out; the last to end writes what all have found.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from vtagent.errors import DataError, VtagentError
+from vtagent.models.chat import ChatVLM
+from vtagent.training.data import open_examples
+from vtagent.training.measure.identity import digest_of_weights
+from vtagent.training.rewards.grading import STEPS, build_grader
+from vtagent.training.rl.collect import WorkingStore
+from vtagent.training.selection.report import counted, write
+from vtagent.training.selection.sampler import Sampler, select
+from vtagent.training.selection.trials import TrialLog
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    try:
+        summary = _run(options)
+    except VtagentError as error:
+        parser.exit(1, f"{parser.prog}: {error}\n")
+    except KeyboardInterrupt:
+        parser.exit(130, f"\n{parser.prog}: interrupted; the same command goes on from here\n")
+    for source, counts in summary["by source"].items():
+        print(f"{source}: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
+    print(
+        f"{sum(summary['selected'].values())} of {summary['tried']} questions are in {options.out / 'selected.jsonl'}"
+    )
+    if summary["failed"]:
+        print(f"not tried, to be tried again by the same command: {counted(Counter(summary['failed']))}")
+
+
+def _run(options: argparse.Namespace) -> dict[str, Any]:
+    if not 1 <= options.gain <= options.samples:
+        raise DataError(f"--gain {options.gain} can never be reached with {options.samples} samples")
+    examples = open_examples(
+        options.data, columns=options.columns, split=options.split, count=options.count, seed=options.seed
+    )
+    settings = {
+        "model": str(options.model),
+        "weights": digest_of_weights(options.model),
+        **{name: getattr(options, name) for name in ("data", "columns", "split", "seed", "samples", "temperature")},
+        **{name: getattr(options, name) for name in ("max_tokens", "grader", "judge_model")},
+    }
+    part, parts = options.shard
+    log = TrialLog(options.out, settings, name="trials.jsonl" if parts == 1 else f"trials-{part}-of-{parts}.jsonl")
+    grader = build_grader(
+        options.grader, judge_model=options.judge_model, judge_url=options.judge_url, cache=options.out / "judge"
+    )
+    asyncio.run(grader.check())
+    model = ChatVLM.from_pretrained(
+        options.model, store=WorkingStore(), temperature=options.temperature, max_tokens=options.max_tokens
+    )
+    sampler = Sampler(
+        model,
+        grader,
+        samples=options.samples,
+        seed=options.seed,
+        limit=options.timeout,
+        concurrency=options.concurrency,
+    )
+    try:
+        failures = select(
+            sampler,
+            examples,
+            log,
+            gain=options.gain,
+            want=options.want,
+            shard=options.shard,
+            batch=max(1, options.concurrency // options.samples),
+        )
+    finally:
+        sampler.close()
+    # Other shards have gone on meanwhile.
+    return write(TrialLog(options.out, settings), gain=options.gain, want=options.want, failures=failures)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--model", default="base", help="bundled name, folder or hub id of the policy to be trained (default: base)")
+    add(
+        "--data",
+        default="rendered",
+        help="rendered, a .jsonl or .parquet file, a folder, or a hub id (default: rendered)",
+    )
+    add(
+        "--columns",
+        nargs="+",
+        default=[],
+        metavar="NAME=COLUMN",
+        help="what its columns are called, if not found: image, question, answers, source, id",
+    )
+    add("--split", default="train", help="of a hub id or saved folder (default: train)")
+    add("--count", type=int, help="try the first so many questions (default: all; 1000 rendered pages)")
+    add("--want", type=int, help="stop when so many of each kind are found (the paper kept 10,000)")
+    add("--samples", type=int, default=8, help="answers at each resolution (default: 8, as the paper)")
+    add("--gain", type=int, default=6, help="so many more right at full resolution mean that it is needed (default: 6)")
+    add("--temperature", type=float, default=1.0, help="of the answers (default: 1)")
+    add("--max-tokens", type=int, default=512, help="longest reply (default: 512)")
+    add("--grader", default="exact", help=f"steps out of {', '.join(STEPS)}, joined by + (default: exact)")
+    add("--judge-model", help="for a grader with `judge`: its name at the server, or provider:model")
+    add("--judge-url", help="OpenAI-compatible server of the judge")
+    add("--seed", type=int, default=0, help="of rendered pages, the order, and the answers (default: 0)")
+    add("--timeout", type=float, default=600.0, help="seconds one run may take (default: 600)")
+    add("--concurrency", type=int, default=256, help="runs under way together (default: 256)")
+    add("--shard", type=_shard, default=(1, 1), metavar="I/N", help="do the I-th of N parts of the work")
+    add("--out", type=Path, default=Path("runs/select"), help="folder (default: %(default)s)")
+    return parser
+
+
+def _shard(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    if found is None or not 1 <= int(found[1]) <= int(found[2]):
+        raise argparse.ArgumentTypeError(f"{text!r} is no part such as 3/8")
+    return int(found[1]), int(found[2])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Questions chosen by what the policy itself can do with them at two resolutions."""

@@ -1,0 +1,164 @@
+"""Answer each question several times at both resolutions, in batches of runs of the graph, and keep what came of it."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import random
+from collections import Counter
+from collections.abc import Sequence
+
+from vtagent.errors import ImageError
+from vtagent.models.chat import ChatVLM
+from vtagent.pixels import ImageLimits, inspect
+from vtagent.training.data import Example
+from vtagent.training.measure.modes import MODES
+from vtagent.training.measure.progress import Progress
+from vtagent.training.rewards.grading import Grader
+from vtagent.training.rl.collect import Collector, Job
+from vtagent.training.rl.rollout import Rollout
+from vtagent.training.selection.trials import NEEDS_FULL, SUFFICES, Trial, TrialLog, kind_of
+
+LOOKS = ("quarter", "full")
+
+
+class Sampler:
+    """Answers questions several times at both resolutions and counts the right ones.
+
+    Args:
+        model: The policy, with the temperature to sample at.
+        grader: Says what is right.
+        samples: Answers at each resolution.
+        seed: Of all that is sampled.
+        limit: Seconds that one run may take.
+        concurrency: Runs under way together.
+    """
+
+    def __init__(
+        self,
+        model: ChatVLM,
+        grader: Grader,
+        *,
+        samples: int,
+        seed: int = 0,
+        limit: float = 600.0,
+        concurrency: int = 256,
+    ) -> None:
+        self.grader, self.samples, self.seed = grader, samples, seed
+        self._collectors = {
+            look: Collector(model, context=MODES[look].context(model), limit=limit, concurrency=concurrency)
+            for look in LOOKS
+        }
+
+    def counts(self, examples: Sequence[Example]) -> list[tuple[int, int] | str]:
+        """For each question how many answers were right at low and at full resolution, or why that is not known."""
+        found = [self._right(look, examples) for look in LOOKS]
+        return [
+            low if isinstance(low, str) else full if isinstance(full, str) else (low, full)
+            for low, full in zip(*found, strict=True)
+        ]
+
+    def close(self) -> None:
+        """End the runs' event loops."""
+        for collector in self._collectors.values():
+            collector.close()
+
+    def _right(self, look: str, examples: Sequence[Example]) -> list[int | str]:
+        collector = self._collectors[look]
+        jobs = [
+            Job(example, random.Random(f"{self.seed}/{example.id}/{look}/{sample}").getrandbits(48))
+            for example in examples
+            for sample in range(self.samples)
+        ]
+        rollouts = collector.collect(jobs)
+        verdicts = collector.wait(self._graded(rollouts))
+        rights: list[int | str] = []
+        for start in range(0, len(jobs), self.samples):
+            part = slice(start, start + self.samples)
+            failed = [rollout.error for rollout in rollouts[part] if rollout.error]
+            if failed or None in verdicts[part]:
+                rights.append(str(failed[0]) if failed else "the judge gave no verdict")
+            else:
+                rights.append(sum(verdict is True for verdict in verdicts[part]))
+        return rights
+
+    async def _graded(self, rollouts: Sequence[Rollout]) -> list[bool | None]:
+        async def one(rollout: Rollout) -> bool | None:
+            if rollout.error:
+                return None
+            return await self.grader.grade(rollout.example.question, rollout.example.answers, rollout.answer)
+
+        return list(await asyncio.gather(*(one(rollout) for rollout in rollouts)))
+
+
+def select(
+    sampler: Sampler,
+    examples: Sequence[Example],
+    log: TrialLog,
+    *,
+    gain: int,
+    want: int | None = None,
+    shard: tuple[int, int] = (1, 1),
+    batch: int = 16,
+) -> Counter[str]:
+    """Try all questions of the shard that are not in the log, until enough of each kind are found.
+
+    Args:
+        sampler: Answers them.
+        examples: All questions, of all shards.
+        log: What was tried before, and where what is tried now is kept.
+        gain: See `kind_of`.
+        want: So many of each kind are enough, all shards together.
+        shard: (i, n): the i-th of n parts, from 1.
+        batch: Questions whose runs are under way together.
+
+    Returns:
+        Why questions could not be tried, and how many; they are tried again the next time.
+    """
+    order = list(range(len(examples)))
+    random.Random(f"select/{sampler.seed}").shuffle(order)
+    order = order[shard[0] - 1 :: shard[1]]
+    need = None if want is None else -(-want // shard[1])
+    found: Counter[str | None] = Counter()
+    failures: Counter[str] = Counter()
+    progress = Progress(len(order), unit="questions")
+    for start in range(0, len(order), batch):
+        fresh = []
+        for place in order[start : start + batch]:
+            try:
+                example = examples[place]
+            except ImageError as error:
+                failures[str(error)] += 1
+                progress.step()
+                continue
+            if (known := log.trials.get(example.id)) is not None:
+                found[kind_of(known.low, known.full, known.samples, gain)] += 1
+                progress.step("tried before")
+            else:
+                fresh.append(example)
+        for example, counts in zip(fresh, sampler.counts(fresh) if fresh else [], strict=True):
+            if isinstance(counts, str):
+                failures[counts] += 1
+            else:
+                trial = _keep(log, example, *counts, samples=sampler.samples, gain=gain)
+                found[kind_of(trial.low, trial.full, trial.samples, gain)] += 1
+            progress.step(f"{found[SUFFICES]} suffice, {found[NEEDS_FULL]} need full")
+        if need is not None and min(found[SUFFICES], found[NEEDS_FULL]) >= need:
+            break
+    progress.close()
+    return failures
+
+
+def _keep(log: TrialLog, example: Example, low: int, full: int, *, samples: int, gain: int) -> Trial:
+    """Into the log, the picture first: a trial that is there is whole."""
+    image = None
+    if kind_of(low, full, samples, gain) is not None:
+        image = log.keep_image(example.image, _file_name(example.image))
+    trial = Trial(example.id, image, example.question, example.answers, example.source, low, full, samples)
+    log.add(trial)
+    return trial
+
+
+def _file_name(data: bytes) -> str:
+    mime_type, _, _ = inspect(data, limits=ImageLimits())
+    return f"{hashlib.sha256(data).hexdigest()}.{mime_type.partition('/')[2]}"
