@@ -1,0 +1,94 @@
+"""Tokens are trained on as they were sampled: the trainer's log-probabilities are the engine's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from trl import GRPOTrainer
+
+from tests.grpo_runs import KNOWN_WARNINGS, generation, logged, trainer
+from vtagent.errors import ModelError
+from vtagent.training.rl.images import distinct
+
+pytestmark = [pytest.mark.filterwarnings(warning) for warning in KNOWN_WARNINGS]
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_every_sampled_token_scores_as_it_was_sampled(tmp_path: Path, temperature: float) -> None:
+    run = trainer(tmp_path, check_exactness=True, temperature=temperature, max_steps=2)
+    run.train()
+    assert all(0 < share < 1 for share in logged(run, "zoom/all"))  # rows with one image, and rows with two
+    assert max(logged(run, "exactness/largest_gap")) < 1e-4
+    assert len(logged(run, "exactness/largest_gap")) == 2  # the second of them after the weights have changed
+
+
+def test_samples_of_old_weights_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = trainer(tmp_path, check_exactness=True)
+    generation(run)
+    monkeypatch.setattr(run.engine, "forget", lambda: None)  # what was computed with the weights before is used again
+    with torch.no_grad():
+        for weight in run.model.parameters():
+            weight.mul_(1.02)
+    with pytest.raises(ModelError, match="away from the trainer's own"):
+        generation(run)
+
+
+def test_computing_equal_rows_and_images_once_changes_no_number(tmp_path: Path) -> None:
+    run = trainer(tmp_path)
+    batch = generation(run)
+    ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1)
+    mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], 1)
+    kept = batch["completion_ids"].shape[1]
+    images = {name: batch[name] for name in ("pixel_values", "image_grid_thw", "num_images", "mm_token_type_ids")}
+    seen: list[int] = []
+    run.model.model.language_model.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(kwargs["inputs_embeds"].shape[0]), with_kwargs=True
+    )
+
+    def gradients(scored: tuple[torch.Tensor, torch.Tensor | None, object]) -> tuple[torch.Tensor, ...]:
+        logps, entropy, _ = scored
+        assert entropy is not None
+        run.model.zero_grad()
+        loss = (logps * batch["completion_mask"] * torch.arange(len(logps))[:, None]).sum()
+        loss.backward()
+        vision = run.model.model.visual.blocks[0].mlp.linear_fc1.weight.grad
+        text = run.model.model.language_model.layers[0].mlp.up_proj.weight.grad
+        return logps.detach(), entropy.detach() * batch["completion_mask"], vision.clone(), text.clone()
+
+    arguments = {"compute_entropy": True, **images}
+    ours = gradients(run._get_per_token_logps_and_entropies(run.model, ids, mask, kept, **arguments))
+    rows, seen[:] = sum(seen), []
+    stock = gradients(GRPOTrainer._get_per_token_logps_and_entropies(run, run.model, ids, mask, kept, **arguments))
+    assert rows < sum(seen) == len(ids)
+    for one, other in zip(ours, stock, strict=True):
+        torch.testing.assert_close(one, other, atol=2e-4, rtol=1e-4)
+
+
+def test_equal_images_are_found_and_different_ones_kept_apart() -> None:
+    grid = torch.tensor([[1, 2, 2], [1, 4, 2], [1, 2, 2], [1, 2, 2]])
+    one, other = torch.rand(4, 3), torch.rand(4, 3)
+    pixels = torch.cat([one, torch.rand(8, 3), other, one])
+    first, places = distinct(pixels, grid)
+    assert [first[place] for place in places] == [0, 1, 2, 0]
+
+
+def test_a_batch_in_which_nobody_zooms_still_sees_its_images(tmp_path: Path) -> None:
+    run = trainer(tmp_path, check_exactness=True, task="general")
+    batch = generation(run)
+    assert batch["image_grid_thw"].shape[0] == len(batch["prompt_ids"])  # one page each, at full resolution
+    assert batch["tool_mask"][batch["completion_mask"].bool()].all()
+
+
+def test_images_that_trl_drops_stop_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = trainer(tmp_path)
+    stock = GRPOTrainer._generate_and_score_completions
+
+    def dropping(*args: Any) -> Any:
+        return {name: value for name, value in stock(*args).items() if name != "pixel_values"}
+
+    monkeypatch.setattr(GRPOTrainer, "_generate_and_score_completions", dropping)
+    with pytest.raises(ModelError, match="dropped the images"):
+        generation(run)
