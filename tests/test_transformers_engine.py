@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import CancelledError, wait
+from concurrent.futures import CancelledError, Future, wait
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from tests.checkpoints import FAMILIES, FamilyName, make_checkpoint
 from tests.rescoring import full_logits, rescored
 from vtagent.errors import ModelError
 from vtagent.models.engine import EngineImage, Generation, Request, Sampling
+from vtagent.models.row import prepare
 from vtagent.models.transformers import TransformersEngine
 
 IMAGE = "<|vision_start|><|image_pad|><|vision_end|>"
@@ -197,6 +198,42 @@ def test_sampling_from_a_model_under_gradient_checkpointing_is_refused(three: Tr
         three.generate([ask(three, "What?")])
     three.model.eval()
     assert three.generate([ask(three, "What?")])[0].token_ids
+
+
+def test_announced_requests_are_computed_together(three: TransformersEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("_GAP_SECONDS", "_GATHER_SECONDS"):
+        monkeypatch.setattr(f"vtagent.models.transformers.{name}", 60.0)
+    with three.announced():
+        futures = [three.submit(ask(three, f"What is {i}?")) for i in range(3)]
+    wait(futures)
+    assert three.counters.prefill_passes == 1
+
+
+def test_an_announced_request_that_never_comes_holds_nobody_up(three: TransformersEngine) -> None:
+    with three.announced():
+        assert three.generate([ask(three, "What is it?")])
+
+
+def test_rows_that_come_one_by_one_join_a_large_batch_together(three: TransformersEngine) -> None:
+    scheduler = three._scheduler
+
+    def add(text: str) -> None:
+        request = ask(three, text, max_tokens=40, logit_bias=dict.fromkeys(three.stop, -1e9))
+        row = prepare(request, Future(), three.model.model, three.processor, context=three.context, stop=three.stop)
+        scheduler.add(row)
+
+    with torch.no_grad():
+        for i in range(9):
+            add(f"What is {i}?")
+        scheduler.turn()
+        for text in ("Total?", "Name?"):
+            add(text)
+            scheduler.turn()
+        assert (scheduler.counters.prefill_passes, len(scheduler.waiting)) == (1, 2)
+        while scheduler.waiting:
+            scheduler.turn()
+        assert (scheduler.counters.prefill_passes, len(scheduler.active)) == (2, 11)
+        assert scheduler.counters.decode_steps < 20
 
 
 def test_a_long_queue_of_unequal_prompts_is_served_to_the_last(three: TransformersEngine) -> None:

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 _SHARED = 32
 """A prompt waits for another one only if at least so many tokens are saved."""
 
+_HOLD = 8
+"""Decode steps that a small wave waits for company: rows that end together come back together."""
+
 _NEAR = 16
 """How far past the room that there is a wave looks for rows that go well with the oldest."""
 
@@ -69,6 +72,7 @@ class Scheduler:
         self._banned = banned
         self._device: torch.device = model.device
         self._sampler: BatchSampler | None = None
+        self._held = 0
 
     def forget(self) -> None:
         """Drop all caches: the weights have changed. Rows under way go on but leave nothing behind."""
@@ -90,7 +94,7 @@ class Scheduler:
         """One wave of prefill if anyone waits and there is room, then one decode step."""
         self.waiting = [row for row in self.waiting if not row.future.cancelled()]
         self._retire({place: None for place, row in enumerate(self.active) if row.future.cancelled()})
-        if self.waiting and len(self.active) < self._max_rows:
+        if self.waiting and len(self.active) < self._max_rows and not self._hold_back():
             self._admit(self._next_wave())
         if self.active:
             try:
@@ -105,6 +109,12 @@ class Scheduler:
         gone, self.active, self._sampler = self.active, [], None
         for row in gone:
             row.fail(error)
+
+    def _hold_back(self) -> bool:
+        """Whether a wave that is small beside what is being decoded waits for company: one row costs a pass, too."""
+        small = 4 * len(self.waiting) < len(self.active)
+        self._held = self._held + 1 if small and self._held < _HOLD else 0
+        return self._held > 0
 
     def _next_wave(self) -> list[Row]:
         """Take rows out of the queue: the oldest, and those near it in line that go well with it."""

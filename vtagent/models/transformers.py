@@ -7,8 +7,10 @@ the request that caused them.
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, wait
+from contextlib import contextmanager
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +29,12 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 _IDLE_SECONDS = 5.0
+
+_GAP_SECONDS = 0.02
+"""An idle engine waits so long for the next of the requests that were announced, …"""
+
+_GATHER_SECONDS = 0.5
+"""… and so long for all of them."""
 
 
 class TransformersEngine:
@@ -81,6 +89,7 @@ class TransformersEngine:
         )
         self._changed = threading.Condition()
         self._queue: list[tuple[Request, Future[Generation]]] = []
+        self._coming = 0
         self._worker: threading.Thread | None = None
         self._forget = False
         self._closed = False
@@ -126,6 +135,22 @@ class TransformersEngine:
     def submit(self, request: Request) -> Future[Generation]:
         """Queue one request; see `Engine.submit`."""
         return self._submit([request])[0]
+
+    @contextmanager
+    def announced(self) -> Iterator[None]:
+        """Say that a request is being made ready, and submit it inside the block.
+
+        Calls that are made together are then computed together: their prompts become ready one by one, and an engine
+        that began with the first would be busy with it while the others come in. A single call waits for nobody.
+        """
+        with self._changed:
+            self._coming += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._coming -= 1
+                self._changed.notify_all()
 
     def generate(self, requests: Sequence[Request]) -> list[Generation]:
         """Serve several requests together; see `Engine.generate`."""
@@ -204,6 +229,8 @@ class TransformersEngine:
                         if not self._changed.wait(_IDLE_SECONDS):
                             self._worker = None
                             return
+                    if not scheduler.busy:
+                        self._gather()
                     if self._closed:
                         self._worker = None
                         break
@@ -218,6 +245,17 @@ class TransformersEngine:
                 except Exception as error:  # never leave a caller waiting: whatever this was, all of them hear of it
                     self._fail_all(error)
         self._fail_all(ModelError("the engine was closed before the reply was complete"))
+
+    def _gather(self) -> None:
+        """With the lock held, wait for requests that are announced, as long as they keep coming."""
+        end = time.monotonic() + _GATHER_SECONDS
+        before: tuple[int, int] | None = None
+        while self._coming and not self._closed and time.monotonic() < end:
+            now = len(self._queue), self._coming
+            if now == before:
+                return
+            before = now
+            self._changed.wait(_GAP_SECONDS)
 
     def _take(self, request: Request, future: Future[Generation]) -> None:
         try:
