@@ -75,7 +75,10 @@ class Decide(Node):
     async def arun(self, state: ZoomState, settings: ZoomContext, runtime: ZoomRuntime, config: RunnableConfig) -> Any:
         """Call the model once, without blocking the event loop."""
         start = time.perf_counter()
-        turn = await asyncio.to_thread(self._prepare, state, settings)
+        if self.store.in_memory:
+            turn = self._prepare(state, settings)
+        else:
+            turn = await asyncio.to_thread(self._prepare, state, settings)
         message = await turn.model.ainvoke(turn.messages, config, **turn.options)
         return self._update(state, turn, message, runtime, time.perf_counter() - start)
 

@@ -55,6 +55,20 @@ class Observe(Node):
         update = {"answer": None, "stop": None, "views": views, "usage": usage}
         return {**update, "messages": list(changed.values())} if changed else update
 
+    async def arun(self, state: ZoomState, settings: ZoomContext, runtime: ZoomRuntime, config: RunnableConfig) -> Any:
+        """As `run`, in a thread where images are to be read."""
+        if is_quick(state["messages"], self.store):
+            return self.run(state, settings, runtime, config)
+        return await super().arun(state, settings, runtime, config)
+
+
+def is_quick(messages: Iterable[BaseMessage], store: ImageStore) -> bool:
+    """Whether the messages can be taken in without reading or decoding anything, so that no thread is needed for it."""
+    return store.in_memory and all(
+        isinstance(message.content, str) or all(_is_settled(block, store) for block in message.content)
+        for message in messages
+    )
+
 
 def take_in(messages: Iterable[BaseMessage], store: ImageStore, fetch: Fetch | None) -> list[BaseMessage]:
     """`ingest`, except that a reference to a lost image is left where it is: the model will be told (see `resolve`)."""

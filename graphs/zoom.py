@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import BaseMessage
 from langchain_core.tools import BaseTool
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.graph import END, START, StateGraph
@@ -23,7 +24,7 @@ from langgraph.types import Checkpointer, Command, Durability
 from vtagent.graphs.act import Act
 from vtagent.graphs.answer import Answer
 from vtagent.graphs.decide import Decide
-from vtagent.graphs.observe import Fetch, Observe, referenced
+from vtagent.graphs.observe import Fetch, Observe, is_quick, referenced
 from vtagent.graphs.state import ZoomContext, ZoomInput, ZoomState
 from vtagent.images import ImageStore, MemoryImageStore
 from vtagent.prompts import PromptTemplate, zoom_prompt
@@ -52,7 +53,7 @@ class ZoomAgent(CompiledStateGraph[ZoomState, Any, Any, Any]):
     ) -> AsyncIterator[Any]:
         """As `CompiledStateGraph.astream`; `ainvoke` comes through here too."""
         kwargs["durability"] = kwargs.get("durability") or self._durability
-        taken_in = await asyncio.to_thread(self._taken_in, input)
+        taken_in = self._taken_in(input) if self._is_quick(input) else await asyncio.to_thread(self._taken_in, input)
         async for chunk in super().astream(taken_in, config, context=self._settings(context), **kwargs):
             yield chunk
 
@@ -66,6 +67,14 @@ class ZoomAgent(CompiledStateGraph[ZoomState, Any, Any, Any]):
         if not isinstance(input, Mapping) or not input.get("messages"):
             return input
         return {**input, "messages": referenced(input["messages"], self.builder.store, self.builder.fetch)}
+
+    def _is_quick(self, input: Any) -> bool:
+        """Whether `_taken_in` has no image to read or decode: then it need not leave the event loop."""
+        if not isinstance(input, Mapping):
+            return not isinstance(input, Command)
+        messages = input.get("messages") or []
+        listed = isinstance(messages, list) and all(isinstance(message, BaseMessage) for message in messages)
+        return listed and is_quick(messages, self.builder.store)
 
     def _settings(self, context: Any) -> Any:
         """A dict overrides the graph's own defaults, not the class's."""

@@ -6,6 +6,7 @@ from the conversation's messages, which the graph injects: the tool has no memor
 
 # No `from __future__ import annotations` here: LangChain reads the injected argument's annotation at run time.
 
+import asyncio
 from typing import Annotated, Any, Literal
 
 from langchain_core.messages import BaseMessage
@@ -76,6 +77,13 @@ class ZoomImage(BaseTool):
             raise ToolException(refusal(earlier))
         text = f"Image {number} ({ref.width} × {ref.height} pixels), {_where(view)}, shown at {width} × {height}."
         return [{"type": "text", "text": text}, view.block()], {"view": view.url}
+
+    async def _arun(
+        self, region: Any = None, image: Any = 1, messages: Any = None, **unknown: Any
+    ) -> tuple[list[str | dict[str, Any]], dict[str, Any]]:
+        if self.store.in_memory:  # a thread would cost more than the work
+            return self._run(region, image, messages, **unknown)
+        return await asyncio.to_thread(self._run, region, image, messages, **unknown)
 
     def _image(self, image: Any, refs: list[ImageRef]) -> tuple[ImageRef, int]:
         if not refs:

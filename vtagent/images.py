@@ -64,6 +64,9 @@ class ImageStore(ABC):
         limits: What an image may be to enter.
     """
 
+    in_memory: bool = False
+    """Whether looking an image up is a matter of microseconds, so that an event loop may do it without a thread."""
+
     def __init__(self, *, limits: ImageLimits | None = None) -> None:
         self.limits = limits or ImageLimits()
         self._refs: dict[str, ImageRef] = {}
@@ -149,6 +152,8 @@ class ImageStore(ABC):
 
 class MemoryImageStore(ImageStore):
     """Originals in this process's memory, for tests, notebooks and short-lived agents."""
+
+    in_memory = True
 
     def __init__(self, *, limits: ImageLimits | None = None) -> None:
         super().__init__(limits=limits)

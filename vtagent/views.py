@@ -252,6 +252,8 @@ class ViewRenderer:
         """Counts a fresh view and drops the least recently used that no longer fit; views being rendered stay."""
         with self._lock:
             self._bytes += added
+            if self._bytes <= self.cache_size:
+                return
             for view, future in list(self._views.items()):
                 if self._bytes <= self.cache_size:
                     break
