@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from datasets import Dataset, DatasetDict, Features, Image, Sequence, Value
+from datasets import Dataset, DatasetDict, Features, Image, Sequence, Value  # type: ignore[import-untyped]
 from PIL import Image as Pillow
 
 from vtagent.errors import DataError, ImageError
-from vtagent.training.data import Columns, FileExamples, Part, RenderedPages, Rows, open_examples, rendered
+from vtagent.training.data import Columns, FileExamples, Part, RenderedPages, Rows, mixed, open_examples, rendered
 from vtagent.training.data.columns import texts
 from vtagent.training.data.pictures import picture_bytes
 
@@ -82,7 +82,12 @@ def test_a_missing_column_stops_and_says_what_there_is(tmp_path: Path) -> None:
 
 def test_bad_rows_are_dropped_and_counted_in_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "cut.png").write_bytes(png(200, 200)[:-40])
-    rows = [GOOD, {**GOOD, "answer": " "}, {**GOOD, "answer": None}, {**GOOD, "question": "<image>\n"}]
+    rows: list[dict[str, Any]] = [
+        GOOD,
+        {**GOOD, "answer": " "},
+        {**GOOD, "answer": None},
+        {**GOOD, "question": "<image>\n"},
+    ]
     rows += [{**GOOD, "image": "no.png"}, {**GOOD, "image": "cut.png"}, {"image": "a.png", "answer": "1"}]
     with caplog.at_level(logging.WARNING):
         examples = open_examples(write(tmp_path, *rows))
@@ -302,8 +307,7 @@ def test_another_process_need_not_look_again(tmp_path: Path) -> None:
     first = open_examples(name)
     assert isinstance(first, FileExamples)
     (tmp_path / "a.png").unlink()
-    second = open_examples(name, kept=first.kept)
-    assert isinstance(second, FileExamples)
+    second = FileExamples(first.table, kept=first.kept)
     assert second.kept == [1]
     assert second.sources == first.sources
 
@@ -314,6 +318,14 @@ def test_only_the_first_rows_can_be_wanted(tmp_path: Path) -> None:
     assert [example.id for example in examples] == ["rows/0", "rows/1"]
     with pytest.raises(DataError, match="0 questions wanted"):
         open_examples("rendered", count=0)
+
+
+def test_several_files_are_one_after_the_other(tmp_path: Path) -> None:
+    names = [write(tmp_path, *[GOOD] * count, name=f"{name}.jsonl") for name, count in (("a", 2), ("b", 1))]
+    examples = open_examples(", ".join(names))
+    assert [example.id for example in examples] == ["a/0", "a/1", "b/0"]
+    assert [example.id for example in open_examples(",".join(names[::-1]), count=2)] == ["b/0", "a/0"]
+    assert mixed(examples, ["*=1"]).sources.count("b") == 2
 
 
 def test_rendered_pages_to_train_on_are_none_of_those_to_evaluate_on() -> None:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vtagent.errors import DataError
-from vtagent.training.data import Example, Mixture, Part, RenderedPages, by_source
+from vtagent.training.data import Example, Joined, Mixture, Part, RenderedPages, by_source, mixed
 
 
 def examples(source: str, count: int) -> list[Example]:
@@ -109,3 +109,36 @@ def test_a_part_of_a_part_is_a_part() -> None:
 def test_a_list_can_be_split_by_source() -> None:
     parts = by_source(examples("a", 2) + examples("b", 1))
     assert [len(parts[source]) for source in "ab"] == [2, 1]
+
+
+def test_sources_are_mixed_by_name_and_those_without_a_weight_are_left_out() -> None:
+    three = examples("a", 4) + examples("b", 4) + examples("c", 4)
+    assert Counter(mixed(three, ["a=2", "b=1"]).sources) == {"a": 8, "b": 4}
+    assert Counter(mixed(three, ["a=2", "*=1"]).sources) == {"a": 8, "b": 4, "c": 4}
+    assert mixed(three, ["*=1"], seed=1).sources != mixed(three, ["*=1"], seed=2).sources
+
+
+@pytest.mark.parametrize(
+    ("weights", "complaint"),
+    [
+        (["a"], "write SOURCE=WEIGHT"),
+        (["a=x"], "write SOURCE=WEIGHT"),
+        (["a=1", "a=2"], "each source once"),
+        (["d=1"], "there is no such source; there are a, b"),
+        (["a=0"], "weight of 0"),
+        ([], "nothing to mix"),
+    ],
+)
+def test_a_mix_that_cannot_be_meant_is_refused(weights: list[str], complaint: str) -> None:
+    with pytest.raises(DataError, match=complaint):
+        mixed(examples("a", 1) + examples("b", 1), weights)
+
+
+def test_parts_and_joined_sequences_know_their_sources() -> None:
+    joined = Joined([examples("a", 2), examples("b", 3)])
+    assert joined.sources == [example.source for example in joined] == ["a", "a", "b", "b", "b"]
+    assert joined[-1].id == "b/2"
+    assert [example.id for example in joined[1:3]] == ["a/1", "b/0"]
+    assert Part(joined, [4, 0]).sources == ["b", "a"]
+    with pytest.raises(IndexError):
+        joined[5]

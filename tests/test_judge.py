@@ -7,8 +7,10 @@ import json
 import logging
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -21,6 +23,7 @@ from langchain_core.outputs import ChatGeneration, ChatResult
 from pydantic import Field
 
 from vtagent.errors import DataError, ModelError
+from vtagent.training.rewards import build_grader
 from vtagent.training.rewards import judge as judging
 from vtagent.training.rewards.cache import VerdictCache
 from vtagent.training.rewards.judge import Judge, identity
@@ -249,13 +252,51 @@ async def test_a_rollout_that_is_cancelled_leaves_the_others_their_verdict() -> 
     assert await second is True
 
 
-def test_one_judge_serves_one_event_loop_after_another() -> None:
-    grader = judge(FakeModel(reply=lambda _: "RIGHT", pause=0.001), concurrency=1)
+class Server(BaseHTTPRequestHandler):
+    """An OpenAI-compatible server with a kept connection; right is what holds "five"."""
 
-    async def several(start: int) -> list[bool | None]:
-        return await asyncio.gather(*(grader.grade("?", ["5"], str(start + number)) for number in range(3)))
+    protocol_version = "HTTP/1.1"
 
-    assert asyncio.run(several(0)) == asyncio.run(several(10)) == [True] * 3
+    def do_POST(self) -> None:
+        asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        candidate = asked["messages"][-1]["content"].splitlines()[2]
+        word = "RIGHT" if "five" in candidate or "three" in candidate else "WRONG"
+        choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": word}}
+        reply = {"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]}
+        body = json.dumps(reply).encode()
+        self.send_response(200)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *arguments: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[str]:
+    served = ThreadingHTTPServer(("127.0.0.1", 0), Server)
+    thread = Thread(target=served.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{served.server_port}/v1"
+    served.shutdown()
+    thread.join()
+    served.server_close()
+
+
+def test_one_judge_at_a_real_server_serves_one_event_loop_after_another(server: str) -> None:
+    grader = build_grader("exact+judge", judge_model="m", judge_url=server)
+    assert grader.judge is not None
+
+    async def several(turn: int) -> list[bool | None]:
+        await grader.check()
+        said = [f"{word} {turn} {number}" for number in range(5) for word in ("five", "six")]
+        return await asyncio.gather(*(grader.grade("How many?", ["5"], text) for text in said))
+
+    for turn in range(3):
+        assert asyncio.run(several(turn)) == [True, False] * 5
+    assert grader.judge.counts == {"asked": 30}
 
 
 async def test_a_verdict_outlives_its_process(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from vtagent.training.data.columns import Columns
 from vtagent.training.data.examples import Domain, Example, RenderedPages, read_jsonl, rendered
 from vtagent.training.data.files import FileExamples
-from vtagent.training.data.mixing import Mixture, Part, by_source
+from vtagent.training.data.mixing import Joined, Mixture, Part, by_source, mixed
 from vtagent.training.data.opening import open_examples
 from vtagent.training.data.tables import ArrowTable, Rows, Table, open_table
 
@@ -13,12 +13,14 @@ __all__ = [
     "Domain",
     "Example",
     "FileExamples",
+    "Joined",
     "Mixture",
     "Part",
     "RenderedPages",
     "Rows",
     "Table",
     "by_source",
+    "mixed",
     "open_examples",
     "open_table",
     "read_jsonl",

@@ -62,15 +62,15 @@ class RenderedPages(Sequence[Example]):
         prints: Sequence[PrintSize] = ("large", "small"),
         domain: Domain = "training",
     ) -> None:
-        self.count, self.seed, self.prints, self.domain = count, seed, tuple(prints), domain
+        self._count, self.seed, self.prints, self.domain = count, seed, tuple(prints), domain
 
     @property
     def sources(self) -> list[str]:
         """The source of each page."""
-        return [f"{self.prints[place % len(self.prints)]} print" for place in range(self.count)]
+        return [f"{self.prints[place % len(self.prints)]} print" for place in range(self._count)]
 
     def __len__(self) -> int:
-        return self.count
+        return self._count
 
     @overload
     def __getitem__(self, index: int) -> Example: ...
@@ -80,8 +80,8 @@ class RenderedPages(Sequence[Example]):
 
     def __getitem__(self, index: int | slice) -> Example | Sequence[Example]:
         if isinstance(index, slice):
-            return [self[place] for place in range(*index.indices(self.count))]
-        number, turn = divmod(range(self.count)[index], len(self.prints))
+            return [self[place] for place in range(*index.indices(self._count))]
+        number, turn = divmod(range(self._count)[index], len(self.prints))
         return _asked(f"practice/{self.domain}/{self.seed}/{number}", self.prints[turn], self.domain, number)
 
 

@@ -8,8 +8,10 @@ goes on where it was.
 from __future__ import annotations
 
 import random
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from itertools import accumulate
 from typing import overload
 
 from vtagent.errors import DataError
@@ -103,6 +105,12 @@ class Part(Sequence[Example]):
     def __init__(self, examples: Sequence[Example], places: Sequence[int]) -> None:
         self._examples, self._places = examples, places
 
+    @property
+    def sources(self) -> list[str]:
+        """The source of each example."""
+        known = sources_of(self._examples)
+        return [known[place] for place in self._places]
+
     def __len__(self) -> int:
         return len(self._places)
 
@@ -120,10 +128,74 @@ class Part(Sequence[Example]):
 
 def by_source(examples: Sequence[Example]) -> dict[str, Part]:
     """The examples of each source, in their order; pictures are not read where the sequence knows its `sources`."""
-    sources: Sequence[str] | None = getattr(examples, "sources", None)
-    if sources is None:
-        sources = [example.source for example in examples]
     places: dict[str, list[int]] = {}
-    for place, source in enumerate(sources):
+    for place, source in enumerate(sources_of(examples)):
         places.setdefault(source, []).append(place)
     return {source: Part(examples, found) for source, found in places.items()}
+
+
+class Joined(Sequence[Example]):
+    """Several sequences as one, in their order."""
+
+    def __init__(self, parts: Sequence[Sequence[Example]]) -> None:
+        self._parts = parts
+        self._starts = list(accumulate((len(part) for part in parts), initial=0))
+
+    @property
+    def sources(self) -> list[str]:
+        """The source of each example."""
+        return [source for part in self._parts for source in sources_of(part)]
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    @overload
+    def __getitem__(self, index: int) -> Example: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Example]: ...
+
+    def __getitem__(self, index: int | slice) -> Example | Sequence[Example]:
+        if isinstance(index, slice):
+            return Part(self, range(*index.indices(len(self))))
+        place = range(len(self))[index]
+        part = bisect_right(self._starts, place) - 1
+        return self._parts[part][place - self._starts[part]]
+
+
+def mixed(examples: Sequence[Example], weights: Sequence[str], *, seed: int = 0) -> Mixture:
+    """The sources of these examples in the proportions named, as on a command line or in a recipe.
+
+    Args:
+        examples: Of several sources.
+        weights: "SOURCE=WEIGHT" for each; "*=WEIGHT" stands for all that are not named. Sources without a weight are
+            left out.
+        seed: Of the order.
+
+    Raises:
+        DataError: Something else, or a source that is not there.
+
+    Example:
+        >>> sources = mixed(open_examples("rendered"), ["large print=2", "small print=1"]).sources
+        >>> sources.count("large print") == 2 * sources.count("small print")
+        True
+    """
+    parts = by_source(examples)
+    named: dict[str, int] = {}
+    for pair in weights:
+        source, _, weight = pair.rpartition("=")
+        if not source or not weight.isdecimal() or source in named:
+            raise DataError(f"mix {pair!r}: write SOURCE=WEIGHT, each source once, the weight a whole number")
+        if source != "*" and source not in parts:
+            raise DataError(f"mix {pair!r}: there is no such source; there are {', '.join(sorted(parts))}")
+        named[source] = int(weight)
+    rest = named.pop("*", None)
+    if rest is not None:
+        named = {source: named.get(source, rest) for source in parts}
+    return Mixture({source: parts[source] for source in named}, named, seed=seed)
+
+
+def sources_of(examples: Sequence[Example]) -> Sequence[str]:
+    """The source of each; examples are read only where the sequence does not know its `sources`."""
+    known: Sequence[str] | None = getattr(examples, "sources", None)
+    return known if known is not None else [example.source for example in examples]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from vtagent.errors import DataError
 from vtagent.training.data.columns import Columns
 from vtagent.training.data.examples import Domain, Example, RenderedPages
 from vtagent.training.data.files import FileExamples
-from vtagent.training.data.mixing import Part
+from vtagent.training.data.mixing import Joined, Part
 from vtagent.training.data.tables import open_table
 
 RENDERED: dict[str, Domain] = {"rendered": "training", "rendered-wide": "wide"}
@@ -25,18 +25,17 @@ def open_examples(
     split: str = "train",
     count: int | None = None,
     seed: int = 0,
-    kept: Iterable[int] | None = None,
 ) -> Sequence[Example]:
     """The questions that `name` stands for; each is read or rendered when asked for.
 
     Args:
         name: "rendered" or "rendered-wide" for pages drawn by us; a .jsonl or .parquet file, or a folder of .parquet
-            files or of `Dataset.save_to_disk`; else a data set's id on the hub.
+            files or of `Dataset.save_to_disk`; else a data set's id on the hub. Several, with commas between them, are
+            one after the other.
         columns: "NAME=COLUMN" for each column that is not found by itself; see `Columns`.
         split: Which part of a data set that has several.
         count: At most so many, from the first; by default all of a file and 1,000 rendered pages.
         seed: Of rendered pages.
-        kept: The good rows of a file, where another process has looked already; see `FileExamples`.
 
     Raises:
         DataError: Nothing usable there. Single bad rows are dropped, with one line in the log that counts them.
@@ -45,7 +44,13 @@ def open_examples(
         raise DataError(f"{name}: {count} questions wanted; at least one")
     if name in RENDERED:
         return RenderedPages(count or PAGES, seed=seed, domain=RENDERED[name])
-    examples = FileExamples(open_table(name, split=split), Columns.parse(columns), kept=kept)
+    opened = [_opened(part.strip(), columns, split) for part in name.split(",")]
+    examples = opened[0] if len(opened) == 1 else Joined(opened)
+    return examples if count is None else Part(examples, range(min(count, len(examples))))
+
+
+def _opened(name: str, columns: Sequence[str], split: str) -> FileExamples:
+    examples = FileExamples(open_table(name, split=split), Columns.parse(columns))
     if examples.dropped:
         _log.warning("%s", examples.summary)
-    return examples if count is None else Part(examples, range(min(count, len(examples))))
+    return examples

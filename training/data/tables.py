@@ -17,10 +17,20 @@ from vtagent.errors import DataError
 class Table(Protocol):
     """Rows that can be read in any order, again and again."""
 
-    name: str
-    folder: Path
-    """Where relative image paths start."""
-    columns: Collection[str]
+    @property
+    def name(self) -> str:
+        """What to call it."""
+        ...
+
+    @property
+    def folder(self) -> Path:
+        """Where relative image paths start."""
+        ...
+
+    @property
+    def columns(self) -> Collection[str]:
+        """The top-level columns."""
+        ...
 
     def __len__(self) -> int: ...
 
@@ -144,7 +154,7 @@ def _load(name: str, *, split: str, where: str, **options: Any) -> Any:
 
 def _datasets(where: str) -> Any:
     try:
-        import datasets
+        import datasets  # type: ignore[import-untyped]
     except ModuleNotFoundError as error:
         raise DataError(f"{where}: reading it needs an extra: pip install 'vtagent[train]'") from error
     return datasets

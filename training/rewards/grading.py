@@ -12,6 +12,7 @@ import inspect
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -114,8 +115,12 @@ def build_grader(
                 raise VtagentError(
                     f"grader {steps!r} needs a judge: name its model, and its server's URL if it has one"
                 )
-            model = chat_model(judge_model, judge_url) if isinstance(judge_model, str) else judge_model
-            judge = Judge(model, cache=VerdictCache(cache) if cache else None, concurrency=concurrency)
+            kept = VerdictCache(cache) if cache else None
+            if isinstance(judge_model, str):
+                model = chat_model(judge_model, judge_url)
+                judge = Judge(model, cache=kept, concurrency=concurrency, at_end=partial(_hang_up, model))
+            else:
+                judge = Judge(judge_model, cache=kept, concurrency=concurrency)
         else:
             rules[name] = Mathematics() if name == "math" else RULES[name]
     return Cascade(rules, judge)
@@ -132,15 +137,7 @@ def chat_model(name: str, url: str | None = None) -> BaseChatModel:
         ModelError: The package that it needs is not installed, or it cannot be made.
     """
     try:
-        if url is not None:
-            from langchain_openai import ChatOpenAI
-            from pydantic import SecretStr
-
-            key = SecretStr(os.environ.get("OPENAI_API_KEY") or "none")
-            return ChatOpenAI(model=name, base_url=url, api_key=key, temperature=0, max_retries=0)
-        from langchain.chat_models import init_chat_model
-
-        model = init_chat_model(name, temperature=0)
+        model = _provided(name) if url is None else _served(name, url)
     except ImportError as error:
         raise ModelError(f"the judge {name!r} needs a package that is not installed: {error}") from error
     except Exception as error:  # whatever the provider's class refuses
@@ -148,3 +145,28 @@ def chat_model(name: str, url: str | None = None) -> BaseChatModel:
     if not isinstance(model, BaseChatModel):
         raise ModelError(f"{name!r} is no chat model")
     return model
+
+
+def _provided(name: str) -> object:
+    from langchain.chat_models import init_chat_model
+
+    return init_chat_model(name, temperature=0)
+
+
+def _served(name: str, url: str) -> object:
+    """With connections of its own, so that they can be closed with the judge (`_hang_up`)."""
+    from langchain_openai import ChatOpenAI
+    from openai import DefaultAsyncHttpxClient
+    from pydantic import SecretStr
+
+    key = SecretStr(os.environ.get("OPENAI_API_KEY") or "none")
+    connections = DefaultAsyncHttpxClient()
+    return ChatOpenAI(
+        model=name, base_url=url, api_key=key, temperature=0, max_retries=0, http_async_client=connections
+    )
+
+
+async def _hang_up(model: BaseChatModel) -> None:
+    connections = getattr(model, "http_async_client", None)
+    if connections is not None:
+        await connections.aclose()

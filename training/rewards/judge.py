@@ -2,6 +2,9 @@
 
 A judge that is down, slow or babbling gives no verdict, and nothing is made up in its place. What it is told, and how
 its replies are read: `judge_prompt`.
+
+All questions are asked from one thread with one event loop, whoever awaits the verdict: a chat model's connections
+belong to the loop that opened them and fail in any other.
 """
 
 from __future__ import annotations
@@ -14,12 +17,13 @@ import random
 import time
 import weakref
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import BaseMessage
 
 from vtagent.errors import ModelError
+from vtagent.models.loop_thread import LoopThread
 from vtagent.training.rewards.cache import VerdictCache
 from vtagent.training.rewards.judge_prompt import INSTRUCTIONS, prompt, read_verdict
 
@@ -41,6 +45,7 @@ class Judge:
         backoff: Seconds before the second attempt; doubled for each further one, give or take a half.
         timeout: Seconds for one reply.
         max_characters: A longer prediction is wrong, unasked: no answer is an essay.
+        at_end: Awaited when the judge is no longer used, to close what the model holds open.
 
     Attributes:
         counts: "asked", "cached", "shared" (an equal question was under way), "retried", "failed".
@@ -57,6 +62,7 @@ class Judge:
         backoff: float = 1.0,
         timeout: float = 60.0,
         max_characters: int = 1000,
+        at_end: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self.model = model
         self.name = name or identity(model)
@@ -65,10 +71,13 @@ class Judge:
         self.backoff, self.timeout, self.max_characters = backoff, timeout, max_characters
         self.counts: Counter[str] = Counter()
         self._known: dict[str, bool] = {}
-        self._lanes: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Lane] = weakref.WeakKeyDictionary()
+        self._under_way: dict[str, asyncio.Task[bool | None]] = {}
+        self._gate = asyncio.Semaphore(concurrency)
         self._failures_in_a_row = 0
         self._down_until = 0.0
         self._last_trouble = ""
+        self._home = LoopThread("vtagent-judge", at_end=at_end or _nothing)
+        weakref.finalize(self, self._home.close, ModelError("the judge is gone"))
 
     async def grade(self, question: str, answers: Sequence[str], prediction: str | None) -> bool | None:
         """Whether the prediction means the same as one of the answers; None: there is no verdict, and it cannot count.
@@ -77,21 +86,7 @@ class Judge:
         """
         if prediction is None or not prediction.strip() or len(prediction) > self.max_characters:
             return False
-        key = self.key(question, answers, prediction)
-        known = self._known.get(key)
-        if known is None and self.cache is not None:
-            known = self.cache.get(key)
-        if known is not None:
-            self.counts["cached"] += 1
-            return known
-        lane = self._lanes.setdefault(asyncio.get_running_loop(), _Lane(self.concurrency))
-        if (task := lane.under_way.get(key)) is not None:
-            self.counts["shared"] += 1
-        else:
-            task = asyncio.create_task(self._ask(lane, key, question, answers, prediction))
-            lane.under_way[key] = task
-            task.add_done_callback(lambda _: lane.under_way.pop(key, None))
-        return await asyncio.shield(task)
+        return await asyncio.wrap_future(self._home.run(self._settle(question, answers, prediction)))
 
     async def check(self) -> None:
         """Ask two questions with plain answers, as a start-up check.
@@ -99,6 +94,14 @@ class Judge:
         Raises:
             ModelError: No verdict came, or a wrong one.
         """
+        await asyncio.wrap_future(self._home.run(self._check()))
+
+    def key(self, question: str, answers: Sequence[str], prediction: str) -> str:
+        """The name of a question to this judge: all that its verdict depends on, hashed."""
+        parts = [self.name, INSTRUCTIONS, prompt(question, answers, prediction)[1].content]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+    async def _check(self) -> None:
         question = "How many chairs are in the picture?"
         for prediction, expected in (("There are three chairs.", True), ("four", False)):
             messages = prompt(question, ["3"], prediction)
@@ -112,18 +115,28 @@ class Judge:
                     f"the judge {self.name} {said}: asked whether {prediction!r} means 3, it says {reply.text!r:.200}"
                 )
 
-    def key(self, question: str, answers: Sequence[str], prediction: str) -> str:
-        """The name of a question to this judge: all that its verdict depends on, hashed."""
-        parts = [self.name, INSTRUCTIONS, prompt(question, answers, prediction)[1].content]
-        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+    async def _settle(self, question: str, answers: Sequence[str], prediction: str) -> bool | None:
+        key = self.key(question, answers, prediction)
+        known = self._known.get(key)
+        if known is None and self.cache is not None:
+            known = self.cache.get(key)
+        if known is not None:
+            self.counts["cached"] += 1
+            return known
+        if (task := self._under_way.get(key)) is not None:
+            self.counts["shared"] += 1
+        else:
+            task = self._under_way[key] = asyncio.create_task(self._ask(key, question, answers, prediction))
+            task.add_done_callback(lambda _: self._under_way.pop(key, None))
+        return await asyncio.shield(task)
 
-    async def _ask(self, lane: _Lane, key: str, question: str, answers: Sequence[str], prediction: str) -> bool | None:
+    async def _ask(self, key: str, question: str, answers: Sequence[str], prediction: str) -> bool | None:
         messages = prompt(question, answers, prediction)
         for attempt in range(self.attempts):
             if attempt:
                 self.counts["retried"] += 1
                 await asyncio.sleep(min(30.0, self.backoff * 2 ** (attempt - 1)) * random.uniform(0.5, 1.5))
-            async with lane.gate:
+            async with self._gate:
                 if time.monotonic() < self._down_until:
                     break
                 verdict = await self._once(messages)
@@ -162,14 +175,6 @@ class Judge:
             )
 
 
-class _Lane:
-    """What belongs to one event loop."""
-
-    def __init__(self, concurrency: int) -> None:
-        self.gate = asyncio.Semaphore(concurrency)
-        self.under_way: dict[str, asyncio.Task[bool | None]] = {}
-
-
 def identity(model: BaseChatModel) -> str:
     """The model's class and plain parameters, as one line."""
     parameters = {
@@ -180,3 +185,7 @@ def identity(model: BaseChatModel) -> str:
 
 def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+async def _nothing() -> None:
+    """There is nothing to close: the model belongs to the caller."""

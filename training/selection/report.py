@@ -73,7 +73,8 @@ def plot(trials: Sequence[Trial], gain: int, path: Path) -> None:
             if (kind := kind_of(low, full, samples, gain)) is not None:
                 edge = "tab:blue" if kind == SUFFICES else "tab:orange"
                 cells.add_patch(Rectangle((low - 0.5, full - 0.5), 1, 1, fill=False, edgecolor=edge, linewidth=2))
-    cells.set(xlabel="right at low resolution", ylabel="right at full resolution", title="questions")
+    cells.set(xlabel="right answers at low resolution", ylabel="right answers at full resolution")
+    cells.set(xticks=range(samples + 1), yticks=range(samples + 1), title=f"{len(trials)} questions")
     gains = Counter(trial.full - trial.low for trial in trials)
     span = range(-samples, samples + 1)
     colours = ["tab:orange" if difference >= gain else "lightgrey" for difference in span]
@@ -82,7 +83,8 @@ def plot(trials: Sequence[Trial], gain: int, path: Path) -> None:
     bars.bar([0], [suffices], color="tab:blue", label=f"{SUFFICES}: {suffices}")
     needs = sum(count for difference, count in gains.items() if difference >= gain)
     bars.bar([0], [0], color="tab:orange", label=f"{NEEDS_FULL}: {needs}")
-    bars.set(xlabel="right at full resolution minus right at low", ylabel="questions", title=f"{len(trials)} questions")
+    bars.set(xlabel="right at full resolution minus right at low", ylabel="questions", title="what is kept of them")
+    bars.xaxis.get_major_locator().set_params(integer=True)
     bars.legend()
     figure.savefig(path, dpi=110)
     plt.close(figure)
