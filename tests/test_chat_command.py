@@ -45,9 +45,9 @@ def test_each_line_is_a_question_and_the_images_are_shown_with_the_first(
     model = scripted(monkeypatch, ZOOM, ANSWER, ANSWER)
     assert chat(monkeypatch, state, "What is the total?\n\nAnd in words?\n", page) == 0
     assert len(list(image_blocks(model.seen[0]))) == 1
-    assert [message.type for message in model.seen[2]] == ["system", "human", "ai", "tool", "ai", "human"]
+    assert [message.type for message in model.seen[2]] == ["system", "human", "ai", "tool", "human", "ai", "human"]
     printed = capsys.readouterr().out
-    assert "48.10\nzoomed 1 ×; 375 of 300 visual tokens in view\n" in printed
+    assert "48.10\nzoomed 1 ×; 380 of 300 visual tokens in view\n" in printed
     assert "48.10\ndid not zoom" in printed
 
 

@@ -171,7 +171,7 @@ def test_an_image_lives_as_long_as_a_thread_shows_it(
         saver.delete_thread("first")
         assert len(collect_garbage(store, images_in_use(saver)).deleted) == 1
         result = agent.invoke({"messages": [HumanMessage("And?")]}, {"configurable": {"thread_id": "second"}})
-        assert [view["width"] for view in result["views"]] == [64]
+        assert len(result["views"]) == 1
 
 
 def test_what_a_paused_run_has_yet_to_show_is_in_use(store: DirectoryImageStore, tmp_path: Path) -> None:

@@ -29,11 +29,11 @@ class Elsewhere(ChatVLM):
 @cache
 def answers() -> list[tuple[str, str | None, str | None, int]]:
     """Of each document: its print, the answer without the middleware, the answer with it, the zooms."""
-    model = Elsewhere.from_pretrained("zoom")
+    model = Elsewhere.from_pretrained("zoom", max_tokens=64)
     plain = create_agent(model)
     frugal = create_agent(model, middleware=[ZoomMiddleware(vision=model.vision)])
     rows = []
-    for example in rendered(12, seed=5):
+    for example in rendered(6, seed=5):
         question = {"messages": [asked(example.question, example.image)]}
         at_once, looked = plain.invoke(question), frugal.invoke(question)
         said = [parse_reply(result["messages"][-1].text).answer for result in (at_once, looked)]

@@ -18,7 +18,7 @@ from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.checkpoint.sqlite import SqliteSaver
 from pydantic import BaseModel
 
-from tests.image_samples import encode, solid
+from tests.image_samples import encode, scene
 from tests.scripted_chat import ANSWER, ZOOM, ScriptedChat, asked, picture
 from tests.test_persistence import base64_in_state
 from tests.test_zoom_state import has_pixels
@@ -93,7 +93,7 @@ def test_wherever_they_stand(value: Any) -> None:
 
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF"])
 def test_every_format_that_the_store_takes(format: str) -> None:
-    data = encode(solid((200, 150)), format)
+    data = encode(scene((200, 150)), format)
     assert len(data) > 256
     store = MemoryImageStore()
     _, back = there_and_back([base64.b64encode(data).decode(), data], store)
@@ -139,7 +139,7 @@ values = st.recursive(
         st.lists(inner)
         | st.dictionaries(st.text() | st.integers(0, 9), inner)
         | st.tuples(inner, inner)
-        | st.frozensets(st.integers())
+        | st.frozensets(st.integers(0, 99))
         | inner.map(lambda content: HumanMessage("?", additional_kwargs={"a": content}))
     ),
     max_leaves=12,
@@ -231,7 +231,7 @@ def test_an_ordinary_graph_with_base64_in_its_state_keeps_a_small_database(tmp_p
 def test_a_stock_agent_leaves_no_pixels_in_the_database_whatever_its_durability(
     durability: Any, tmp_path: Path
 ) -> None:
-    data = picture(320, 240, noise=True)
+    data = picture(640, 480, noise=True)
     store = DirectoryImageStore(tmp_path / "images")
     model = ScriptedChat(lines=[ZOOM, ANSWER], resolves_images=False)
     with SqliteSaver.from_conn_string(str(tmp_path / "threads")) as plain:

@@ -125,7 +125,7 @@ def test_a_run_killed_between_zoom_and_answer_answers_without_a_second_zoom(tmp_
     assert (len(model.seen), result["usage"]["zooms"], result["usage"]["turns"]) == (1, 1, 2)
 
 
-@pytest.mark.parametrize(("durability", "checkpoints"), [(None, 1), ("sync", 6), ("async", 6)])
+@pytest.mark.parametrize(("durability", "checkpoints"), [(None, 1), ("sync", 7), ("async", 7)])
 def test_a_run_is_saved_once_unless_asked_otherwise(durability: Any, checkpoints: int, tmp_path: Path) -> None:
     with opened("memory", tmp_path, lambda: "") as saver:
         agent = create_zoom_agent(ScriptedChat(lines=[ZOOM, ANSWER]), checkpointer=saver)
