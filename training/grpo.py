@@ -13,6 +13,7 @@ evaluation/ with the table that is printed at the end.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import os
 import sys
@@ -53,6 +54,10 @@ class RunArguments:
     )
     split: str = field(default="train", metadata={"help": "Part of a data set."})
     count: int | None = field(default=None, metadata={"help": "At most so many examples."})
+    mix: list[str] = field(
+        default_factory=list,
+        metadata={"help": "SOURCE=WEIGHT: so many of each source in every stretch of data; *=WEIGHT is all others."},
+    )
     grader: str = field(default="exact", metadata={"help": "Steps out of exact, anls, numeric, math, judge, with +."})
     judge_model: str | None = field(default=None, metadata={"help": "The judge's name at its server."})
     judge_url: str | None = field(default=None, metadata={"help": "An OpenAI-compatible server."})
@@ -137,7 +142,7 @@ def _trainer(run: RunArguments, args: GraphGRPOConfig, model_args: Any) -> Any:
     from vtagent.models.families import resolve
     from vtagent.models.processor import VLProcessor
     from vtagent.models.vllm import VLLMEngine
-    from vtagent.training.data import open_examples
+    from vtagent.training.data import mixed, open_examples
     from vtagent.training.rewards import build_grader
     from vtagent.training.rl.progress import ShowProgress
     from vtagent.training.rl.trainer import GraphGRPOTrainer, steps_of
@@ -153,6 +158,10 @@ def _trainer(run: RunArguments, args: GraphGRPOConfig, model_args: Any) -> Any:
     if count is None and run.data.startswith("rendered"):
         count = args.prompts_per_window * max(1, steps_of(args, args.prompts_per_window))
     examples = open_examples(run.data, columns=run.columns, split=run.split, count=count, seed=args.seed)
+    if run.mix:
+        examples = mixed(examples, run.mix, seed=args.seed)
+        args.shuffle_dataset = False  # the mixture's order is random already, and even
+    asyncio.run(grader.check())
     try:
         model = AutoModelForImageTextToText.from_pretrained(
             path,
