@@ -113,13 +113,17 @@ def test_the_example_runs(
     assert "48.10 (1 zooms, " in capsys.readouterr().out
 
 
-def test_the_snippets_of_the_docs_run(server: FakeVLLM, folder: Path) -> None:
+def test_the_snippets_of_the_docs_run(server: FakeVLLM, folder: Path, tmp_path: Path) -> None:
+    step = tmp_path / "step-200"
+    step.mkdir()
+    (step / "model.safetensors").touch()
     text = (ROOT / "docs" / "serve.md").read_text(encoding="utf-8").partition("## With vLLM")[2]
     snippets = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     assert len(snippets) >= 4
     names: dict[str, Any] = {}
     for snippet in snippets:
         here = snippet.replace("http://127.0.0.1:8000", server.url)
+        here = here.replace("/checkpoints/step-200", str(step))
         here = re.sub(r'(from_server\(\s*"[^"]+",\s*)"Qwen/[^"]+"', rf'\1"{folder}"', here)
         exec(compile(here, "serve.md", "exec"), names)
     assert "/collective_rpc" in server.orders

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future, wait
 from contextlib import aclosing
 from os import PathLike, fspath
-from pathlib import PurePath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vtagent.errors import ModelError
@@ -109,16 +109,19 @@ class VLLMEngine:
         `VLLM_SERVER_DEV_MODE=1`, and sees the folder under the same path.
 
         Args:
-            path: The checkpoint's folder.
+            path: The checkpoint's folder, as `save_for_server` writes it.
             version: A name for these weights; the folder's, made unique, if absent.
 
         Returns:
             The version, for `follow` in other processes.
 
         Raises:
-            ModelError: a step failed. Replies are then refused until a reload succeeds.
+            ModelError: a step failed. Replies are then refused until a reload succeeds. Or there are no weights in the
+                folder, and nothing has changed.
         """
-        version = version or f"{PurePath(path).name}-{secrets.token_hex(4)}"
+        if not any(Path(path).glob("*.safetensors")):
+            raise ModelError(f"there are no weights (*.safetensors) in {fspath(path)}")
+        version = version or f"{Path(path).name}-{secrets.token_hex(4)}"
         self._thread.run(self._weights.load(fspath(path), version)).result()
         return version
 
