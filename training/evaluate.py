@@ -35,7 +35,7 @@ from vtagent.training.measure.modes import MODES, biased
 from vtagent.training.measure.outcomes import Outcome, wall_seconds
 from vtagent.training.measure.summaries import Row, resolved_mix, summarize
 from vtagent.training.measure.tables import markdown
-from vtagent.training.rewards.grading import STEPS, build_grader
+from vtagent.training.rewards.grading import STEPS, Cascade, build_grader
 
 __all__ = ["MODES", "Outcome", "Row", "evaluate", "main", "markdown", "summarize", "write"]
 
@@ -123,12 +123,14 @@ def _run(options: argparse.Namespace) -> None:
         "judge": options.judge_model,
     }
     out = options.out or Path("runs/evaluate") / folder_name(settings)
+    judge = {"judge_model": options.judge_model, "judge_url": options.judge_url}
+    grader = build_grader(options.grader, cache=out / "judge", **judge)
     history = read_history(options.history) if options.history else None
     with Journal(out, settings) as journal:
         model = ChatVLM.from_pretrained(
             options.model, store=MemoryImageStore(), temperature=options.temperature, max_tokens=options.max_tokens
         )
-        asyncio.run(_asked(model, examples, journal, options))
+        asyncio.run(_asked(model, examples, journal, grader, options))
         outcomes = journal.outcomes
     if history and not plot_learning(history, out / "curves.png"):
         print(f"{options.history} has logged none of what curves are drawn of", file=sys.stderr)
@@ -141,11 +143,10 @@ def _run(options: argparse.Namespace) -> None:
         raise ModelError(f"every run failed, the first with {failures[0]}")
 
 
-async def _asked(model: ChatVLM, examples: list[Example], journal: Journal, options: argparse.Namespace) -> None:
+async def _asked(
+    model: ChatVLM, examples: list[Example], journal: Journal, grader: Cascade, options: argparse.Namespace
+) -> None:
     """Ask what the journal does not know yet."""
-    cache = journal.path.parent / "judge"
-    judge = {"judge_model": options.judge_model, "judge_url": options.judge_url}
-    grader = build_grader(options.grader, cache=cache, **judge)
     await grader.check()
     modes = [*options.modes, *(biased(value) for value in options.zoom_bias_sweep)]
     limits = {"concurrency": options.concurrency, "timeout": options.timeout}

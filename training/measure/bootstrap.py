@@ -31,7 +31,8 @@ def weighted_mean(strata: Sequence[Array], weights: Sequence[float]) -> Array:
         Shape (quantities,).
     """
     share = np.asarray(weights, float) / np.sum(weights)
-    return np.sum([w * stratum.mean(axis=0) for w, stratum in zip(share, strata, strict=True)], axis=0)
+    means = np.stack([stratum.mean(axis=0) for stratum in strata])
+    return np.asarray(share @ means, float)
 
 
 def resampled_means(

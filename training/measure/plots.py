@@ -133,9 +133,8 @@ def _accuracy_panel(axis: Any, rows: Sequence[Row]) -> None:
                 axis.annotate(
                     f"{bias:+g}",
                     (tokens, 100 * accuracy.value),
-                    xytext=(0, -11),
+                    xytext=(6, -11),
                     textcoords="offset points",
-                    ha="center",
                     fontsize=7,
                     color="#33789c",
                 )

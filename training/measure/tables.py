@@ -20,7 +20,7 @@ def markdown(rows: Sequence[Row]) -> str:
         "source": lambda row: row.source,
         "questions": lambda row: str(row.questions),
         "accuracy (95 % interval)": lambda row: _estimate(row.accuracy),
-        "zoomed": lambda row: _percent(row.zoomed and row.zoomed.value),
+        "zoomed": lambda row: _percent(row.zoomed.value if row.zoomed else None),
         "of full accuracy": lambda row: _NONE if row.mode == "full" else _estimate(row.of_full_accuracy),
         "visual tokens": lambda row: _NONE if row.visual_tokens is None else f"{row.visual_tokens:.1f}",
         "of full": lambda row: _percent(row.of_full_tokens),

@@ -20,6 +20,7 @@ from typing import Any
 Line = dict[str, Any]
 
 _TYPES = {".png": "image/png", ".jpg": "image/jpeg"}
+_SCRIPTS = ("base", "log", "filters", "groups", "detail", "main")
 _FILE = re.compile(r"views/[0-9a-f]{8,64}\.(?:png|jpg)")
 
 
@@ -96,7 +97,7 @@ def _as_json(data: Mapping[str, Any]) -> str:
 
 
 def _filled(template: str, *, title: str, data: str) -> str:
-    style, script = _template("page.css"), _template("page.js")
+    style, script = _template("page.css"), "\n".join(_template(f"{name}.js") for name in _SCRIPTS)
     policy = (
         f"default-src 'none'; img-src blob:; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
         "base-uri 'none'; form-action 'none'"
