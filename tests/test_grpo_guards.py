@@ -1,4 +1,4 @@
-"""What is known to go wrong with GRPO over images and tools is refused at start-up, in one line that tells what to do."""
+"""What is known to go wrong with GRPO over images and tools is refused at start-up, in a line that tells what to do."""
 
 from __future__ import annotations
 

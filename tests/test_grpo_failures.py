@@ -1,0 +1,138 @@
+"""Whatever goes wrong in single rollouts, the step completes: they are left out, and counted."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.grpo_runs import KNOWN_WARNINGS, generation, logged, page, parameters, trainer
+from vtagent.graphs.zoom import create_zoom_agent
+from vtagent.models.chat import ChatVLM
+from vtagent.training.rewards import build_grader
+
+pytestmark = [pytest.mark.filterwarnings(warning) for warning in KNOWN_WARNINGS]
+
+
+class Troubled:
+    """The graph, of whose runs every other one goes wrong: it raises, or it hangs."""
+
+    def __init__(self, model: ChatVLM, *, hangs: bool = False) -> None:
+        self._agent = create_zoom_agent(model)
+        self._hangs = hangs
+        self._runs = 0
+
+    async def ainvoke(self, given: Any, **kwargs: Any) -> Any:
+        self._runs += 1
+        if self._runs % 2 and self._hangs:
+            await asyncio.sleep(3600)
+        elif self._runs % 2:
+            raise RuntimeError("a node raised")
+        return await self._agent.ainvoke(given, **kwargs)
+
+
+class Down:
+    """A grader that is down for every other question."""
+
+    def __init__(self) -> None:
+        self._asked = 0
+        self._exact = build_grader("exact")
+
+    async def grade(self, question: str, answers: Sequence[str], prediction: str | None) -> bool | None:
+        self._asked += 1
+        if self._asked % 4 == 1:
+            raise ConnectionError("no judge there")
+        return None if self._asked % 4 == 3 else await self._exact.grade(question, answers, prediction)
+
+
+class Fickle:
+    """A grader that finds every other answer right."""
+
+    def __init__(self) -> None:
+        self._asked = 0
+
+    async def grade(self, question: str, answers: Sequence[str], prediction: str | None) -> bool | None:
+        self._asked += 1
+        return self._asked % 2 == 0
+
+
+@pytest.mark.parametrize("hangs", [False, True])
+def test_runs_that_raise_or_hang_are_left_out_of_a_step_that_trains_on_the_others(tmp_path: Path, hangs: bool) -> None:
+    run = trainer(
+        tmp_path,
+        build=lambda model: Troubled(model, hangs=hangs),
+        run_seconds=20.0 if hangs else 300.0,
+        grader=Fickle(),
+        num_generations=8,
+    )
+    before = parameters(run)
+    run.train()
+    assert logged(run, "rollouts/failed") == [4]
+    assert all(torch.isfinite(value).all() for value in parameters(run).values())
+    assert any(not torch.equal(value, before[name]) for name, value in parameters(run).items())
+
+
+def test_a_failed_row_has_no_reward_and_no_advantage(tmp_path: Path) -> None:
+    run = trainer(tmp_path, build=Troubled)
+    batch = generation(run)
+    assert run._generation is not None
+    failed = [member.rollout.error is not None for member in run._generation.members]
+    assert sum(failed) == 4
+    assert [member.reward is None for member in run._generation.members] == failed
+    assert not batch["advantages"][failed].any()
+    assert not batch["tool_mask"][failed][:, 0].any()
+
+
+def test_a_step_in_which_every_run_fails_completes_and_changes_nothing(tmp_path: Path) -> None:
+    class Broken:
+        async def ainvoke(self, given: Any, **kwargs: Any) -> Any:
+            raise RuntimeError("always")
+
+    run = trainer(tmp_path, build=lambda model: Broken())
+    before = parameters(run)
+    run.train()
+    assert logged(run, "rollouts/failed") == [8]
+    assert all(torch.equal(value, before[name]) for name, value in parameters(run).items())
+
+
+def test_a_judge_that_is_down_makes_rows_unscorable_and_never_wrong(tmp_path: Path) -> None:
+    run = trainer(tmp_path, grader=Down())
+    batch = generation(run)
+    assert run._generation is not None
+    for member, advantage in zip(run._generation.members, batch["advantages"].tolist(), strict=True):
+        assert (member.reward is None) == (member.scored.failure == "judge")
+        assert member.reward is not None or (advantage == 0 and not any(member.row.tool_mask))
+    assert run._metrics["train"]["rollouts/judge_failed"] == [4]
+
+
+def test_an_over_long_reply_keeps_its_attention_and_teaches_nothing(tmp_path: Path) -> None:
+    run = trainer(tmp_path, max_completion_length=4, mask_truncated_completions=True)
+    batch = generation(run)
+    assert run._metrics["train"]["rollouts/truncated"] == [8]
+    assert run._generation is not None
+    lengths = [len(member.row.completion_ids) for member in run._generation.members]
+    assert batch["completion_mask"].sum(1).tolist() == lengths  # masked here, images would shift from row to row
+    assert not (batch["completion_mask"] * batch["tool_mask"]).any()
+    assert not batch["advantages"].any()
+
+
+def test_over_long_replies_may_be_scored_as_they_stand(tmp_path: Path) -> None:
+    run = trainer(tmp_path, max_completion_length=4, mask_truncated_completions=False)
+    generation(run)
+    assert run._generation is not None
+    assert [member.reward.total if member.reward else None for member in run._generation.members] == [0.0] * 8
+
+
+def test_groups_that_teach_nothing_are_replaced(tmp_path: Path) -> None:
+    right = page()
+    unanswerable = type(right)("never", right.image, right.question, ("~",), "never")
+    run = trainer(tmp_path, examples=[unanswerable, right, right, right], refill_rounds=8, penalty="off")
+    generation(run, prompts=1)
+    assert run._generation is not None
+    assert run._generation.refilled >= 1
+    assert {member.rollout.example.id for member in run._generation.members} == {right.id}
+    assert run._metrics["train"]["accuracy/all"] == [0.0]  # figures are of what was drawn, not of what was kept
