@@ -84,7 +84,7 @@ class Turns:
         offered = settings.max_zooms > 0 and (only_zooms or not stop)
         messages = without_lost_images(request.messages, self.store)
         messages = newest_in_sight(messages, self.keep_images, tool_name=name if offered and not stop else None)
-        views, costs = in_view(messages, self.store, tool_name=name, vision=self.vision)
+        views, usage = in_view(messages, usage, self.store, tool_name=name, vision=self.vision)
         offered = offered and bool(views)
         options: dict[str, Any] = {
             "model": self._reader(model, messages),
@@ -99,7 +99,7 @@ class Turns:
             if not reads_references(model):
                 raise ModelError(f"{type(model).__name__} takes no zoom_bias; give it a logit_bias for its call token")
             options["model_settings"] = {**request.model_settings, "zoom_bias": settings.zoom_bias}
-        looking = Looking(views=views, usage={**usage, **costs}, stop=stop)
+        looking = Looking(views=views, usage=usage, stop=stop)
         return Turn(request.override(**options), looking, must_answer=bool(offered and stop))
 
     def _reader(self, model: BaseChatModel, messages: Sequence[BaseMessage]) -> BaseChatModel:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 from langchain.agents.middleware.types import ToolCallRequest
 from langchain_core.messages import BaseMessage, ToolMessage, convert_to_messages
@@ -15,7 +15,7 @@ from vtagent.graphs.act import Ledger, without_pixels
 from vtagent.graphs.in_sight import as_the_tool_sees
 from vtagent.graphs.observe import Fetch, referenced
 from vtagent.graphs.resolve import without_lost_images
-from vtagent.graphs.state import ZoomContext, settings_of
+from vtagent.graphs.state import ZoomContext, ZoomState, settings_of
 from vtagent.graphs.tally import last_batch, looking_of, spent
 from vtagent.images import ImageStore
 from vtagent.visual_tokens import VisionSpec
@@ -55,7 +55,7 @@ class Zooms:
             return answer
         settings = settings_of(request.runtime.context, self.defaults)
         looking, name = looking_of(request.state), self.zoom_tool.name
-        ledger = Ledger(looking, settings, name, self.store, self.vision)
+        ledger = Ledger(cast(ZoomState, looking), settings, name, self.store, self.vision)
         if stop := spent(looking["usage"], settings):
             text = f"There is no more to see: {stop} is reached. Answer from what you see."
             answer = ledger.mistake(text, name, answer.tool_call_id)

@@ -123,7 +123,7 @@ def _told(state: ZoomState, store: ImageStore) -> tuple[str, dict[str, Any]]:
     seen = "; ".join(f"image {names.index(name_of(view['url'])) + 1}, {_where(view)}" for view in views)
     answer = state["answer"] or "No answer was found."
     forced = f" The looking was cut short: {state['stop']}." if state["stop"] not in (None, "max_zooms") else ""
-    evidence = {key: state[key] for key in ("answer", "views", "usage", "stop")}  # type: ignore[literal-required]
+    evidence = {key: state[key] for key in ("answer", "views", "usage", "stop")}
     return f"{answer}\n\nSeen: {seen}.{forced}", evidence
 
 

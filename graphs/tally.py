@@ -74,13 +74,13 @@ def last_batch(messages: Sequence[BaseMessage]) -> tuple[AIMessage | None, list[
 
 
 def in_view(
-    messages: Sequence[BaseMessage], store: ImageStore, *, tool_name: str, vision: VisionSpec
-) -> tuple[list[ViewRecord], dict[str, Any]]:
-    """The distinct views in the messages, and the part of the usage that follows from them."""
+    messages: Sequence[BaseMessage], usage: Usage, store: ImageStore, *, tool_name: str, vision: VisionSpec
+) -> tuple[list[ViewRecord], Usage]:
+    """The distinct views in the messages, and the usage with what these cost."""
     shown = shown_views(messages, store)
     views = [record(view, by, tool_name=tool_name, vision=vision) for view, by in shown]
     full = full_visual_tokens([view for view, _ in shown], vision)
-    return views, {"visual_tokens": visual_tokens(views), "full_visual_tokens": full}
+    return views, {**usage, "visual_tokens": visual_tokens(views), "full_visual_tokens": full}
 
 
 def spent(usage: Usage, settings: ZoomContext) -> Stop | None:

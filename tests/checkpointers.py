@@ -57,7 +57,18 @@ def postgres_server() -> Iterator[str]:
         shutil.chown(place, user)
     rights: dict[str, Any] = {"user": user, "group": group, "extra_groups": []} if user else {}
     data, port = place / "data", _free_port()
-    initdb = [folder / "initdb", "-D", data, "-U", "postgres", "--auth=trust", "--no-sync", "--locale=C", "-E", "UTF8"]
+    initdb: list[Any] = [
+        folder / "initdb",
+        "-D",
+        data,
+        "-U",
+        "postgres",
+        "--auth=trust",
+        "--no-sync",
+        "--locale=C",
+        "-E",
+        "UTF8",
+    ]
     subprocess.run(initdb, check=True, capture_output=True, cwd=place, **rights)
     options = ["-h", "127.0.0.1", "-p", str(port), "-k", str(place), "-c", "fsync=off", "-c", "max_connections=20"]
     server = subprocess.Popen(

@@ -123,7 +123,7 @@ def decide(agent: Any, *decisions: dict[str, Any]) -> dict[str, Any]:
 
 def test_the_person_is_asked_as_langchains_own_middleware_asks() -> None:
     _, ours = paused(zoom_call(region=[0, 0, 500, 500]))
-    middleware = [HumanInTheLoopMiddleware({"zoom_image": True}), ZoomMiddleware()]
+    middleware: list[Any] = [HumanInTheLoopMiddleware({"zoom_image": True}), ZoomMiddleware()]
     agent = create_agent(
         ScriptedChat(lines=[zoom_call(region=[0, 0, 500, 500])]), middleware=middleware, checkpointer=InMemorySaver()
     )
@@ -195,7 +195,7 @@ def test_what_is_no_decision_is_asked_about_again(resume: Any) -> None:
     ],
 )
 def test_in_agents_langchains_own_middleware_asks(decision: dict[str, Any], says: str) -> None:
-    middleware = [HumanInTheLoopMiddleware({"zoom_image": True}), ZoomMiddleware()]
+    middleware: list[Any] = [HumanInTheLoopMiddleware({"zoom_image": True}), ZoomMiddleware()]
     agent = create_agent(ScriptedChat(lines=[ZOOM, ANSWER]), middleware=middleware, checkpointer=InMemorySaver())
     agent.invoke({"messages": [asked("?", picture())]}, CONFIG)
     result = agent.invoke(Command(resume={"decisions": [decision]}), CONFIG)

@@ -86,7 +86,7 @@ def test_an_image_that_is_put_again_while_it_is_being_deleted_stays(
             store.put(picture(64, 64))  # after it was found old, before it is taken aside
         real(source, target)
 
-    monkeypatch.setattr(garbage.os, "replace", slow)
+    monkeypatch.setattr(os, "replace", slow)
     assert collect_garbage(store, set()).deleted == ()
     assert store.get(name) == picture(64, 64)
 
@@ -103,7 +103,7 @@ def test_an_image_that_is_put_again_just_after_it_was_taken_aside_is_written_ane
         if Path(target).name.startswith(".doomed"):
             store.put(picture(64, 64))
 
-    monkeypatch.setattr(garbage.os, "replace", slow)
+    monkeypatch.setattr(os, "replace", slow)
     collect_garbage(store, set())
     assert store.get(name) == picture(64, 64)
 

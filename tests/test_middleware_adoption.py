@@ -32,13 +32,13 @@ def answers() -> list[tuple[str, str | None, str | None, int]]:
     model = Elsewhere.from_pretrained("zoom", max_tokens=64)
     plain = create_agent(model)
     frugal = create_agent(model, middleware=[ZoomMiddleware(vision=model.vision)])
-    rows = []
+    rows: list[tuple[str, str | None, str | None, int]] = []
     for example in rendered(6, seed=5):
-        question = {"messages": [asked(example.question, example.image)]}
+        question: Any = {"messages": [asked(example.question, example.image)]}
         at_once, looked = plain.invoke(question), frugal.invoke(question)
-        said = [parse_reply(result["messages"][-1].text).answer for result in (at_once, looked)]
-        rows.append((example.source, *said, looked["zoom"]["usage"]["zooms"]))
-    return rows  # type: ignore[return-value]
+        first, second = (parse_reply(result["messages"][-1].text).answer for result in (at_once, looked))
+        rows.append((example.source, first, second, looked["zoom"]["usage"]["zooms"]))
+    return rows
 
 
 def test_large_print_is_answered_as_without_it_and_never_zoomed_into() -> None:
@@ -57,8 +57,8 @@ def test_state_streams_and_traces_carry_no_pixels(referenced: bool) -> None:
     model = ScriptedChat(lines=[ZOOM, ANSWER], resolves_images=False)
     middleware, recorder = ZoomMiddleware(), Recorder()
     agent = create_agent(model, middleware=[middleware])
-    messages = [asked("?", data)]
-    given = middleware.referenced(messages) if referenced else messages
+    messages: list[BaseMessage] = [asked("?", data)]
+    given: Any = middleware.referenced(messages) if referenced else messages
     modes: Any = ["updates", "messages", "custom"]
     streamed = list(agent.stream({"messages": given}, {"callbacks": [recorder]}, stream_mode=modes))
     assert has_pixels(repr(model.seen[1]), data)
@@ -87,7 +87,7 @@ def test_what_a_checkpointer_is_handed(referenced: bool, durability: Any, kept: 
     messages: list[BaseMessage] = [asked("?", data)]
     with SqliteSaver.from_conn_string(path) as saver:
         agent = create_agent(model, middleware=[middleware], checkpointer=saver)
-        given = middleware.referenced(messages) if referenced else messages
+        given: Any = middleware.referenced(messages) if referenced else messages
         config: Any = {"configurable": {"thread_id": "1"}}
         agent.invoke({"messages": given}, config, durability=durability)
         assert not has_pixels(repr(agent.get_state(config).values), data)
