@@ -1,0 +1,110 @@
+"""The recipes for large models: the commands they show exist, and their numbers are the paper's and fit together."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from accelerate.commands.launch import launch_command_parser
+
+from vtagent.training import select
+from vtagent.training.data import Columns
+from vtagent.training.grpo import parse
+from vtagent.training.rewards import RewardSettings
+from vtagent.training.rl.guards import check_settings
+
+ROOT = Path(__file__).parent.parent
+RECIPES = ("training/recipes/qwen2.5-vl-7b.yaml", "training/recipes/qwen3-vl-4b-lora.yaml")
+
+
+@pytest.fixture(autouse=True)
+def in_the_checkout(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+
+
+def commands(recipe: str) -> list[list[str]]:
+    """The indented command lines in a recipe's comments, as their words."""
+    lines = [line[1:] for line in (ROOT / recipe).read_text().splitlines() if line.startswith("#     ")]
+    return [shlex.split(command) for command in re.sub(r"\\\n\s*", "", "\n".join(lines)).splitlines()]
+
+
+def after(words: list[str], *start: str) -> list[str]:
+    """The arguments after these words."""
+    place = next(i for i in range(len(words)) if tuple(words[i : i + len(start)]) == start)
+    return words[place + len(start) :]
+
+
+def trainings(recipe: str) -> list[tuple[int, list[str]]]:
+    """How many processes each training command of a recipe starts, and its arguments."""
+    found: list[tuple[int, list[str]]] = []
+    for words in commands(recipe):
+        if "vtagent.training.grpo" not in words:
+            continue
+        processes = 1
+        if "accelerate" in words:
+            line = [word.replace("N", "1") if word == "N" else word for word in after(words, "accelerate", "launch")]
+            options: Any = launch_command_parser().parse_args(line)
+            assert options.training_script == "vtagent.training.grpo"
+            processes = options.num_processes
+        found.append((processes, after(words, "vtagent.training.grpo")))
+    return found
+
+
+ALL = [(recipe, *training) for recipe in RECIPES for training in trainings(recipe)]
+
+
+def test_there_are_lines_for_one_node_of_eight_gpus_for_several_and_for_one_gpu() -> None:
+    assert [processes for _, processes, _ in ALL] == [4, 32, 1]
+
+
+@pytest.mark.parametrize(("recipe", "processes", "arguments"), ALL)
+def test_every_setting_exists_and_they_fit_together(recipe: str, processes: int, arguments: list[str]) -> None:
+    run, args, model_args = parse([*arguments, "--bf16", "false", "--use_cpu", "true"])
+    # As on that many GPUs, which are not here.
+    args.generation_batch_size = processes * args.per_device_train_batch_size * args.steps_per_generation
+    check_settings(args, examples=20_000, external_engine=run.engine_url is not None)
+    Columns.parse(run.columns)
+    assert model_args.model_name_or_path.startswith("Qwen/")
+    assert recipe in arguments
+
+
+@pytest.mark.parametrize(("recipe", "processes", "arguments"), ALL)
+def test_the_method_is_the_papers(recipe: str, processes: int, arguments: list[str]) -> None:
+    run, args, _ = parse([*arguments, "--bf16", "false", "--use_cpu", "true"])
+    assert args.rewards == RewardSettings()
+    assert (args.num_generations, args.temperature, args.top_p) == (16, 1.0, 1.0)
+    assert (args.loss_type, args.epsilon, args.beta, args.entropy_coef) == ("grpo", 0.2, 1e-3, 1e-3)
+    assert (args.context.scale, args.context.max_zooms) == (0.5, 1)
+    assert run.grader == "exact+judge"
+
+
+def test_the_large_recipe_updates_on_32_prompts_and_on_32_gpus_samples_512() -> None:
+    prompts = []
+    for processes, arguments in trainings(RECIPES[0]):
+        _, args, _ = parse([*arguments, "--bf16", "false", "--use_cpu", "true"])
+        rows = processes * args.per_device_train_batch_size
+        assert rows * args.gradient_accumulation_steps == 32 * 16
+        assert args.learning_rate == 1e-6
+        prompts.append(rows * args.steps_per_generation // 16)
+    assert prompts == [64, 512]
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_value_says_where_it_is_from(recipe: str) -> None:
+    text = (ROOT / recipe).read_text()
+    settings = yaml.safe_load(text)
+    for name in ("penalty", "threshold", "num_generations", "learning_rate", "beta", "entropy_coef", "refill_rounds"):
+        assert name in settings
+        (line,) = re.findall(rf"(?m)^{name}: .*$", text)
+        assert re.search(r"# .*(paper|released|ours)", line), line
+
+
+def test_the_selection_that_the_small_recipe_begins_with_is_a_command_of_ours() -> None:
+    (words,) = [words for words in commands(RECIPES[1]) if "vtagent.training.select" in words]
+    options = select._parser().parse_args(after(words, "vtagent.training.select"))
+    selected = yaml.safe_load((ROOT / RECIPES[1]).read_text())["data"]
+    assert Path(selected) == options.out / "selected.jsonl"
