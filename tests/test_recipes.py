@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
-from accelerate.commands.launch import launch_command_parser
+import yaml  # type: ignore[import-untyped]
+from accelerate.commands.launch import launch_command_parser  # type: ignore[import-untyped]
 
 from vtagent.training import select
 from vtagent.training.data import Columns
@@ -65,7 +65,7 @@ def test_there_are_lines_for_one_node_of_eight_gpus_for_several_and_for_one_gpu(
 def test_every_setting_exists_and_they_fit_together(recipe: str, processes: int, arguments: list[str]) -> None:
     run, args, model_args = parse([*arguments, "--bf16", "false", "--use_cpu", "true"])
     # As on that many GPUs, which are not here.
-    args.generation_batch_size = processes * args.per_device_train_batch_size * args.steps_per_generation
+    args.generation_batch_size = processes * args.per_device_train_batch_size * (args.steps_per_generation or 0)
     check_settings(args, examples=20_000, external_engine=run.engine_url is not None)
     Columns.parse(run.columns)
     assert model_args.model_name_or_path.startswith("Qwen/")
@@ -89,18 +89,16 @@ def test_the_large_recipe_updates_on_32_prompts_and_on_32_gpus_samples_512() -> 
         rows = processes * args.per_device_train_batch_size
         assert rows * args.gradient_accumulation_steps == 32 * 16
         assert args.learning_rate == 1e-6
-        prompts.append(rows * args.steps_per_generation // 16)
+        prompts.append(rows * (args.steps_per_generation or 0) // 16)
     assert prompts == [64, 512]
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_value_says_where_it_is_from(recipe: str) -> None:
-    text = (ROOT / recipe).read_text()
-    settings = yaml.safe_load(text)
-    for name in ("penalty", "threshold", "num_generations", "learning_rate", "beta", "entropy_coef", "refill_rounds"):
-        assert name in settings
-        (line,) = re.findall(rf"(?m)^{name}: .*$", text)
-        assert re.search(r"# .*(paper|released|ours)", line), line
+    lines = re.findall(r"(?m)^[a-z_]+: .*$", (ROOT / recipe).read_text())
+    assert len(lines) > 40
+    for line in lines:
+        assert re.search(r"# .*\b(paper|released|ours)\b", line), line
 
 
 def test_the_selection_that_the_small_recipe_begins_with_is_a_command_of_ours() -> None:
