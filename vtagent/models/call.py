@@ -16,7 +16,7 @@ from vtagent.models.codec import Codec, TextStream
 from vtagent.models.dialogue import to_template, views_of, with_references
 from vtagent.models.engine import EngineImage, Generation, Request, Sampling
 from vtagent.models.records import KEY, known_prefix, make_record, prefix_hashes
-from vtagent.models.replies import cut, to_message, usage
+from vtagent.models.replies import Shown, cut, to_message, usage
 from vtagent.protocol import TOOL_CALL
 from vtagent.views import ViewRenderer
 
@@ -90,6 +90,10 @@ class Call:
         stream = self.codec.stream()
         stream.text = self.forced
         return stream
+
+    def shown(self) -> Shown:
+        """To show the reply's text as its tokens come."""
+        return Shown(self.reader(), self.stops)
 
     def request_with(self, show: Callable[[int], None] | None) -> Request:
         """The request, calling `show` with each token and ending at the stop texts."""

@@ -27,7 +27,6 @@ from vtagent.models.codec import Codec
 from vtagent.models.engine import Engine, EngineImage, Generation
 from vtagent.models.families import resolve
 from vtagent.models.placeholders import expand
-from vtagent.models.replies import cut, last_chunk, visible
 from vtagent.views import ViewRenderer
 from vtagent.visual_tokens import VisionSpec
 
@@ -265,19 +264,17 @@ class ChatVLM(BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
-        call = self._plan(messages, stop, kwargs)
         tokens: SimpleQueue[int | None] = SimpleQueue()
-        future = self._submit(call, tokens.put)
+        with self._announced():
+            call = self._plan(messages, stop, kwargs)
+            future = self._submit(call, tokens.put)
         future.add_done_callback(lambda _: tokens.put(None))
-        shown = ""
-        reader = call.reader()
+        shown = call.shown()
         try:
             while (token := tokens.get()) is not None:
-                text = visible(cut(reader.push(token), call.stops), call.stops)
-                if len(text) > len(shown):
-                    yield _chunk(AIMessageChunk(content=text[len(shown) :]))
-                    shown = text
-            yield _chunk(last_chunk(call.message(future.result(), self.model_name), shown))
+                if text := shown.push(token):
+                    yield _chunk(AIMessageChunk(content=text))
+            yield _chunk(shown.rest(call.message(future.result(), self.model_name)))
         finally:
             future.cancel()
 
@@ -288,20 +285,18 @@ class ChatVLM(BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
-        call = await asyncio.to_thread(self._plan, messages, stop, kwargs)
         loop = asyncio.get_running_loop()
         tokens: asyncio.Queue[int | None] = asyncio.Queue()
-        future = self._submit(call, lambda token: _hand_over(loop, tokens, token))
+        with self._announced():
+            call = await asyncio.to_thread(self._plan, messages, stop, kwargs)
+            future = self._submit(call, lambda token: _hand_over(loop, tokens, token))
         future.add_done_callback(lambda _: _hand_over(loop, tokens, None))
-        shown = ""
-        reader = call.reader()
+        shown = call.shown()
         try:
             while (token := await tokens.get()) is not None:
-                text = visible(cut(reader.push(token), call.stops), call.stops)
-                if len(text) > len(shown):
-                    yield _chunk(AIMessageChunk(content=text[len(shown) :]))
-                    shown = text
-            yield _chunk(last_chunk(call.message(future.result(), self.model_name), shown))
+                if text := shown.push(token):
+                    yield _chunk(AIMessageChunk(content=text))
+            yield _chunk(shown.rest(call.message(future.result(), self.model_name)))
         finally:
             future.cancel()
 

@@ -12,6 +12,7 @@ from langchain_core.messages.ai import UsageMetadata
 from langchain_core.messages.tool import invalid_tool_call, tool_call, tool_call_chunk
 from langchain_core.utils.json import parse_partial_json
 
+from vtagent.models.codec import TextStream
 from vtagent.models.engine import Generation
 from vtagent.protocol import TOOL_CALL, parse_reply
 
@@ -62,6 +63,31 @@ def last_chunk(message: AIMessage, shown: str) -> AIMessageChunk:
         usage_metadata=message.usage_metadata,
         chunk_position="last",
     )
+
+
+class Shown:
+    """What of a reply that is still being sampled has been shown: text, up to where a call or a stop may begin.
+
+    Args:
+        reader: Makes text of the reply's tokens.
+        stops: Texts that end the reply.
+    """
+
+    def __init__(self, reader: TextStream, stops: Sequence[str]) -> None:
+        self._reader = reader
+        self._stops = stops
+        self._text = ""
+
+    def push(self, token: int) -> str:
+        """The text that can be shown now that this token is there; often none."""
+        text = visible(cut(self._reader.push(token), self._stops), self._stops)
+        new = text[len(self._text) :]
+        self._text += new
+        return new
+
+    def rest(self, message: AIMessage) -> AIMessageChunk:
+        """What is left to show of the complete reply."""
+        return last_chunk(message, self._text)
 
 
 def visible(text: str, stops: Sequence[str] = ()) -> str:
