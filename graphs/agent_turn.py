@@ -23,6 +23,7 @@ from vtagent.graphs.resolve import (
     reads_references,
     takes_tool_images,
     without_lost_images,
+    zoom_biased,
 )
 from vtagent.graphs.state import ZoomContext, settings_of
 from vtagent.graphs.tally import Looking, in_view, looking_of, spent, with_answers
@@ -96,9 +97,7 @@ class Turns:
         if offered and (said := self._prompt(settings)):
             options["system_message"] = _with_prompt(request.system_message, said)
         if offered and not stop and settings.zoom_bias:
-            if not reads_references(model):
-                raise ModelError(f"{type(model).__name__} takes no zoom_bias; give it a logit_bias for its call token")
-            options["model_settings"] = {**request.model_settings, "zoom_bias": settings.zoom_bias}
+            options["model_settings"] = {**request.model_settings, **zoom_biased(model, settings)}
         looking = Looking(views=views, usage=usage, stop=stop)
         return Turn(request.override(**options), looking, must_answer=bool(offered and stop))
 

@@ -24,6 +24,7 @@ from vtagent.graphs.resolve import (
     reads_references,
     takes_tool_images,
     without_lost_images,
+    zoom_biased,
 )
 from vtagent.graphs.state import Stop, ZoomContext, ZoomState
 from vtagent.images import ImageStore
@@ -94,11 +95,7 @@ class Decide(Node):
         caller, bound = self._bound(model, offered, forced is not None)
         options = dict(bound)
         if settings.zoom_bias and offered and not forced:
-            if not reads_references(model):
-                raise ModelError(
-                    f"{type(model).__name__} takes no zoom_bias; bind to it a logit_bias for its <tool_call> token"
-                )
-            options["zoom_bias"] = settings.zoom_bias
+            options |= zoom_biased(model, settings)
         return Turn(caller, messages, options, forced)
 
     def _with_prompt(self, messages: list[BaseMessage], settings: ZoomContext) -> list[BaseMessage]:

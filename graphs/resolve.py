@@ -17,7 +17,9 @@ from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable, RunnableBinding
 from pydantic import Field
 
+from vtagent.errors import ModelError
 from vtagent.graphs.observe import is_lost
+from vtagent.graphs.state import ZoomContext
 from vtagent.images import ImageStore
 from vtagent.views import View, ViewRenderer, data_url, is_reference
 from vtagent.visual_tokens import VisionSpec
@@ -66,6 +68,22 @@ def takes_tool_images(model: BaseChatModel) -> bool:
 def reads_references(model: object) -> bool:
     """Whether the model turns references into pixels itself, as `ChatVLM` does."""
     return bool(getattr(model, "resolves_images", False))
+
+
+def zoom_biased(model: BaseChatModel, settings: ZoomContext) -> dict[str, Any]:
+    """The options of a call that add the settings' `zoom_bias` to the log-odds of zooming.
+
+    Raises:
+        ModelError: The model knows no such bias, and its call token is not given.
+    """
+    if reads_references(model):
+        return {"zoom_bias": settings.zoom_bias}
+    if settings.zoom_token_id is None:
+        raise ModelError(
+            f"{type(model).__name__} takes no zoom_bias; give the id of its <tool_call> token as zoom_token_id, and it "
+            "gets a logit_bias"
+        )
+    return {"logit_bias": {str(settings.zoom_token_id): settings.zoom_bias}}
 
 
 class PixelModel(BaseChatModel):

@@ -80,7 +80,9 @@ class ZoomContext:
     max_seconds: float | None = None
     """Looked at between calls: a call under way is not cut off."""
     zoom_bias: float = 0.0
-    """Added to the log-odds of a call at the decision; needs a model that takes it (`ChatVLM`)."""
+    """Added to the log-odds of a call at the decision."""
+    zoom_token_id: int | None = None
+    """The model's `<tool_call>` token, if it is no `ChatVLM`, which knows its own: this token gets a `logit_bias`."""
 
     def __post_init__(self) -> None:
         if not 0 < self.scale <= 1:

@@ -171,7 +171,7 @@ def test_a_file_that_is_no_image_is_refused(tmp_path: Path, capsys: pytest.Captu
         ["ask", "page.png"],
         ["ask", "page.png", "Total?", "--colour"],
         ["ask", "page.png", "Total?", "--max-zooms", "-1"],
-        ["ask", "page.png", "Total?", "--base-url", "http://localhost/v1", "--zoom-bias", "1"],
+        ["ask", "page.png", "Total?", "--base-url", "http://localhost/v1", "--zoom-token-id", "call"],
     ],
 )
 def test_a_wrong_command_line_points_to_help(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -227,6 +227,8 @@ class Server(BaseHTTPRequestHandler):
     """An OpenAI-compatible server that first zooms, then answers, and keeps what it was sent."""
 
     received: ClassVar[list[dict[str, Any]]] = []
+    tokens: ClassVar[list[int] | None] = None
+    """What `<tool_call>` is; None: this server does not tell, as most do not."""
 
     def do_GET(self) -> None:
         self._reply(
@@ -235,6 +237,9 @@ class Server(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.path == "/tokenize" and body["prompt"] == "<tool_call>":
+            told = {"tokens": self.tokens, "count": 1, "max_model_len": 4096}
+            return self._reply(404, {"error": "no such path"}) if self.tokens is None else self._reply(200, told)
         self.received.append(body)
         if body["model"] != "served":
             return self._reply(404, {"error": {"message": "no such model\nhere", "type": "NotFoundError"}})
@@ -289,6 +294,31 @@ def test_a_server_is_asked_for_its_model_and_sent_pixels(
     sent = [json.dumps(request) for request in Server.received]
     assert [text.count("data:image/png;base64,") for text in sent] == [1, 2]
     assert "vtimg://" not in sent[0] + sent[1]
+
+
+def test_zoom_bias_reaches_a_server_as_the_logit_bias_of_its_call_token(
+    page: Path, server: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report(capsys, "ask", page, "Total?", "--base-url", server, "--zoom-bias", 2, "--zoom-token-id", 7)
+    assert [request.get("logit_bias") for request in Server.received] == [{"7": 2.0}, None]  # then it must answer
+    Server.received.clear()
+    monkeypatch.setattr(Server, "tokens", [151657])
+    report(capsys, "ask", page, "Total?", "--base-url", server, "--zoom-bias", -1.5)
+    assert Server.received[0]["logit_bias"] == {"151657": -1.5}
+
+
+@pytest.mark.parametrize("tokens", [None, [27, 91]])
+def test_a_server_that_does_not_tell_its_call_token_needs_it_as_an_option(
+    tokens: list[int] | None,
+    page: Path,
+    server: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(Server, "tokens", tokens)
+    code, line = failure(capsys, "ask", page, "Total?", "--base-url", server, "--zoom-bias", 2)
+    assert code == 4
+    assert "--zoom-token-id" in line
 
 
 def test_a_model_that_a_server_lacks_is_named(page: Path, server: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -193,6 +193,13 @@ def test_a_bias_for_a_model_that_takes_none_is_refused() -> None:
         run(ANSWER, model={"resolves_images": False}, zoom_bias=1.0)
 
 
+def test_a_bias_for_a_served_model_is_a_logit_bias_of_its_call_token() -> None:
+    model = ScriptedChat(lines=[ZOOM, ANSWER], resolves_images=False)
+    agent = create_zoom_agent(model)
+    agent.invoke({"messages": [asked("?", picture())]}, context={"zoom_bias": 1.5, "zoom_token_id": 7})
+    assert [options.get("logit_bias") for options in model.options] == [{"7": 1.5}, None]
+
+
 def test_no_model_at_all_is_said() -> None:
     with pytest.raises(ModelError, match="no model"):
         create_zoom_agent().invoke({"messages": [asked("?", picture())]})

@@ -27,6 +27,7 @@ from vtagent.graphs import ZoomContext, create_zoom_agent
 from vtagent.graphs.in_use import images_in_use
 from vtagent.graphs.zoom import ZoomAgent
 from vtagent.images import DirectoryImageStore, ImageStore
+from vtagent.served import zoom_token_id
 from vtagent.terminal import FORCED, plain, working
 from vtagent.views import View
 from vtagent.visual_tokens import VisionSpec
@@ -48,10 +49,12 @@ def chat(options: argparse.Namespace, load: Load) -> None:
     folder = state_folder(options.state)
     store = DirectoryImageStore(folder / "images")
     blocks = [View(store.put_file(path)).block() for path in options.images]
-    _, model, vision = load(options.model, options.base_url, store)
+    name, model, vision = load(options.model, options.base_url, store)
     with SqliteSaver.from_conn_string(str(folder / "threads.sqlite")) as saver:
         agent = create_zoom_agent(model, store=store, vision=vision, checkpointer=saver)
-        context = ZoomContext(max_zooms=options.max_zooms, zoom_bias=options.zoom_bias)
+        context = ZoomContext(
+            max_zooms=options.max_zooms, zoom_bias=options.zoom_bias, zoom_token_id=zoom_token_id(options, name)
+        )
         Conversation(agent, saver, options.thread, context, as_json=options.json).hold(blocks)
 
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,12 +17,14 @@ from langchain_core.messages import HumanMessage
 from vtagent.errors import DataError, ImageError, ModelError, VtagentError
 from vtagent.images import ImageStore, MemoryImageStore
 from vtagent.options import parsers
+from vtagent.served import load_served, server_errors, zoom_token_id
 from vtagent.terminal import path_taken, plain, show, working
 from vtagent.views import View, ViewRenderer
-from vtagent.visual_tokens import QWEN2_5_VL, QWEN3_VL, VisionSpec
 
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
+
+    from vtagent.visual_tokens import VisionSpec
 
 DEFAULT_MODEL = "zoom"
 
@@ -45,8 +46,6 @@ def run(arguments: Sequence[str]) -> int:
         top.parse_args(arguments or ["--help"])
     command = commands[arguments[0]]
     options = command.parse_intermixed_args(arguments[1:])
-    if arguments[0] in ("ask", "chat") and options.base_url and options.zoom_bias:
-        command.error("--zoom-bias needs a model on this machine, --base-url names a server")
     try:
         {"ask": _ask, "samples": _samples, "chat": _chat, "forget": _forget}[arguments[0]](options)
     except KeyboardInterrupt:
@@ -84,13 +83,15 @@ def _ask(options: argparse.Namespace) -> None:
     if options.save_views:
         options.save_views.mkdir(parents=True, exist_ok=True)
     question = HumanMessage([*(look.block() for look in looks), {"type": "text", "text": options.question}])
-    with _server_errors(options.base_url):
+    with server_errors(options.base_url):
         began = time.perf_counter()
         name, model, vision = _load(options.model, options.base_url, store)
         agent = create_zoom_agent(model, store=store, vision=vision)
         loaded = time.perf_counter()
         with working("looking"):
-            context = ZoomContext(max_zooms=options.max_zooms, zoom_bias=options.zoom_bias)
+            context = ZoomContext(
+                max_zooms=options.max_zooms, zoom_bias=options.zoom_bias, zoom_token_id=zoom_token_id(options, name)
+            )
             state = agent.invoke({"messages": [question]}, context=context)
     report: dict[str, Any] = {
         "question": options.question,
@@ -116,7 +117,7 @@ def _ask(options: argparse.Namespace) -> None:
 def _chat(options: argparse.Namespace) -> None:
     from vtagent.chat_command import chat
 
-    with _server_errors(options.base_url):
+    with server_errors(options.base_url):
         chat(options, _load)
 
 
@@ -130,18 +131,7 @@ def _load(name: str | None, base_url: str | None, store: ImageStore) -> tuple[st
     """The model to ask, its name, and how it counts visual tokens."""
     if base_url is None:
         return _load_local(name or DEFAULT_MODEL, store)
-    from langchain_openai import ChatOpenAI
-    from openai import OpenAI
-    from pydantic import SecretStr
-
-    key = os.environ.get("OPENAI_API_KEY") or "none"
-    if name is None:
-        served = OpenAI(base_url=base_url, api_key=key, max_retries=0).models.list().data
-        if not served:
-            raise ModelError(f"the server at {base_url} lists no model; name one with --model")
-        name = served[0].id
-    server = ChatOpenAI(model=name, base_url=base_url, api_key=SecretStr(key), temperature=0, max_retries=1)
-    return name, server, QWEN2_5_VL if "qwen2.5-vl" in name.lower() else QWEN3_VL
+    return load_served(name, base_url)
 
 
 def _load_local(name: str, store: ImageStore) -> tuple[str, BaseChatModel, VisionSpec]:
@@ -156,24 +146,6 @@ def _load_local(name: str, store: ImageStore) -> tuple[str, BaseChatModel, Visio
         logging.disable_progress_bar()
         model = ChatVLM.from_pretrained(name, store=store)
     return name, model, model.vision
-
-
-@contextmanager
-def _server_errors(base_url: str | None) -> Iterator[None]:
-    """Tell what the server at `base_url` did wrong, as a ModelError."""
-    if base_url is None:
-        yield
-        return
-    import openai
-
-    try:
-        yield
-    except openai.APIConnectionError as error:
-        raise ModelError(f"no server answers at {base_url}") from error
-    except openai.APIStatusError as error:
-        raise ModelError(f"the server at {base_url} refused ({error.status_code}): {error.message}") from error
-    except openai.OpenAIError as error:
-        raise ModelError(f"the server at {base_url} failed: {error}") from error
 
 
 def _save_views(path: list[dict[str, Any]], directory: Path, renderer: ViewRenderer, store: ImageStore) -> None:

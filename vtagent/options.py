@@ -190,7 +190,14 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
         metavar="B",
         type=float,
         default=0.0,
-        help="added to the log-odds of zooming; default: 0. Not with --base-url",
+        help="added to the log-odds of zooming; default: 0. A server gets it as the logit_bias of one token",
+    )
+    parser.add_argument(
+        "--zoom-token-id",
+        metavar="ID",
+        type=_count,
+        help="that token: the served model's <tool_call>. Needed with --zoom-bias where the server is not vLLM, "
+        "which tells",
     )
 
 

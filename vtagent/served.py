@@ -1,0 +1,96 @@
+"""A model that an OpenAI-compatible server has loaded, as the command line asks it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from vtagent.errors import ModelError
+from vtagent.protocol import TOOL_CALL
+from vtagent.visual_tokens import QWEN2_5_VL, QWEN3_VL, VisionSpec
+
+if TYPE_CHECKING:
+    from langchain_core.language_models import BaseChatModel
+    from openai import OpenAI
+
+
+def load_served(name: str | None, base_url: str) -> tuple[str, BaseChatModel, VisionSpec]:
+    """The model's name, the model, and how it counts visual tokens; without a name, the first that is served.
+
+    Raises:
+        ModelError: The server lists no model.
+        openai.OpenAIError: See `server_errors`.
+    """
+    from langchain_openai import ChatOpenAI
+    from pydantic import SecretStr
+
+    if name is None:
+        served = _client(base_url).models.list().data
+        if not served:
+            raise ModelError(f"the server at {base_url} lists no model; name one with --model")
+        name = served[0].id
+    server = ChatOpenAI(model=name, base_url=base_url, api_key=SecretStr(_key()), temperature=0, max_retries=1)
+    return name, server, QWEN2_5_VL if "qwen2.5-vl" in name.lower() else QWEN3_VL
+
+
+def zoom_token_id(options: argparse.Namespace, name: str) -> int | None:
+    """The id of the token that --zoom-bias is to raise; None if there is none to raise, or the model knows its own.
+
+    Args:
+        options: As `vtagent.options` reads them.
+        name: The served model's name. vLLM is asked for the id; other servers do not tell.
+
+    Raises:
+        ModelError: The id is neither given nor told.
+        openai.OpenAIError: See `server_errors`.
+    """
+    if not options.base_url or not options.zoom_bias:
+        return None
+    if options.zoom_token_id is not None:
+        return int(options.zoom_token_id)
+    import openai
+
+    root = options.base_url.rstrip("/").removesuffix("/v1")
+    asked = {"model": name, "prompt": TOOL_CALL[0], "add_special_tokens": False}
+    try:
+        told: Any = _client(options.base_url).post(f"{root}/tokenize", body=asked, cast_to=object)
+    except openai.APIStatusError:
+        told = None
+    match told:
+        case {"tokens": [int(token)]}:
+            return token
+    raise ModelError(
+        f"the server at {options.base_url} does not tell the id of a token {TOOL_CALL[0]}; "
+        "--zoom-bias needs it: give it with --zoom-token-id"
+    )
+
+
+@contextmanager
+def server_errors(base_url: str | None) -> Iterator[None]:
+    """Tell what the server at `base_url` did wrong, as a ModelError."""
+    if base_url is None:
+        yield
+        return
+    import openai
+
+    try:
+        yield
+    except openai.APIConnectionError as error:
+        raise ModelError(f"no server answers at {base_url}") from error
+    except openai.APIStatusError as error:
+        raise ModelError(f"the server at {base_url} refused ({error.status_code}): {error.message}") from error
+    except openai.OpenAIError as error:
+        raise ModelError(f"the server at {base_url} failed: {error}") from error
+
+
+def _client(base_url: str) -> OpenAI:
+    from openai import OpenAI
+
+    return OpenAI(base_url=base_url, api_key=_key(), max_retries=0)
+
+
+def _key() -> str:
+    return os.environ.get("OPENAI_API_KEY") or "none"
