@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import io
 from collections.abc import Callable
 from typing import Any
 
@@ -23,11 +22,11 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, System
 from langchain_core.runnables import Runnable
 from langchain_core.tools import tool
 from langgraph.types import Command
-from PIL import Image
 from pydantic import BaseModel
 
 from tests.fakes import scripted_vlm
 from tests.scripted_chat import ANSWER, ZOOM, ScriptedChat, StreamingChat, asked, picture, put, zoom_call
+from tests.test_zoom_resolve import pictures as sizes
 from vtagent.errors import ModelError, UnreadableImage
 from vtagent.graphs import ZoomContext
 from vtagent.graphs.middleware import ZoomMiddleware
@@ -66,17 +65,6 @@ def run(
         {"messages": list(messages or [asked("What is the total?", picture())])}, {"recursion_limit": 60}
     )
     return result
-
-
-def sizes(messages: list[BaseMessage]) -> list[tuple[str, tuple[int, int]]]:
-    """The kind of each message that shows pixels, and the picture's size."""
-    return [
-        (message.type, Image.open(io.BytesIO(base64.b64decode(block["image_url"]["url"].partition(",")[2]))).size)
-        for message in messages
-        if isinstance(message.content, list)
-        for block in message.content
-        if isinstance(block, dict) and block["type"] == "image_url"
-    ]
 
 
 def texts(result: dict[str, Any]) -> list[str]:
