@@ -36,6 +36,7 @@ from vtagent.graphs.agent_zooms import Answer, Zooms
 from vtagent.graphs.observe import Fetch, Observe, referenced
 from vtagent.graphs.state import ZoomContext, settings_of
 from vtagent.graphs.tally import Looking, nothing_yet
+from vtagent.graphs.unreadable import noted
 from vtagent.images import ImageStore, MemoryImageStore
 from vtagent.prompts import PromptTemplate, agent_prompt
 from vtagent.tools.zoom_image import create_zoom_tool
@@ -116,9 +117,12 @@ class ZoomMiddleware(AgentMiddleware[ZoomAgentState, Any, Any]):
         if not state["messages"]:
             return {"zoom": nothing_yet()}
         settings = settings_of(runtime.context, self.defaults)
-        seen: dict[str, Any] = self._observe.run(state, settings, runtime, {})  # type: ignore[arg-type]
-        update: dict[str, Any] = {"zoom": Looking(views=seen["views"], usage=seen["usage"], stop=None)}
-        return {**update, "messages": seen["messages"]} if "messages" in seen else update
+        changed = {message.id: message for message in noted(state["messages"][:-1], self.store, self.fetch)}
+        messages = [changed.get(message.id, message) for message in state["messages"]]
+        seen: Any = self._observe.run({**state, "messages": messages}, settings, runtime, {})  # type: ignore[typeddict-item]
+        changed |= {message.id: message for message in seen.get("messages", ())}
+        looking = Looking(views=seen["views"], usage=seen["usage"], stop=None)
+        return {"zoom": looking, "messages": list(changed.values())} if changed else {"zoom": looking}
 
     async def abefore_agent(self, state: ZoomAgentState, runtime: Runtime[Any]) -> dict[str, Any] | None:
         """As `before_agent`; images are decoded in a thread."""

@@ -103,6 +103,11 @@ class PixelModel(BaseChatModel):
         return self.inner._llm_type
 
     @property
+    def model_name(self) -> str | None:
+        """The inner model's name, by which LangChain knows what it can do."""
+        return getattr(self.inner, "model_name", None) or getattr(self.inner, "model", None)
+
+    @property
     def _identifying_params(self) -> Mapping[str, Any]:
         return self.inner._identifying_params
 

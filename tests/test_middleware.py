@@ -21,6 +21,7 @@ from langchain_core.language_models import LanguageModelInput
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.runnables import Runnable
 from langchain_core.tools import tool
+from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import Command
 from pydantic import BaseModel
 
@@ -149,6 +150,19 @@ def test_a_second_turn_begins_a_new_account_and_does_not_look_again() -> None:
 def test_a_picture_that_cannot_be_read_ends_the_run_with_one_clear_line() -> None:
     with pytest.raises(UnreadableImage, match=r"message 0 \(human\), block 0"):
         run(chat("?"), HumanMessage([{"type": "image", "base64": "bm90IGFuIGltYWdl"}]))
+
+
+def test_the_thread_outlives_a_picture_that_could_not_be_read() -> None:
+    model = chat("It is 48.10.")
+    agent = create_agent(model, middleware=[ZoomMiddleware()], checkpointer=InMemorySaver())
+    config: Any = {"configurable": {"thread_id": "1"}}
+    bad: Any = HumanMessage([{"type": "image", "base64": "bm90IGFuIGltYWdl"}, {"type": "text", "text": "?"}])
+    with pytest.raises(UnreadableImage):
+        agent.invoke({"messages": [bad]}, config)
+    result = agent.invoke({"messages": [asked("And this?", picture())]}, config)
+    assert result["messages"][-1].text == "It is 48.10."
+    assert "[There was a picture here that could not be used: not a complete image" in model.seen[0][1].text
+    assert "bm90IGFuIGltYWdl" not in repr(result["messages"])
 
 
 # ---------------------------------------------------------------- what the model is offered
@@ -382,6 +396,21 @@ def test_structured_responses_keep_working() -> None:
     result = run(model, agent={"response_format": Total})
     assert result["structured_response"] == Total(amount="48.10")
     assert model.offered == [["zoom_image", "Total"], ["Total"]]
+
+
+def test_langchain_still_knows_what_a_named_model_can_do() -> None:
+    class Named(ScriptedChat):
+        model_name: str = "gpt-5"
+
+    class Total(BaseModel):
+        """The total."""
+
+        amount: str
+
+    model = Named(lines=['{"amount": "48.10"}'], resolves_images=False)
+    result = run(model, agent={"response_format": Total})
+    assert result["structured_response"] == Total(amount="48.10")
+    assert "response_format" in model.options[0]
 
 
 def test_streams_pass_through() -> None:

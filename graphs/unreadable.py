@@ -1,0 +1,44 @@
+"""Earlier pictures that cannot be used: a note in their place, so that one bad upload does not end a thread for good.
+
+The run to which a bad picture was sent fails with a clear error, and a checkpointer may have kept the message by then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from langchain_core.messages import BaseMessage
+
+from vtagent.errors import ImageError
+from vtagent.graphs.observe import Fetch, take_in
+from vtagent.images import ImageStore
+
+__all__ = ["noted"]
+
+
+def noted(messages: Sequence[BaseMessage], store: ImageStore, fetch: Fetch | None) -> list[BaseMessage]:
+    """Those of the messages that hold a picture which cannot be used, with a note in its place.
+
+    Args:
+        messages: The earlier part of a conversation. Never modified.
+        store: Where pictures would go.
+        fetch: As for `ingest`.
+    """
+    changed = []
+    for message in messages:
+        try:
+            take_in([message], store, fetch)
+        except ImageError:
+            content = [_note(message, block, store, fetch) for block in message.content]
+            changed.append(message.model_copy(update={"content": content}))
+    return changed
+
+
+def _note(message: BaseMessage, block: Any, store: ImageStore, fetch: Fetch | None) -> Any:
+    try:
+        take_in([message.model_copy(update={"content": [block]})], store, fetch)
+    except ImageError as error:
+        why = str(error).partition(": ")[2]  # without the message's position
+        return {"type": "text", "text": f"[There was a picture here that could not be used: {why}]"}
+    return block
