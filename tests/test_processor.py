@@ -131,6 +131,12 @@ def test_our_template_writes_turns_tools_calls_and_tool_images() -> None:
     )
 
 
+def test_a_saved_processor_has_the_file_in_which_vllm_looks_for_video_settings(tmp_path: Path) -> None:
+    make_processor().save_pretrained(tmp_path)
+    told = json.loads((tmp_path / "preprocessor_config.json").read_text(encoding="utf-8"))
+    assert told["patch_size"] == make_processor().vision.patch_size
+
+
 def test_a_folder_without_a_tokenizer_is_refused_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no Qwen tokenizer and image processor") as caught:
         VLProcessor.from_pretrained(tmp_path)

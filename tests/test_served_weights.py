@@ -37,7 +37,7 @@ def test_the_index_of_weights_in_several_files_names_it(
     model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save = model.save_pretrained
-    monkeypatch.setattr(model, "save_pretrained", lambda folder: save(folder, max_shard_size="200KB"))
+    monkeypatch.setattr(model, "save_pretrained", lambda folder, **rest: save(folder, max_shard_size="200KB", **rest))
     folder = save_for_server(model, tmp_path / "step")
     index = json.loads((folder / "model.safetensors.index.json").read_text(encoding="utf-8"))
     assert index["weight_map"]["lm_head.weight"] == "lm_head.safetensors"

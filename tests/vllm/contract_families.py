@@ -21,6 +21,7 @@ from tests.rescoring import rescored
 from tests.vllm.server import VLLMServer
 from vtagent.models.engine import EngineImage, Request, Sampling
 from vtagent.models.families import tool_template
+from vtagent.models.served_weights import save_for_server
 from vtagent.models.transformers import TransformersEngine
 from vtagent.models.vllm import VLLMEngine
 
@@ -126,3 +127,20 @@ def test_an_image_in_a_tool_message_is_seen(server: VLLMServer, here: Transforme
     assert pads == [4, 16, 16]
     ids = [answer["choices"][0]["token_ids"] for answer in answers]
     assert ids[1] != ids[2], "two images of one size"
+
+
+def test_reloaded_weights_answer_alone(
+    family: FamilyName, server: VLLMServer, here: TransformersEngine, tmp_path: Path
+) -> None:
+    request = Request(
+        tuple(here.processor.tokenizer.encode(f"{IMAGE}What?")),
+        (picture(here, 1, 3, 2),),
+        Sampling(max_tokens=12, temperature=1.0, seed=1),
+    )
+    other = TransformersEngine(make_model(family, here.processor, heads=2, seed=1), here.processor)
+    with other, VLLMEngine(server.url, here.processor, timeout=600.0) as engine:
+        for number, policy in enumerate((other, here)):
+            engine.reload(save_for_server(policy.model, tmp_path / str(number)))
+            [reply] = engine.generate([request])
+            plain = rescored(policy, request.token_ids, reply.token_ids, request.images, temperature=1.0)
+            assert reply.logprobs == pytest.approx(plain, abs=TOLERANCE)

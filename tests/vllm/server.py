@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -47,7 +48,7 @@ class VLLMServer:
     Args:
         folder: The checkpoint.
         like: The model in whose documented way it is served.
-        log: Where the server's output goes.
+        log: Where the server's output goes; its folder is the server's own, for files that its options name.
     """
 
     def __init__(self, folder: Path, like: str, log: Path) -> None:
@@ -72,6 +73,7 @@ class VLLMServer:
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 [*command, *self._options, *_ON_A_CPU],
+                cwd=self.log.parent,
                 env=settings,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -98,6 +100,7 @@ class VLLMServer:
     def kill(self) -> None:
         """End it and all its workers at once, as a crash would."""
         if self._process is not None:
-            os.killpg(self._process.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it has ended by itself
+                os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
             self._process = None

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from accelerate.utils import broadcast_object_list
 
 from vtagent.models.engine import Engine
+from vtagent.models.served_weights import save_for_server
 
 
 class ServedEngine(Engine, Protocol):
@@ -41,7 +42,8 @@ def hand_over(engine: ServedEngine, model: Any, processor: Any, accelerator: Any
             model.merge_adapter()
             weights = plain.state_dict()
         target = folder / "served"
-        plain.save_pretrained(target, state_dict={_name(key): value for key, value in weights.items() if _own(key)})
+        own = {_name(key): value for key, value in weights.items() if _own(key)}
+        save_for_server(plain, target, state_dict=own)
         processor.save_pretrained(target)
         if plain is not model:
             model.unmerge_adapter()

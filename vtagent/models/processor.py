@@ -67,6 +67,12 @@ class VLProcessor(ProcessorMixin):
             raise ModelError(f"no Qwen tokenizer and image processor at {path!r}: {_first_line(error)}") from error
         return cls(image_processor, tokenizer, chat_template(_own_template(path) or tokenizer.chat_template, tokenizer))
 
+    def save_pretrained(self, save_directory: str | PathLike[str], **kwargs: Any) -> Any:  # type: ignore[override]
+        """Save all files of a processor, `preprocessor_config.json` too: vLLM takes settings for videos from it."""
+        saved = super().save_pretrained(save_directory, **kwargs)  # type: ignore[no-untyped-call]
+        self.image_processor.save_pretrained(save_directory)
+        return saved
+
     @property
     def vision(self) -> VisionSpec:
         """Patch size, merge size and pixel limits."""
