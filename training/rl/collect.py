@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from queue import SimpleQueue
 from typing import Any, TypeVar
@@ -48,6 +49,7 @@ class Tap:
 
     def __init__(self, engine: Engine, seed: int, banned: frozenset[int]) -> None:
         self.context = getattr(engine, "context", None)
+        self.announced: Callable[[], AbstractContextManager[None]] = getattr(engine, "announced", nullcontext)
         self.exchanges: list[tuple[Request, Future[Generation]]] = []
         self._engine, self._seed, self._banned = engine, seed, banned
 
