@@ -89,7 +89,7 @@ class FakeVLLM:
     def prompt(self, body: dict[str, Any]) -> tuple[list[int], list[Image.Image]]:
         """The prompt of a body, expanded as vLLM does it, and its images."""
         urls = [part["url"] for part in body.get("content_parts", ())]
-        images = [Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))) for url in urls]
+        images: list[Image.Image] = [Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))) for url in urls]
         shown = [EngineImage(str(place), image) for place, image in enumerate(images)]
         return expand(body["token_ids"], shown, self.processor.vision, self.processor.image_token_id), images
 

@@ -74,13 +74,14 @@ def test_prompts_with_no_one_and_several_images_get_the_same_tokens_and_logprobs
     server: VLLMServer, here: TransformersEngine
 ) -> None:
     a, b, c = picture(here, 1, 3, 2), picture(here, 2, 1, 5), picture(here, 3, 4, 4)
+    greedy, sampled = Sampling(max_tokens=12), Sampling(max_tokens=12, temperature=1.0, seed=1)
     asked = [
-        Request(tuple(here.processor.tokenizer.encode(text)), images, Sampling(max_tokens=12, **sampling))
+        Request(tuple(here.processor.tokenizer.encode(text)), images, sampling)
         for text, images, sampling in [
-            ("What is the total?", (), {}),
-            (f"{IMAGE}What?", (a,), {}),
-            (f"One: {IMAGE} and two: {IMAGE}. Which is the receipt?", (a, b), {"temperature": 1.0, "seed": 1}),
-            (f"{IMAGE}{IMAGE} so {IMAGE}", (c, a, b), {"temperature": 1.0, "seed": 2}),
+            ("What is the total?", (), greedy),
+            (f"{IMAGE}What?", (a,), greedy),
+            (f"One: {IMAGE} and two: {IMAGE}. Which is the receipt?", (a, b), sampled),
+            (f"{IMAGE}{IMAGE} so {IMAGE}", (c, a, b), sampled),
         ]
     ]
     with VLLMEngine(server.url, here.processor, timeout=600.0) as engine:

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -47,7 +48,7 @@ def steps(
     optimizer = torch.optim.SGD(model.parameters(), lr=0.02)
     for number in (1, 2):
         model.train()
-        loss = -sum(_likelihood(model, yardstick, request) for request in asked[:2])
+        loss = -torch.stack([_likelihood(model, yardstick, request) for request in asked[:2]]).sum()
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -59,7 +60,7 @@ def steps(
         step.engine.close()
 
 
-def _likelihood(model: torch.nn.Module, engine: TransformersEngine, request: Request) -> torch.Tensor:
+def _likelihood(model: Any, engine: TransformersEngine, request: Request) -> torch.Tensor:
     """Log-likelihood of a reply, with a gradient."""
     processor = engine.processor
     [reply] = engine.generate([request])
@@ -70,7 +71,8 @@ def _likelihood(model: torch.nn.Module, engine: TransformersEngine, request: Req
     logits = model(input_ids=tensor, mm_token_type_ids=kinds, pixel_values=pixels, image_grid_thw=grids).logits[0]
     size = len(reply.token_ids)
     logprobs = logits[-size - 1 : -1].log_softmax(-1)
-    return logprobs.gather(-1, torch.tensor(reply.token_ids)[:, None]).sum()
+    likelihood: torch.Tensor = logprobs.gather(-1, torch.tensor(reply.token_ids)[:, None]).sum()
+    return likelihood
 
 
 @pytest.fixture(autouse=True)

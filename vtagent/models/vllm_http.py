@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from itertools import count
 from typing import Any, TypeVar
 
@@ -105,7 +105,7 @@ class Server:
         """The JSON that answers a body, asked for once; None where the answer is empty."""
         return await self._json(self._client.build_request("POST", path, json=body))
 
-    async def events(self, path: str, body: Any) -> AsyncIterator[Any]:
+    async def events(self, path: str, body: Any) -> AsyncGenerator[Any, None]:
         """The JSON of each server-sent event that answers a body; complete only if it ends with `[DONE]`."""
         response = await self._client.send(self._client.build_request("POST", path, json=body), stream=True)
         try:
