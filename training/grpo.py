@@ -83,7 +83,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _run(arguments: list[str]) -> None:
     # TRL still calls these by their old names; its users can do nothing about it.
     warnings.filterwarnings("ignore", r"`(is_)?gradient_checkpointing` is deprecated", FutureWarning)
+    from transformers.utils import logging
+
     from vtagent.training.rl.checkpoints import StopWhenAsked, checkpoints
+
+    logging.disable_progress_bar()  # of weights being read and written
 
     run, args, model_args = parse(arguments)
     folder = Path(args.output_dir)
@@ -145,7 +149,7 @@ def _trainer(run: RunArguments, args: GraphGRPOConfig, model_args: Any) -> Any:
     from vtagent.training.data import mixed, open_examples
     from vtagent.training.rewards import build_grader
     from vtagent.training.rl.progress import ShowProgress
-    from vtagent.training.rl.trainer import GraphGRPOTrainer, steps_of
+    from vtagent.training.rl.trainer import GraphGRPOTrainer
 
     if not model_args.model_name_or_path:
         raise SettingsError("give a model to start from: --model_name_or_path base")
@@ -156,7 +160,7 @@ def _trainer(run: RunArguments, args: GraphGRPOConfig, model_args: Any) -> Any:
     )
     count = run.count
     if count is None and run.data.startswith("rendered"):
-        count = args.prompts_per_window * max(1, steps_of(args, args.prompts_per_window))
+        count = args.prompts_per_window * args.steps(args.prompts_per_window)
     examples = open_examples(run.data, columns=run.columns, split=run.split, count=count, seed=args.seed)
     if run.mix:
         examples = mixed(examples, run.mix, seed=args.seed)

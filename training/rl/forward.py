@@ -13,7 +13,11 @@ from typing import Any
 import torch
 from trl import GRPOTrainer
 
+from vtagent.errors import ModelError
 from vtagent.training.rl.images import distinct
+
+EXACT = 1e-4
+"""Sampled log-probabilities and the trainer's own may differ by so much in fp32."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +99,32 @@ class DistinctRows(GRPOTrainer):  # type: ignore[misc]
         place = {row: number for number, row in enumerate(order)}
         back = torch.tensor([place[first[number]] for number in inverse], device=input_ids.device)
         return torch.cat(logps)[back], torch.cat(entropies)[back] if entropies else None, aux
+
+    @torch.no_grad()
+    def largest_gap(self, batch: dict[str, Any]) -> float:
+        """How far the trainer's log-probabilities of sampled tokens are from those they were sampled with, at most.
+
+        Args:
+            batch: What `_generate_and_score_completions` returns, before any update of the weights.
+
+        Raises:
+            ModelError: it is more than `EXACT`.
+        """
+        ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1)
+        mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], 1)
+        names = ("pixel_values", "image_grid_thw", "num_images", "mm_token_type_ids")
+        size, kept = self.args.per_device_train_batch_size, batch["completion_ids"].shape[1]
+        images = {name: batch.get(name) for name in names}
+        own, _, _ = self._get_per_token_logps_and_entropies(self.model, ids, mask, kept, size, **images)
+        learned = (batch["completion_mask"] * batch["tool_mask"]).bool()
+        gap = (own - batch["sampling_per_token_logps"]).abs()[learned]
+        largest = float(gap.max()) if len(gap) else 0.0
+        if not largest <= EXACT:
+            raise ModelError(
+                f"a sampled token's log-probability is {largest:.2g} away from the trainer's own; more than {EXACT:g} "
+                "means that the trainer scores other tokens, images or weights than were sampled"
+            )
+        return largest
 
 
 def _distinct_rows(

@@ -34,12 +34,10 @@ from vtagent.training.rl.images import encode_once
 from vtagent.training.rl.log import LoggedRollout, RolloutLog
 from vtagent.training.rl.metrics import summarize
 from vtagent.training.rl.order import Windows, seed_of
+from vtagent.training.rl.probes import ForcedProbe
 from vtagent.training.rl.rows import RowMaker
 from vtagent.training.rl.serving import ServedEngine, hand_over
 from vtagent.training.rl.settings import GraphGRPOConfig
-
-EXACT = 1e-4
-"""Sampled log-probabilities and the trainer's own may differ by so much in fp32."""
 
 
 def accuracy(**_: Any) -> list[float]:
@@ -94,7 +92,7 @@ class GraphGRPOTrainer(WholeCheckpoints, DistinctRows):
         check_settings(args, examples=len(examples), external_engine=engine is not None)
         processor.tokenizer.padding_side = "left"
         check_model(model, processor)
-        args.max_steps = steps_of(args, len(examples))
+        args.max_steps = args.steps(len(examples))
         self.examples = examples
         self._generation: Generation | None = None
         super().__init__(
@@ -117,16 +115,17 @@ class GraphGRPOTrainer(WholeCheckpoints, DistinctRows):
         codec = Codec(processor.tokenizer, processor.chat_template)
         never = never_sampled(processor.tokenizer)
         rank = self.accelerator.process_index
+        policy = ChatVLM(
+            engine=self.engine,
+            processor=processor,
+            store=WorkingStore(),
+            temperature=args.temperature,
+            top_p=args.top_p,
+            top_k=args.top_k,
+            max_tokens=args.max_completion_length,
+        )
         self.collector = Collector(
-            ChatVLM(
-                engine=self.engine,
-                processor=processor,
-                store=WorkingStore(),
-                temperature=args.temperature,
-                top_p=args.top_p,
-                top_k=args.top_k,
-                max_tokens=args.max_completion_length,
-            ),
+            policy,
             context=args.context,
             banned=never,
             limit=args.run_seconds,
@@ -135,6 +134,8 @@ class GraphGRPOTrainer(WholeCheckpoints, DistinctRows):
         )
         rows = RowMaker(processor.vision, codec.image_token_id, never, processor.tokenizer.eos_token_id)
         self._roller = GroupRoller(self.collector, grader, rows, codec, args, examples, gather=gather_object, rank=rank)
+        greedy = policy.model_copy(update={"temperature": 0.0})
+        self._probe = ForcedProbe(greedy, grader, examples) if args.probe_steps else None
         self.rollout_log = RolloutLog(Path(args.output_dir) / "rollouts", rank=rank) if args.log_rollouts else None
 
     def _get_train_sampler(self, dataset: Any = None) -> Windows:
@@ -154,13 +155,15 @@ class GraphGRPOTrainer(WholeCheckpoints, DistinctRows):
         window = self._step // self.args.batches_per_window
         torch.manual_seed(seed_of("shuffle", self.args.seed, window, self.accelerator.process_index))
         self._prepare_engine()
+        if self._probe is not None and self.state.global_step % self.args.probe_steps == 0:
+            self._log_each(self.collector.wait(self._probe.measure()))
         self._generation = self._roller.roll([row["example"] for row in inputs], window)
         self.model.train()
         output: dict[str, Any] = super()._generate_and_score_completions(inputs)
         if "pixel_values" not in output and any(member.row.images for member in self._generation.members):
             raise ModelError("TRL has dropped the images of a batch whose placeholders were right: do not train on it")
         if self.args.check_exactness:
-            self._check_exactness(output)
+            self._metrics["train"]["exactness/largest_gap"].append(self.largest_gap(output))
         self._report(self._generation, output["advantages"].tolist())
         return output
 
@@ -208,32 +211,11 @@ class GraphGRPOTrainer(WholeCheckpoints, DistinctRows):
         rewards: torch.Tensor = gather(torch.tensor(parts, device=self.accelerator.device))
         return rewards
 
-    @torch.no_grad()
-    def _check_exactness(self, batch: dict[str, Any]) -> None:
-        ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1)
-        mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], 1)
-        kept = batch["completion_ids"].shape[1]
-        images = {
-            name: batch.get(name) for name in ("pixel_values", "image_grid_thw", "num_images", "mm_token_type_ids")
-        }
-        size = self.args.per_device_train_batch_size
-        own, _, _ = self._get_per_token_logps_and_entropies(self.model, ids, mask, kept, size, **images)
-        learned = (batch["completion_mask"] * batch["tool_mask"]).bool()
-        gap = (own - batch["sampling_per_token_logps"]).abs()[learned]
-        largest = float(gap.max()) if len(gap) else 0.0
-        self._metrics["train"]["exactness/largest_gap"].append(largest)
-        if not largest <= EXACT:
-            raise ModelError(
-                f"a sampled token's log-probability is {largest:.2g} away from the trainer's own; more than {EXACT:g} "
-                "means that the trainer scores other tokens, images or weights than were sampled"
-            )
-
     def _report(self, generation: Generation, advantages: list[float]) -> None:
         found = summarize(generation.groups)
         found["groups/same"] = generation.same * self.num_generations / self.args.generation_batch_size
         found["groups/refilled"] = float(generation.refilled)
-        for name, value in found.items():
-            self._metrics["train"][name].append(value)
+        self._log_each(found)
         step = self.state.global_step + 1
         if self.rollout_log is None or (step % max(1, int(self.args.logging_steps)) and step > 1):
             return
@@ -242,16 +224,12 @@ class GraphGRPOTrainer(WholeCheckpoints, DistinctRows):
             step, [LoggedRollout(own.rollout, own.reward, advantage, own.group) for own, advantage in members]
         )
 
+    def _log_each(self, found: dict[str, float]) -> None:
+        for name, value in found.items():
+            self._metrics["train"][name].append(value)
+
     def _send_telemetry(self) -> None:
         """No: nobody has asked the user."""
-
-
-def steps_of(args: GraphGRPOConfig, examples: int) -> int:
-    """Optimizer steps of the run: `max_steps`, or as many as `num_train_epochs` passes over the examples take."""
-    if args.max_steps > 0:
-        return args.max_steps
-    windows = max(1, round(args.num_train_epochs * examples / args.prompts_per_window))
-    return max(1, windows * args.batches_per_window // args.gradient_accumulation_steps)
 
 
 def _plain(model: Any) -> Any:
