@@ -1,0 +1,72 @@
+"""python -m training.grpo: settings from YAML and the command line, and one clear line for what cannot be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.grpo_runs import KNOWN_WARNINGS
+from vtagent.errors import SettingsError
+from vtagent.training import grpo
+from vtagent.training.rl.guards import check_settings
+
+pytestmark = [pytest.mark.filterwarnings(warning) for warning in KNOWN_WARNINGS]
+
+RECIPE = Path(grpo.__file__).parent / "recipes" / "tiny.yaml"
+
+
+def fails(*arguments: str) -> str:
+    """The one line that the command ends with."""
+    with pytest.raises(SystemExit) as caught:
+        grpo.main(list(arguments))
+    said = str(caught.value)
+    assert said.startswith("grpo: ")
+    assert "\n" not in said
+    return said
+
+
+def test_the_command_line_has_the_last_word_over_the_recipe(tmp_path: Path) -> None:
+    run, args, model = grpo.parse(
+        ["--config", str(RECIPE), "--penalty", "always", "--output_dir", str(tmp_path), "--report_to", "none"]
+    )
+    assert (args.penalty, args.num_generations, args.report_to) == ("always", 8, [])
+    assert (model.model_name_or_path, run.data, run.half_precision) == ("base", "rendered", True)
+
+
+def test_the_tiny_recipe_passes_its_own_checks() -> None:
+    _, args, _ = grpo.parse(["--config", str(RECIPE)])
+    check_settings(args, examples=args.prompts_per_window, external_engine=False)
+    assert args.report_to == ["tensorboard"]
+
+
+def test_a_setting_that_does_not_exist_is_named(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("output_dir: x\nlearning_rat: 1\n")
+    assert "learning_rat" in fails("--config", str(recipe))
+    assert "no-such.yaml: No such file" in fails("--config", str(tmp_path / "no-such.yaml"))
+
+
+def test_a_model_that_does_not_exist_is_named(tmp_path: Path) -> None:
+    common = ["--output_dir", str(tmp_path), "--use_cpu", "true", "--max_steps", "1", "--save_strategy", "no"]
+    assert "no Qwen tokenizer and image processor at" in fails(*common, "--model_name_or_path", str(tmp_path / "none"))
+    assert "give a model to start from" in fails(*common)
+
+
+def test_a_group_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    assert "must be divisible by num_generations" in fails("--config", str(RECIPE), "--num_generations", "7")
+
+
+def test_a_run_is_gone_on_with_under_its_own_settings_only(tmp_path: Path) -> None:
+    grpo.remember({"learning_rate": 1e-4, "output_dir": "a"}, tmp_path, going_on=False)
+    grpo.remember({"learning_rate": 1e-4, "output_dir": "b"}, tmp_path, going_on=True)
+    with pytest.raises(SettingsError, match=r"other settings \(learning_rate: 0.0001, now 0.001\)"):
+        grpo.remember({"learning_rate": 1e-3}, tmp_path, going_on=True)
+
+
+def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        grpo.main(["--help"])
+    said = capsys.readouterr().out
+    assert "python -m training.grpo --config training/recipes/tiny.yaml" in said
+    assert "--penalty" in said

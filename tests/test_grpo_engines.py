@@ -1,0 +1,92 @@
+"""Adapters instead of weights, and an engine with weights of its own: rollouts are still samples of the policy."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import pytest
+from peft import LoraConfig
+
+from tests.grpo_runs import KNOWN_WARNINGS, base, logged, parameters, settings, trainer
+from vtagent.models.chat import ChatVLM
+from vtagent.models.engine import Generation, Request
+from vtagent.models.transformers import TransformersEngine
+from vtagent.training.data import RenderedPages
+from vtagent.training.grpo import save_policy
+from vtagent.training.rewards import build_grader
+from vtagent.training.rl.trainer import GraphGRPOTrainer
+
+pytestmark = [pytest.mark.filterwarnings(warning) for warning in KNOWN_WARNINGS]
+
+ADAPTERS = {"r": 4, "lora_alpha": 64, "target_modules": r".*language_model.*(q_proj|v_proj|up_proj)"}
+
+
+class Server:
+    """Stands in for a vLLM server: it samples from the checkpoint that it was last told to load."""
+
+    context = 4096
+
+    def __init__(self) -> None:
+        self.loaded: list[str] = []
+        self._engine: TransformersEngine | None = None
+
+    def reload(self, path: str | PathLike[str], *, version: str | None = None) -> str:
+        self._engine = TransformersEngine.from_pretrained(path)
+        self.loaded.append(str(path))
+        return f"version {len(self.loaded)}"
+
+    def follow(self, version: str) -> None:
+        raise AssertionError("there is one process only")
+
+    def submit(self, request: Request) -> Future[Generation]:
+        assert self._engine is not None
+        return self._engine.submit(request)
+
+    def generate(self, requests: Any) -> list[Generation]:
+        assert self._engine is not None
+        return self._engine.generate(requests)
+
+    def close(self) -> None:
+        assert self._engine is not None
+        self._engine.close()
+
+
+def test_adapters_are_trained_and_sampled_from(tmp_path: Path) -> None:
+    run = trainer(
+        tmp_path, peft_config=LoraConfig(**ADAPTERS), max_steps=2, learning_rate=1e-2, beta=0.01, check_exactness=True
+    )
+    before = parameters(run)
+    run.train()
+    assert max(logged(run, "exactness/largest_gap")) < 1e-4
+    assert logged(run, "kl")[0] < 1e-6 < logged(run, "kl")[1]  # the reference is the policy without its adapters
+    changed = {name for name, value in parameters(run).items() if not value.equal(before[name])}
+    assert changed
+    assert all("lora_" in name for name in changed)
+    save_policy(run, tmp_path / "policy", half=False)
+    with_adapters = ChatVLM.from_pretrained(tmp_path / "policy", max_tokens=48)
+    assert with_adapters.invoke("What is the total?").text
+
+
+@pytest.mark.parametrize("adapters", [False, True])
+def test_an_engine_with_weights_of_its_own_is_given_the_new_ones_before_each_step(
+    tmp_path: Path, adapters: bool
+) -> None:
+    model, processor = base()
+    args = settings(tmp_path, max_steps=2, check_exactness=True, learning_rate=1e-2 if adapters else 1e-4)
+    server = Server()
+    run = GraphGRPOTrainer(
+        model,
+        args,
+        RenderedPages(16, seed=3),
+        processor,
+        build_grader("exact"),
+        engine=server,
+        peft_config=LoraConfig(**ADAPTERS) if adapters else None,
+    )
+    run.train()
+    assert len(server.loaded) == 2
+    assert max(logged(run, "exactness/largest_gap")) < 1e-4
+    assert logged(run, "sampling/importance_sampling_ratio/mean") == pytest.approx([1.0, 1.0], abs=1e-3)
