@@ -398,6 +398,20 @@ def test_closing_fails_what_is_under_way_and_refuses_what_comes(
     engine.close()
 
 
+def test_whoever_submits_while_it_closes_is_not_left_waiting(
+    connect: Callable[..., VLLMEngine], processor: VLProcessor
+) -> None:
+    for _ in range(20):
+        engine = connect()
+        futures = [engine.submit(ask(processor))]
+        closing = threading.Thread(target=engine.close)
+        closing.start()
+        futures += [engine.submit(ask(processor, f"{i}")) for i in range(20)]
+        closing.join(60)
+        for future in futures:
+            assert isinstance(future.exception(60), ModelError | None)
+
+
 def test_a_failure_in_a_group_still_serves_the_others(
     connect: Callable[..., VLLMEngine], server: FakeVLLM, processor: VLProcessor
 ) -> None:

@@ -27,7 +27,6 @@ class LoopThread:
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
-        self._tasks: set[asyncio.Task[Any]] = set()
         self._end: ModelError | None = None
 
     def run(self, work: Coroutine[Any, Any, _T]) -> Future[_T]:
@@ -67,17 +66,19 @@ class LoopThread:
         loop.close()
 
     async def _finish(self) -> None:
-        rest = [task for task in self._tasks if task is not asyncio.current_task()]
+        await asyncio.sleep(0)  # what was handed over a moment ago starts, and finds the end
+        rest = asyncio.all_tasks() - {asyncio.current_task()}
         for task in rest:
             task.cancel()
         await asyncio.gather(*rest, return_exceptions=True)
         await self._at_end()
         await asyncio.get_running_loop().shutdown_default_executor()
+        await asyncio.sleep(0)  # the futures hear of it
 
     async def _guarded(self, work: Coroutine[Any, Any, _T]) -> _T:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
+        if self._end is not None:
+            work.close()
+            raise self._end
         try:
             return await work
         except asyncio.CancelledError:
@@ -89,5 +90,3 @@ class LoopThread:
         except Exception as error:
             text = " ".join(str(error).split())[:300]
             raise ModelError(f"the model failed: {type(error).__name__}: {text}") from error
-        finally:
-            self._tasks.discard(task)
