@@ -14,7 +14,7 @@ from datasets import Dataset, DatasetDict, Features, Image, Sequence, Value  # t
 from PIL import Image as Pillow
 
 from vtagent.errors import DataError, ImageError
-from vtagent.training.data import Columns, FileExamples, Part, RenderedPages, Rows, mixed, open_examples, rendered
+from vtagent.training.data import Columns, FileExamples, RenderedPages, Rows, mixed, open_examples, rendered
 from vtagent.training.data.columns import texts
 from vtagent.training.data.pictures import picture_bytes
 
@@ -302,6 +302,14 @@ def test_pictures_are_read_when_they_are_asked_for(tmp_path: Path) -> None:
         examples[0]
 
 
+def test_a_long_table_reports_how_far_it_has_come(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.png").write_bytes(png())
+    assert len(FileExamples(table(*[GOOD] * 1200, folder=tmp_path))) == 1200
+    assert [line[-28:] for line in capsys.readouterr().err.strip().split("\r")] == [
+        f"checked {rows}/1200 rows of rows"[-28:] for rows in (500, 1000, 1200)
+    ]
+
+
 def test_another_process_need_not_look_again(tmp_path: Path) -> None:
     name = write(tmp_path, {**GOOD, "answer": ""}, GOOD)
     first = open_examples(name)
@@ -312,10 +320,11 @@ def test_another_process_need_not_look_again(tmp_path: Path) -> None:
     assert second.sources == first.sources
 
 
-def test_only_the_first_rows_can_be_wanted(tmp_path: Path) -> None:
-    examples = open_examples(write(tmp_path, GOOD, GOOD, GOOD), count=2)
-    assert isinstance(examples, Part)
-    assert [example.id for example in examples] == ["rows/0", "rows/1"]
+def test_only_the_first_good_rows_can_be_wanted_and_no_others_are_looked_at(tmp_path: Path) -> None:
+    bad = {**GOOD, "answer": ""}
+    examples = open_examples(write(tmp_path, bad, GOOD, GOOD, GOOD, bad), count=2)
+    assert [example.id for example in examples] == ["rows/1", "rows/2"]
+    assert FileExamples(table(bad, GOOD, GOOD, bad, folder=tmp_path), limit=2).dropped == {"an empty answer": 1}
     with pytest.raises(DataError, match="0 questions wanted"):
         open_examples("rendered", count=0)
 

@@ -16,6 +16,7 @@ from vtagent.training.data.pictures import LIMITS, picture_bytes, resized, whole
 from vtagent.training.data.tables import Table
 
 _PLACEHOLDER = "<image>"
+_TOGETHER = 500  # rows looked at between two reports of progress
 
 
 class FileExamples(Sequence[Example]):
@@ -24,6 +25,7 @@ class FileExamples(Sequence[Example]):
     Args:
         table: Where the rows are.
         columns: What to read; what it does not name is looked for.
+        limit: So many good rows are enough; the rest is not looked at.
         kept: Row numbers that were looked at before (`FileExamples.kept`, from another process): nothing is checked.
 
     Raises:
@@ -36,13 +38,20 @@ class FileExamples(Sequence[Example]):
             unreadable image".
     """
 
-    def __init__(self, table: Table, columns: Columns | None = None, *, kept: Iterable[int] | None = None) -> None:
+    def __init__(
+        self,
+        table: Table,
+        columns: Columns | None = None,
+        *,
+        limit: int | None = None,
+        kept: Iterable[int] | None = None,
+    ) -> None:
         self.table = table
         self.columns = (columns or Columns()).found_in(table.columns, where=table.name)
         self.kept: list[int] = []
         self.dropped: Counter[str] = Counter()
         self._first: dict[str, str] = {}
-        self.kept = list(kept) if kept is not None else self._good_rows()
+        self.kept = list(kept) if kept is not None else self._good_rows(limit)
         if not self.kept:
             raise DataError(f"no usable row: {self.summary}")
         names = self._tops("source", "id")
@@ -94,20 +103,27 @@ class FileExamples(Sequence[Example]):
         width, height = value_at(row, self.columns.width), value_at(row, self.columns.height)
         return (2 * int(width), 2 * int(height)) if width and height else None
 
-    def _good_rows(self) -> list[int]:
-        """The numbers of rows with a question, an answer and a picture that decodes, all looked at side by side."""
+    def _good_rows(self, limit: int | None) -> list[int]:
+        """The numbers of rows with a question, an answer and a picture that decodes, several looked at together."""
         total = len(self.table)
         kept: list[int] = []
         with ThreadPoolExecutor(os.cpu_count()) as threads:
-            for number, (reason, more) in enumerate(threads.map(self._fault, range(total))):
-                if not reason:
-                    kept.append(number)
-                else:
-                    self._first.setdefault(reason, f"first: row {number + 1}{more}")
-                    self.dropped[reason] += 1
-                if total >= 1000 and (number % 500 == 499 or number == total - 1):
-                    end = "\n" if number == total - 1 else ""
-                    print(f"\rchecked {number + 1}/{total} rows of {self.table.name}", end=end, file=sys.stderr)
+            for start in range(0, total, _TOGETHER):
+                numbers = range(start, min(start + _TOGETHER, total))
+                for number, (reason, more) in zip(numbers, threads.map(self._fault, numbers), strict=True):
+                    if limit is not None and len(kept) >= limit:
+                        break
+                    if not reason:
+                        kept.append(number)
+                    else:
+                        self._first.setdefault(reason, f"first: row {number + 1}{more}")
+                        self.dropped[reason] += 1
+                if total > _TOGETHER:
+                    print(f"\rchecked {numbers[-1] + 1}/{total} rows of {self.table.name}", end="", file=sys.stderr)
+                if limit is not None and len(kept) >= limit:
+                    break
+        if total > _TOGETHER:
+            print(file=sys.stderr)
         return kept
 
     def _fault(self, number: int) -> tuple[str, str]:

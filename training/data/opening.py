@@ -34,7 +34,7 @@ def open_examples(
             one after the other.
         columns: "NAME=COLUMN" for each column that is not found by itself; see `Columns`.
         split: Which part of a data set that has several.
-        count: At most so many, from the first; by default all of a file and 1,000 rendered pages.
+        count: At most so many, the first good ones; by default all of a file and 1,000 rendered pages.
         seed: Of rendered pages.
 
     Raises:
@@ -44,13 +44,13 @@ def open_examples(
         raise DataError(f"{name}: {count} questions wanted; at least one")
     if name in RENDERED:
         return RenderedPages(count or PAGES, seed=seed, domain=RENDERED[name])
-    opened = [_opened(part.strip(), columns, split) for part in name.split(",")]
+    opened = [_opened(part.strip(), columns, split, count) for part in name.split(",")]
     examples = opened[0] if len(opened) == 1 else Joined(opened)
     return examples if count is None else Part(examples, range(min(count, len(examples))))
 
 
-def _opened(name: str, columns: Sequence[str], split: str) -> FileExamples:
-    examples = FileExamples(open_table(name, split=split), Columns.parse(columns))
+def _opened(name: str, columns: Sequence[str], split: str, limit: int | None) -> FileExamples:
+    examples = FileExamples(open_table(name, split=split), Columns.parse(columns), limit=limit)
     if examples.dropped:
         _log.warning("%s", examples.summary)
     return examples
