@@ -101,8 +101,9 @@ def plot_curves(
                 _line(axis, series, label, labels.index(label), percent=shares, markers=False)
             axis.set_title(title)
             axis.set_xlabel(x)
-            if shares:
-                axis.set_ylim(-3, 103)
+            axis.xaxis.get_major_locator().set_params(integer=True)
+            if shares:  # tokens may pass 100 %
+                axis.set_ylim(-3, 103 * max([1.0, *(value for series in lines.values() for value in series.y)]))
         axes[0].set_ylabel(y)
         _one_legend(axes)
 

@@ -40,4 +40,4 @@ function imageUrl(file) {
 const imageOf = (view) => view.url.split("?")[0];
 const signed = (value, digits = 2) => (value < 0 ? "−" : "+") + Math.abs(value).toFixed(digits);
 const plural = (count, one, many) => `${count} ${count === 1 ? one : many}`;
-const number = (value, digits = 2) => (value === null || value === undefined ? "–" : value.toFixed(digits).replace("-", "−"));
+const number = (value, digits = 2) => (value === null || value === undefined ? "–" : value.toFixed(digits).replace(/^-(?=0\.?0*$)/, "").replace("-", "−"));
