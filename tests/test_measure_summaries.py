@@ -48,6 +48,11 @@ def test_each_mode_and_source_is_counted_apart_and_all_together() -> None:
     assert only(rows, "zoom", OVERALL).questions == 2
 
 
+def test_the_same_outcomes_give_the_same_intervals() -> None:
+    outcomes = [replace(ZOOMED, number=n, right=n % 3 > 0) for n in range(50)]
+    assert summarize(outcomes) == summarize(outcomes)
+
+
 def test_one_source_needs_no_overall_row() -> None:
     assert [row.source for row in summarize([ZOOMED])] == ["small print"]
 
