@@ -6,9 +6,9 @@ Every question is answered eight times with a quarter of the pixels and eight ti
     low resolution suffices   all answers are right at both resolutions
     needs full resolution     at least six more are right at full resolution than at low
 
-All others teach nothing: too hard, or too noisy to tell. The folder --out gets selected.jsonl with images/ (train on it
-with `--data DIR/selected.jsonl`, and balance the kinds with `--columns source=kind`), histogram.png, summary.json and
-trials.jsonl, one line for each question that was tried.
+All others teach nothing: too hard, or too noisy to tell. The folder --out gets selected.jsonl with images/, summary.json,
+histogram.png, and trials.jsonl with one line for each question that was tried. To train on as many of each kind:
+`python -m vtagent.training.grpo --data DIR/selected.jsonl --columns source=kind --mix '*=1' …`
 
     python -m vtagent.training.select --data rendered --count 300 --out runs/select
     python -m vtagent.training.select --model Qwen/Qwen2.5-VL-7B-Instruct --data Senqiao/VisionThink-General-Train \\
