@@ -6,8 +6,8 @@ Every question is answered eight times with a quarter of the pixels and eight ti
     low resolution suffices   all answers are right at both resolutions
     needs full resolution     at least six more are right at full resolution than at low
 
-All others teach nothing: too hard, or too noisy to tell. The folder --out gets selected.jsonl with images/, summary.json,
-histogram.png, and trials.jsonl with one line for each question that was tried. To train on as many of each kind:
+All others teach nothing: too hard, or too noisy to tell. The folder --out gets selected.jsonl with images/,
+summary.json, histogram.png, and trials.jsonl with one line for each question tried. To train on as many of each kind:
 `python -m vtagent.training.grpo --data DIR/selected.jsonl --columns source=kind --mix '*=1' …`
 
     python -m vtagent.training.select --data rendered --count 300 --out runs/select
