@@ -11,6 +11,7 @@ from vtagent.errors import ModelError
 from vtagent.models.engine import EngineImage
 from vtagent.models.kv_rows import KVRows
 from vtagent.models.placeholders import identity
+from vtagent.models.prompt_pass import PromptPass
 from vtagent.models.row import Row
 from vtagent.models.vision import ImageFeatures
 
@@ -36,6 +37,7 @@ class Decoder:
         self.kv = KVRows(
             config.num_hidden_layers, config.num_key_value_heads, head_dim, dtype=model.dtype, device=self._device
         )
+        self._prompts = PromptPass(self._text, self.kv)
 
     def prefill(
         self,
@@ -82,15 +84,15 @@ class Decoder:
             if new and self._deepstack and bool(is_image[:, begin:end].any()):
                 visual = is_image[:, begin:end]
                 order = is_image.flatten().cumsum(0).view_as(is_image)[:, begin:end][visual] - 1
-            hidden = self._forward(
+            ending = torch.nonzero((last >= begin) & (last < end)).flatten()
+            final[ending] = self._prompts(
                 embeds[:, begin:end],
                 positions[:, :, begin:end],
-                columns,
+                self._mask(columns, embeds.dtype),
+                (ending, last[ending] - begin),
                 visual,
                 [layer[order] for layer in deepstack] if order is not None else None,
             )
-            here = (last >= begin) & (last < end)
-            final[here] = hidden[here, last[here] - begin]
         return self._logits(final)
 
     def step(self, tokens: torch.Tensor, lengths: torch.Tensor, positions: torch.Tensor, width: int) -> torch.Tensor:
@@ -113,29 +115,23 @@ class Decoder:
         )
         return self._logits(hidden[:, 0])
 
-    def _forward(
-        self,
-        embeds: torch.Tensor,
-        positions: torch.Tensor,
-        columns: torch.Tensor,
-        visual: torch.Tensor | None = None,
-        deepstack: list[torch.Tensor] | None = None,
-    ) -> torch.Tensor:
-        width = self.kv.width
-        mask = (torch.arange(width, device=self._device) <= columns[:, :, None])[:, None]  # (rows, 1, queries, columns)
-        if self._additive:
-            mask = torch.zeros_like(mask, dtype=embeds.dtype).masked_fill(~mask, torch.finfo(embeds.dtype).min)
-        extra = {"visual_pos_masks": visual, "deepstack_visual_embeds": deepstack} if visual is not None else {}
+    def _forward(self, embeds: torch.Tensor, positions: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
         out = self._text(
             inputs_embeds=embeds,
             position_ids=positions,
-            attention_mask=mask,
+            attention_mask=self._mask(columns, embeds.dtype),
             past_key_values=self.kv,
             use_cache=True,
-            **extra,
         )
         hidden: torch.Tensor = out.last_hidden_state
         return hidden
+
+    def _mask(self, columns: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """(rows, 1, queries, columns): what the tokens in these columns (rows, queries) may look at."""
+        mask = (torch.arange(self.kv.width, device=self._device) <= columns[:, :, None])[:, None]
+        if self._additive:
+            return torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)
+        return mask
 
     def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = self._head(hidden)

@@ -19,6 +19,8 @@ from transformers.vision_utils import (
     get_vision_window_index,
 )
 
+from vtagent.models.rotary import rotated
+
 _SIZES = 64
 """Sizes whose tables are kept: cameras and scanners bring a few, and a table is as large as one image's activations."""
 
@@ -133,7 +135,8 @@ def _by_length(bounds: list[int], device: torch.device) -> tuple[torch.Tensor, .
 def _attention(module: Any, x: torch.Tensor, tables: _Tables, windows: tuple[torch.Tensor, ...]) -> torch.Tensor:
     """One block's attention, over each whole image or, with `windows`, inside these. (images, patches, hidden)."""
     qkv = module.qkv(x).unflatten(-1, (3, module.num_heads, -1))  # (images, patches, 3, heads, head_dim)
-    q, k = _rotated(qkv[:, :, :2], tables).unbind(2)
+    qk = qkv[:, :, :2]
+    q, k = rotated(qk.float(), tables.cosines, tables.sines).to(qk.dtype).unbind(2)  # in float32, as the stock pass
     v = qkv[:, :, 2]
     if not windows:
         mixed = _attend(q, k, v, module.scaling)
@@ -150,13 +153,3 @@ def _attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scaling: float) -
     """(images, patches, heads, head_dim), as are the arguments."""
     out = scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), scale=scaling)
     return out.transpose(1, 2)
-
-
-def _rotated(qk: torch.Tensor, tables: _Tables) -> torch.Tensor:
-    """Queries and keys turned by their places, in float32 as transformers does it, in two passes over memory."""
-    wide = qk.float()
-    half = qk.shape[-1] // 2
-    out = wide * tables.cosines
-    out[..., :half].addcmul_(wide[..., half:], tables.sines[..., :half], value=-1)
-    out[..., half:].addcmul_(wide[..., :half], tables.sines[..., half:])
-    return out.to(qk.dtype)
