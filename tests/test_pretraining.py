@@ -10,9 +10,9 @@ from PIL import Image
 from transformers import Qwen3VLForConditionalGeneration
 
 from vtagent.models.processor import VLProcessor
+from vtagent.training import pretrain
 from vtagent.training.pages.documents import Glyph, render_document
 from vtagent.training.pretrain import STATE, Settings, Trainer, run
-from vtagent.training import pretrain
 from vtagent.training.supervised import lessons
 from vtagent.training.supervised.batched import ATTENTION, encode_pages, hidden_states, packed_loss, patchify
 from vtagent.training.supervised.lessons import Curriculum, Lessons, draw_batch, glyph_slots
