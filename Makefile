@@ -4,13 +4,14 @@
 PYTHON ?= python3
 VENV   ?= .venv
 VLLM   ?= .venv-vllm
+SERVER ?= .venv-server
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help demo test test-vllm lint types check pretrain wheel clean
+.PHONY: help demo test test-vllm test-server lint types check pretrain wheel clean
 
 help:  ## What can be made
-	@sed -n 's/^\([a-z-]*\):.*##/\1 #/p' $(MAKEFILE_LIST) | awk -F' # *' '{ printf "  make %-9s  %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*##/\1 #/p' $(MAKEFILE_LIST) | awk -F' # *' '{ printf "  make %-11s  %s\n", $$1, $$2 }'
 
 demo: $(VENV)/.demo  ## Ask the bundled policy one question about large print and one about small print
 	@$(BIN)/python examples/demo.py
@@ -20,6 +21,9 @@ test: $(VENV)/.dev  ## Run the tests
 
 test-vllm: $(VENV)/.dev $(VLLM)/.made  ## Run the contract tests against real vLLM on the CPU, from an environment of its own (2 GB)
 	VTAGENT_VLLM=$(VLLM)/bin/vllm $(BIN)/python -m pytest --timeout 3600 tests/vllm/contract_*.py
+
+test-server: $(VENV)/.dev $(SERVER)/.made  ## Run the contract tests against a LangGraph development server, from an environment of its own
+	VTAGENT_SERVER=$(SERVER)/bin/langgraph $(BIN)/python -m pytest --timeout 3600 tests/server/contract_*.py
 
 lint: $(VENV)/.dev  ## Run the linter
 	$(BIN)/ruff check .
@@ -37,7 +41,7 @@ wheel: $(VENV)/.dev  ## Build dist/vtagent-*.whl
 	$(BIN)/python -m build --wheel
 
 clean:  ## Remove the environment and everything built
-	rm -rf $(VENV) $(VLLM) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(VLLM) $(SERVER) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
 
 # torch is a step of its own: pip then prefers a CPU build where it finds one, and the rest cannot change it.
 $(VENV)/.torch: constraints.txt
@@ -56,4 +60,8 @@ $(VENV)/.dev: $(VENV)/.torch pyproject.toml
 
 $(VLLM)/.made: tests/vllm/install.sh tests/vllm/requirements.txt tests/vllm/vllm_cpu_site.py
 	PYTHON=$(PYTHON) tests/vllm/install.sh $(VLLM)
+	@touch $@
+
+$(SERVER)/.made: $(VENV)/.dev tests/server/install.sh tests/server/requirements.txt
+	tests/server/install.sh $(SERVER) $(VENV)
 	@touch $@

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NotRequired, TypedDict
+from typing import Literal, NotRequired
 
 from langchain_core.language_models import BaseChatModel
 from langgraph.graph import MessagesState
+from pydantic.json_schema import SkipJsonSchema
+from typing_extensions import TypedDict  # pydantic, which writes schemas for servers, reads no other before 3.12
 
 Stop = Literal["max_zooms", "max_mistakes", "max_turns", "max_visual_tokens", "max_seconds", "no_answer"]
 
@@ -65,7 +67,7 @@ class ZoomState(MessagesState):
 class ZoomContext:
     """The settings of one run (the graph's `context_schema`); a budget that is reached forces the answer."""
 
-    model: BaseChatModel | None = None
+    model: SkipJsonSchema[BaseChatModel | None] = None
     """Used in place of the graph's own model."""
     scale: float = 0.5
     """Both sides of an image are first shown at this share of their length; 0.5 costs a quarter of the tokens."""

@@ -7,9 +7,10 @@ that is taken up again after a restart.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, TypedDict
+from typing import Any
 
 from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
+from typing_extensions import TypedDict
 
 from vtagent.graphs.ledger import forced_by, full_visual_tokens, record, visual_tokens
 from vtagent.graphs.state import Stop, Usage, ViewRecord, ZoomContext, no_usage

@@ -1,0 +1,148 @@
+"""The agent that `langgraph.json` names: made in no time, its model loaded by the first run, once."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from langchain_core.messages import HumanMessage
+from langchain_openai import ChatOpenAI
+
+from tests.fakes import scripted_vlm
+from tests.scripted_chat import ANSWER, ZOOM, asked, picture
+from vtagent.errors import ModelError
+from vtagent.graphs.served import zoom_agent
+from vtagent.graphs.zoom import ZoomAgent, create_zoom_agent
+from vtagent.images import DirectoryImageStore
+from vtagent.models.chat import ChatVLM
+from vtagent.models.lazy import LazyVLM, sizes_of
+from vtagent.models.processor import VLProcessor
+from vtagent.visual_tokens import QWEN2_5_VL, QWEN3_VL
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(autouse=True)
+def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("VTAGENT_MODEL", "VTAGENT_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("VTAGENT_IMAGES", str(tmp_path / "images"))
+
+
+def agent() -> ZoomAgent:
+    return asyncio.run(zoom_agent())
+
+
+def test_langgraph_json_names_it() -> None:
+    declared = json.loads((ROOT / "langgraph.json").read_text(encoding="utf-8"))
+    assert declared == {"dependencies": ["."], "graphs": {"zoom": "./graphs/served.py:zoom_agent"}}
+
+
+def test_making_it_loads_no_model_and_none_of_what_models_need() -> None:
+    code = """
+import asyncio, sys
+from vtagent.graphs.served import zoom_agent
+asyncio.run(zoom_agent())
+assert not {"torch", "transformers", "numpy"} & set(sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_every_run_is_given_the_same_one(tmp_path: Path) -> None:
+    first = agent()
+    assert agent() is first
+    assert isinstance(first.builder.store, DirectoryImageStore)
+    assert first.builder.store.path == tmp_path / "images"
+
+
+def test_the_environment_may_name_a_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VTAGENT_BASE_URL", "http://localhost:9/v1")
+    with pytest.raises(ModelError, match="VTAGENT_MODEL"):
+        agent()
+    monkeypatch.setenv("VTAGENT_MODEL", "Qwen/Qwen3-VL-2B-Instruct")
+    decide: Any = agent().builder.nodes["decide"].runnable
+    assert isinstance(decide.model, ChatOpenAI)
+    assert (decide.model.model_name, decide.vision) == ("Qwen/Qwen3-VL-2B-Instruct", QWEN3_VL)
+
+
+def test_what_servers_show_of_it_can_be_written_as_json_schemas() -> None:
+    agent = create_zoom_agent()
+    assert {"answer", "views", "usage", "stop"} <= set(agent.get_output_jsonschema()["properties"])
+    context: Any = agent.get_context_jsonschema()
+    assert {"max_zooms", "scale"} <= set(context["properties"])
+    assert "model" not in context["properties"]
+
+
+# ---------------------------------------------------------------- the model behind it
+
+
+@pytest.fixture
+def loads(monkeypatch: pytest.MonkeyPatch) -> list[ChatVLM]:
+    """The models that were loaded; a script stands for the weights."""
+    loaded: list[ChatVLM] = []
+
+    def load(path: str, *, store: Any, **options: Any) -> ChatVLM:
+        loaded.append(scripted_vlm([ZOOM, ANSWER], store=store))
+        return loaded[-1]
+
+    monkeypatch.setattr(ChatVLM, "from_pretrained", load)
+    return loaded
+
+
+def lazy() -> LazyVLM:
+    return LazyVLM(path="somewhere", vision=scripted_vlm([]).vision)
+
+
+@pytest.mark.parametrize("name", ["base", "zoom"])
+def test_a_checkpoints_sizes_are_read_without_loading_it(name: str) -> None:
+    from vtagent.models.families import resolve
+
+    assert sizes_of(name) == VLProcessor.from_pretrained(resolve(name)).vision
+
+
+def test_of_a_checkpoint_that_is_not_here_the_name_tells_the_family() -> None:
+    assert sizes_of("Qwen/Qwen3-VL-2B-Instruct") == QWEN3_VL
+    assert sizes_of("Qwen/Qwen2.5-VL-3B-Instruct") == QWEN2_5_VL
+
+
+def test_nothing_is_loaded_until_it_is_asked_and_then_once(loads: list[ChatVLM]) -> None:
+    model = lazy()
+    agent = create_zoom_agent(model)
+    assert loads == []
+    result = agent.invoke({"messages": [asked("?", picture(256, 192))]})
+    assert (result["answer"], result["usage"]["zooms"], len(loads)) == ("48.10", 1, 1)
+    assert loads[0].store is model.store
+
+
+async def test_the_same_asynchronously(loads: list[ChatVLM]) -> None:
+    agent = create_zoom_agent(lazy())
+    result = await agent.ainvoke({"messages": [asked("?", picture(256, 192))]})
+    assert (result["answer"], len(loads)) == ("48.10", 1)
+
+
+def test_whoever_comes_while_it_loads_waits(loads: list[ChatVLM]) -> None:
+    model = lazy()
+    threads = [threading.Thread(target=model.load) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(loads) == 1
+
+
+@pytest.mark.usefixtures("loads")
+async def test_it_streams() -> None:
+    assert "".join([str(chunk.text) for chunk in lazy().stream([HumanMessage("?")])]).startswith("<think>")
+    assert "".join([str(chunk.text) async for chunk in lazy().astream([HumanMessage("?")])]).startswith("<think>")
+
+
+@pytest.mark.usefixtures("loads")
+def test_other_image_sizes_than_were_told_are_refused() -> None:
+    with pytest.raises(ModelError, match="somewhere sees VisionSpec"):
+        LazyVLM(path="somewhere", vision=QWEN3_VL).invoke("?")

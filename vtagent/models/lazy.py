@@ -1,0 +1,134 @@
+"""A `ChatVLM` that is loaded by its first call: a server starts at once, a graph can be built and drawn for nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
+from langchain_core.language_models import BaseChatModel, LanguageModelInput
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.outputs import ChatGenerationChunk, ChatResult
+from langchain_core.runnables import Runnable
+from langchain_core.tools import BaseTool
+from pydantic import ConfigDict, Field, PrivateAttr
+
+from vtagent.errors import ModelError
+from vtagent.images import MemoryImageStore
+from vtagent.models.chat import ChatVLM
+from vtagent.models.families import resolve
+from vtagent.visual_tokens import QWEN2_5_VL, QWEN3_VL, VisionSpec
+
+__all__ = ["LazyVLM", "sizes_of"]
+
+
+class LazyVLM(BaseChatModel):
+    """Stands for a checkpoint until somebody asks it something.
+
+    Args:
+        path: As for `ChatVLM.from_pretrained`.
+        vision: The image sizes that the checkpoint sees; read from it, where it is on this machine, if absent.
+        store: Where the images of messages are.
+        options: Other arguments of `ChatVLM.from_pretrained`.
+    """
+
+    path: str
+    vision: Any = Field(default_factory=lambda fields: sizes_of(fields["path"]), exclude=True, repr=False)
+    store: Any = Field(default_factory=MemoryImageStore, exclude=True, repr=False)
+    options: dict[str, Any] = Field(default_factory=dict, exclude=True, repr=False)
+    resolves_images: bool = Field(default=True, init=False, repr=False)
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    _loaded: ChatVLM | None = PrivateAttr(default=None)
+    _lock: threading.Lock = PrivateAttr(default_factory=threading.Lock)
+
+    def load(self) -> ChatVLM:
+        """The model itself; the first call loads it, whoever comes meanwhile waits.
+
+        Raises:
+            ModelError: As `ChatVLM.from_pretrained`; or it sees other image sizes than were told.
+        """
+        with self._lock:
+            if self._loaded is None:
+                model = ChatVLM.from_pretrained(self.path, store=self.store, **self.options)
+                if model.vision != self.vision:
+                    raise ModelError(f"{self.path} sees {model.vision}; give LazyVLM this as its vision")
+                self._loaded = model
+            return self._loaded
+
+    def bind_tools(
+        self, tools: Sequence[Mapping[str, Any] | type | Callable[..., Any] | BaseTool], **kwargs: Any
+    ) -> Runnable[LanguageModelInput, AIMessage]:
+        """As `ChatVLM.bind_tools`."""
+        return ChatVLM.bind_tools(self, tools, **kwargs)  # type: ignore[arg-type]
+
+    @property
+    def _llm_type(self) -> str:
+        return "vtagent"
+
+    @property
+    def _identifying_params(self) -> dict[str, Any]:
+        return {"path": self.path}
+
+    def _resolve_model_profile(self) -> Any:
+        return {"image_inputs": True, "image_tool_message": True, "tool_calling": True, "tool_choice": True}
+
+    def _generate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        return self.load()._generate(messages, stop, run_manager, **kwargs)
+
+    async def _agenerate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        return await (await self._aload())._agenerate(messages, stop, run_manager, **kwargs)
+
+    def _stream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> Iterator[ChatGenerationChunk]:
+        yield from self.load()._stream(messages, stop, run_manager, **kwargs)
+
+    async def _astream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[ChatGenerationChunk]:
+        async for chunk in (await self._aload())._astream(messages, stop, run_manager, **kwargs):
+            yield chunk
+
+    async def _aload(self) -> ChatVLM:
+        return await asyncio.to_thread(self.load) if self._loaded is None else self._loaded
+
+
+def sizes_of(path: str) -> VisionSpec:
+    """The image sizes that a checkpoint sees, from its own files or, where they are not here yet, from its name."""
+    file = Path(resolve(path)) / "preprocessor_config.json"
+    if not file.is_file():
+        return QWEN2_5_VL if "qwen2.5-vl" in path.lower() else QWEN3_VL
+    found = json.loads(file.read_text(encoding="utf-8"))
+    size = found.get("size") or {}
+    return VisionSpec(
+        patch_size=found["patch_size"],
+        merge_size=found["merge_size"],
+        min_pixels=size.get("shortest_edge") or found["min_pixels"],
+        max_pixels=size.get("longest_edge") or found["max_pixels"],
+    )
