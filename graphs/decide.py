@@ -142,7 +142,8 @@ class Decide(Node):
         usage = after_call(state["usage"], message, seconds)
         names = [call["name"] for call in message.tool_calls]
         calls = [{"name": call["name"], "args": call["args"]} for call in message.tool_calls]
-        choice, next_node = "answer", "answer"
+        choice: str = "answer"
+        next_node: Literal["zoom", "answer"] = "answer"
         if names or message.invalid_tool_calls:
             choice, next_node = "zoom" if self.zoom_tool.name in names or not names else "tool", "zoom"
         runtime.stream_writer(
@@ -154,7 +155,8 @@ class Decide(Node):
 
 def _unwrapped(bound: Caller) -> tuple[Caller, dict[str, Any]]:
     """A plain binding as the model and its options: the same call, without merging configs each time."""
-    plain = isinstance(bound, RunnableBinding) and not bound.config and not bound.config_factories
-    if plain and type(bound).invoke is RunnableBinding.invoke and type(bound).ainvoke is RunnableBinding.ainvoke:
-        return bound.bound, dict(bound.kwargs)
-    return bound, {}
+    if not isinstance(bound, RunnableBinding) or bound.config or bound.config_factories:
+        return bound, {}
+    if type(bound).invoke is not RunnableBinding.invoke or type(bound).ainvoke is not RunnableBinding.ainvoke:
+        return bound, {}
+    return bound.bound, dict(bound.kwargs)

@@ -154,7 +154,7 @@ def _load(name: str, *, split: str, where: str, **options: Any) -> Any:
 
 def _datasets(where: str) -> Any:
     try:
-        import datasets  # type: ignore[import-untyped]
+        import datasets
     except ModuleNotFoundError as error:
         raise DataError(f"{where}: reading it needs an extra: pip install 'vtagent[train]'") from error
     return datasets
