@@ -6,6 +6,7 @@ gets is a few words of text, however many views the answer took.
 
 # No `from __future__ import annotations` here: LangChain reads the injected argument's annotation at run time.
 
+import asyncio
 from typing import Annotated, Any, Literal
 
 from langchain_core.messages import HumanMessage
@@ -62,7 +63,7 @@ class LookTool(BaseTool):
         messages: Any = None,
         config: RunnableConfig | None = None,
     ) -> tuple[str, dict[str, Any]]:
-        return _told(self.agent.invoke(self._asked(question, images, messages), config), self._store)
+        return _told(self.agent.invoke(self._asked(question, images, messages), config))
 
     async def _arun(
         self,
@@ -71,7 +72,8 @@ class LookTool(BaseTool):
         messages: Any = None,
         config: RunnableConfig | None = None,
     ) -> tuple[str, dict[str, Any]]:
-        return _told(await self.agent.ainvoke(self._asked(question, images, messages), config), self._store)
+        asked = await asyncio.to_thread(self._asked, question, images, messages)
+        return _told(await self.agent.ainvoke(asked, config))
 
     @property
     def _store(self) -> ImageStore:
@@ -116,7 +118,7 @@ def as_tool(agent: ZoomAgent, *, name: str = "look", description: str = DESCRIPT
     return LookTool(name=name, description=description, agent=agent)
 
 
-def _told(state: ZoomState, store: ImageStore) -> tuple[str, dict[str, Any]]:
+def _told(state: ZoomState) -> tuple[str, dict[str, Any]]:
     """The answer with its evidence, for a model; and the same for a program."""
     views = state["views"]
     names = list(dict.fromkeys(name_of(view["url"]) for view in views))

@@ -170,7 +170,8 @@ class ZoomMiddleware(AgentMiddleware[ZoomAgentState, Any, Any]):
     async def awrap_tool_call(
         self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], Awaitable[Answer]]
     ) -> Answer:
-        """As `wrap_tool_call`; images are decoded in a thread."""
+        """As `wrap_tool_call`; the image store is asked in a thread."""
         if request.tool_call["name"] != self.zoom_tool.name:
             return await asyncio.to_thread(self._zooms.without_pixels, await handler(request))
-        return self._zooms.granted(request, await handler(self._zooms.in_sight(request)))
+        answer = await handler(await asyncio.to_thread(self._zooms.in_sight, request))
+        return await asyncio.to_thread(self._zooms.granted, request, answer)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from datasets import Dataset, DatasetDict, Features, Image, Sequence, Value  # type: ignore[import-untyped]
+from datasets import Dataset, DatasetDict, Features, Image, Sequence, Value
 from PIL import Image as Pillow
 
 from vtagent.errors import DataError, ImageError

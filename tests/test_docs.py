@@ -12,6 +12,7 @@ ROOT = Path(__file__).parent.parent
 PAGES = {
     "compose.md": ["<answer>$170.71</answer> 1", "Seen: image 1, whole, at 112 × 80", "zoom_image", "\n$170.71\n"],
     "persist.md": ["$170.71\n", "Collected(deleted=()"],
+    "train.md": ["4 receipts ('$170.71',)", "trained for 1 step", "$170.71 1"],
 }
 
 

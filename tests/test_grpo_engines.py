@@ -65,7 +65,9 @@ def test_adapters_are_trained_and_sampled_from(tmp_path: Path) -> None:
     changed = {name for name, value in parameters(run).items() if not value.equal(before[name])}
     assert changed
     assert all("lora_" in name for name in changed)
+    trained = parameters(run)
     save_policy(run, tmp_path / "policy", half=False)
+    assert all(value.equal(trained[name]) for name, value in parameters(run).items())  # merged in the copy alone
     with_adapters = ChatVLM.from_pretrained(tmp_path / "policy", max_tokens=48)
     assert with_adapters.invoke("What is the total?").text
 

@@ -78,6 +78,19 @@ def test_a_correction_summed_over_whole_rollouts_is_refused_where_it_would_be_us
     assert "set token_truncate" in said
 
 
+@pytest.mark.parametrize("launched", ["ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"])
+def test_sharded_weights_need_an_engine_of_their_own_and_bear_no_adapters(
+    launched: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    args = settings(tmp_path)
+    monkeypatch.setenv(launched, "true")
+    check_settings(args, examples=2, external_engine=True)
+    with pytest.raises(SettingsError, match="sharded weights cannot be sampled from in place"):
+        check_settings(args, examples=2, external_engine=False)
+    with pytest.raises(SettingsError, match="adapters cannot be merged into sharded weights"):
+        check_settings(args, examples=2, external_engine=True, adapters=True)
+
+
 def test_a_group_that_does_not_fit_the_batch_is_refused(tmp_path: Path) -> None:
     args = settings(tmp_path)
     args.num_generations = 3

@@ -123,6 +123,8 @@ def test_files_named_by_the_caller_are_read_with_the_same_limits(store: ImageSto
     assert store.put_file(file) == store.put_file(str(file)) == store.put(file.read_bytes())
     with pytest.raises(ImageNotFound, match=r"missing\.png"):
         store.put_file(tmp_path / "missing.png")
+    with pytest.raises(ImageNotFound, match="https:… is not fetched: save the image to a file"):
+        store.put_file("https://example.org/page.png")
     with pytest.raises(UnreadableImage, match="plain file"):
         store.put_file(tmp_path)
 

@@ -102,10 +102,10 @@ def _run(arguments: list[str]) -> None:
     if stop.asked and trainer.state.global_step < trainer.state.max_steps:
         print(f"stopped at step {trainer.state.global_step}; the same command goes on from here", file=sys.stderr)
         return
+    save_policy(trainer, folder / "policy", half=run.half_precision)
     trainer.accelerator.wait_for_everyone()
     if trainer.accelerator.is_main_process:
         trainer.save_state()
-        save_policy(trainer, folder / "policy", half=run.half_precision)
         print(f"wrote {folder / 'policy'}", file=sys.stderr)
         if run.evaluate_documents:
             _evaluate(folder, run.evaluate_documents, args)
@@ -212,19 +212,21 @@ def remember(settings: dict[str, Any], folder: Path, *, going_on: bool) -> None:
 
 
 def save_policy(trainer: Any, folder: Path, *, half: bool) -> None:
-    """Write the trained policy as any `from_pretrained` reads it, adapters merged."""
+    """Write the trained policy as any `from_pretrained` reads it, adapters merged; called by all processes together."""
     import torch
 
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    if hasattr(model, "merge_and_unload"):
-        model = model.merge_and_unload()
-    weights = model.state_dict()
+    from vtagent.training.rl.weights import plain_model, whole_weights
+
+    weights = whole_weights(trainer.model, trainer.accelerator)
+    if not trainer.accelerator.is_main_process:
+        return
+    plain = plain_model(trainer.accelerator.unwrap_model(trainer.model))
     if half:
-        model.config.dtype = torch.float16
-        for part in (model.config.text_config, model.config.vision_config):
+        plain.config.dtype = torch.float16
+        for part in (plain.config.text_config, plain.config.vision_config):
             part.dtype = torch.float16
         weights = {name: weight.half() for name, weight in weights.items()}
-    model.save_pretrained(folder, state_dict=weights)
+    plain.save_pretrained(folder, state_dict=weights)
     trainer.processing_class.save_pretrained(folder)
 
 

@@ -102,7 +102,11 @@ class ImageStore(ABC):
         try:
             data = _read_regular(Path(path), self.limits.max_bytes)
         except FileNotFoundError:
-            raise ImageNotFound(f"no image file at {os.fspath(path)!r}") from None
+            given = os.fspath(path)
+            remote = re.match(r"(https?|ftp|s3|gs|data):", given)
+            raise ImageNotFound(
+                f"{remote[0]}… is not fetched: save the image to a file" if remote else f"no image file at {given!r}"
+            ) from None
         return self.put(data)
 
     def get(self, sha256: str) -> bytes:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import os
 import textwrap
 from typing import Any
 
@@ -81,13 +82,14 @@ def check_trl(trainer: type[Any] = GRPOTrainer) -> None:
         )
 
 
-def check_settings(args: GraphGRPOConfig, *, examples: int, external_engine: bool) -> None:
+def check_settings(args: GraphGRPOConfig, *, examples: int, external_engine: bool, adapters: bool = False) -> None:
     """The settings can work together.
 
     Args:
         args: The settings.
         examples: How many there are to train on.
         external_engine: Rollouts are sampled by something other than the trained model in this process.
+        adapters: PEFT's are trained, not the model's own weights.
 
     Raises:
         SettingsError: they cannot.
@@ -112,8 +114,16 @@ def check_settings(args: GraphGRPOConfig, *, examples: int, external_engine: boo
             f"vllm_importance_sampling_mode {args.vllm_importance_sampling_mode!r} sums differences over a whole "
             "rollout, which drops long ones; set token_truncate"
         )
-    if not external_engine and (args.deepspeed or args.fsdp):
+    if _sharded(args) and not external_engine:
         raise SettingsError("sharded weights cannot be sampled from in place: give the trainer a vLLM engine")
+    if _sharded(args) and adapters:
+        raise SettingsError("adapters cannot be merged into sharded weights: train them without FSDP or DeepSpeed")
+
+
+def _sharded(args: GraphGRPOConfig) -> bool:
+    """Whether each process will hold a part of the weights; `accelerate launch` says so in the environment."""
+    launched = (os.environ.get(f"ACCELERATE_USE_{name}", "false") for name in ("FSDP", "DEEPSPEED"))
+    return bool(args.deepspeed or args.fsdp) or any(said.lower() in ("true", "1", "yes") for said in launched)
 
 
 def _check_values(args: GraphGRPOConfig) -> None:

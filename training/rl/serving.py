@@ -10,6 +10,7 @@ from accelerate.utils import broadcast_object_list
 
 from vtagent.models.engine import Engine
 from vtagent.models.served_weights import save_for_server
+from vtagent.training.rl.weights import plain_model, whole_weights
 
 
 class ServedEngine(Engine, Protocol):
@@ -35,29 +36,12 @@ def hand_over(engine: ServedEngine, model: Any, processor: Any, accelerator: Any
         folder: The run's folder, which the server must see under the same path.
     """
     version: list[str | None] = [None]
-    weights = accelerator.get_state_dict(model)  # sharded weights are collected on all processes together
+    weights = whole_weights(model, accelerator)
     if accelerator.is_main_process:
-        plain = model.get_base_model() if hasattr(model, "get_base_model") else model
-        if plain is not model:
-            model.merge_adapter()
-            weights = plain.state_dict()
         target = folder / "served"
-        own = {_name(key): value for key, value in weights.items() if _own(key)}
-        save_for_server(plain, target, state_dict=own)
+        save_for_server(plain_model(accelerator.unwrap_model(model)), target, state_dict=weights)
         processor.save_pretrained(target)
-        if plain is not model:
-            model.unmerge_adapter()
         version[0] = engine.reload(target)
     broadcast_object_list(version)
     if not accelerator.is_main_process and version[0] is not None:
         engine.follow(version[0])
-
-
-def _own(key: str) -> bool:
-    """Whether a weight is the model's own, not an adapter's."""
-    return "lora_" not in key
-
-
-def _name(key: str) -> str:
-    """A weight's name without what PEFT adds to it."""
-    return key.replace(".base_layer.", ".")

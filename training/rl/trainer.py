@@ -38,6 +38,7 @@ from vtagent.training.rl.probes import ForcedProbe
 from vtagent.training.rl.rows import RowMaker
 from vtagent.training.rl.serving import ServedEngine, hand_over
 from vtagent.training.rl.settings import GraphGRPOConfig
+from vtagent.training.rl.weights import plain_model
 
 
 def accuracy(**_: Any) -> list[float]:
@@ -89,7 +90,8 @@ class GraphGRPOTrainer(WholeCheckpoints, DistinctRows):
         **others: Any,
     ) -> None:
         check_trl()
-        check_settings(args, examples=len(examples), external_engine=engine is not None)
+        adapters = others.get("peft_config") is not None
+        check_settings(args, examples=len(examples), external_engine=engine is not None, adapters=adapters)
         processor.tokenizer.padding_side = "left"
         check_model(model, processor)
         args.max_steps = args.steps(len(examples))
@@ -105,7 +107,7 @@ class GraphGRPOTrainer(WholeCheckpoints, DistinctRows):
         )
         for own in (self.model, self.ref_model):
             if own is not None:
-                encode_once(_plain(self.accelerator.unwrap_model(own)).model)
+                encode_once(plain_model(self.accelerator.unwrap_model(own)).model)
         self._served = engine
         self.engine: Engine = engine or TransformersEngine(self.model, processor)
         # Where there are tools, TRL takes images from `_generate`'s rows; where there is vLLM, it corrects for it.
@@ -230,8 +232,3 @@ class GraphGRPOTrainer(WholeCheckpoints, DistinctRows):
 
     def _send_telemetry(self) -> None:
         """No: nobody has asked the user."""
-
-
-def _plain(model: Any) -> Any:
-    """Without PEFT's wrapper."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
