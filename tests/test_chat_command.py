@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx
+import openai
 import pytest
 from langchain_core.messages import BaseMessage
 from langgraph.checkpoint.sqlite import SqliteSaver
@@ -15,6 +18,7 @@ from PIL import Image
 from tests.test_cli import ANSWER, ZOOM, Scripted, scripted
 from vtagent.chat_command import state_folder
 from vtagent.cli import run
+from vtagent.errors import ModelError
 from vtagent.tools.shown import image_blocks
 
 
@@ -129,19 +133,106 @@ def test_a_mistake_in_a_script_is_one_line(
 
 
 def test_at_a_terminal_a_mistake_is_told_and_the_conversation_goes_on(
-    state: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    state: Path,
+    typed: Callable[[str], None],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    scripted(monkeypatch, ANSWER)
+    typed("/image nowhere.png\n\nHello?\n/quit")
+    assert run(["chat", "--thread", "t1", "--state", str(state)]) == 0
+    printed = capsys.readouterr().out
+    assert "no image file at 'nowhere.png'" in printed
+    assert "48.10" in printed
+
+
+@pytest.fixture
+def typed(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Lines typed at a terminal; the last of them ends the conversation."""
+
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
             return True
 
-    scripted(monkeypatch, ANSWER)
-    typed = iter(["/image nowhere.png", "", "Hello?", "/quit"])
-    monkeypatch.setattr("builtins.input", lambda prompt: next(typed))
-    monkeypatch.setattr("sys.stdin", Terminal())
+    def type_(said: str) -> None:
+        lines = iter(said.splitlines())
+        monkeypatch.setattr("builtins.input", lambda prompt: next(lines))
+        monkeypatch.setattr("sys.stdin", Terminal())
+
+    return type_
+
+
+def failing_once(monkeypatch: pytest.MonkeyPatch, error: Exception) -> Scripted:
+    """A server whose first answer is an error."""
+    model = Scripted(lines=[error, ANSWER])
+    monkeypatch.setattr("vtagent.cli._load", lambda name, url, store: ("m", model, model.vision))
+    return model
+
+
+SERVED = ("--base-url", "http://127.0.0.1:9/v1")
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (openai.APIConnectionError(request=httpx.Request("POST", SERVED[1])), f"no server answers at {SERVED[1]}"),
+        (PermissionError(13, "Permission denied", "images"), "Permission denied: 'images'"),
+    ],
+)
+def test_at_a_terminal_a_server_that_failed_once_can_be_asked_again(
+    error: Exception,
+    told: str,
+    state: Path,
+    typed: Callable[[str], None],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    failing_once(monkeypatch, error)
+    typed("Hello?\nHello?\n/quit")
+    assert run(["chat", *SERVED, "--thread", "t1", "--state", str(state)]) == 0
+    printed = capsys.readouterr().out
+    assert told in printed
+    assert "48.10" in printed
+
+
+def unfinished(monkeypatch: pytest.MonkeyPatch, state: Path) -> Scripted:
+    """A thread whose question was never answered; each of two further tries to answer it fails, too."""
+    broken = ModelError("out of memory")
+    scripted(monkeypatch, broken)  # type: ignore[arg-type]
+    assert chat(monkeypatch, state, "Hello?") == 4
+    return scripted(monkeypatch, broken, ANSWER)  # type: ignore[arg-type]
+
+
+def test_what_cannot_be_finished_does_not_keep_a_script_from_asking(
+    state: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    unfinished(monkeypatch, state)
+    assert chat(monkeypatch, state, "And now?") == 0
+    printed = capsys.readouterr()
+    assert "out of memory" in printed.err
+    assert "48.10" in printed.out
+
+
+def test_a_script_that_only_asks_to_finish_is_told_that_it_failed(
+    state: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    unfinished(monkeypatch, state)
+    capsys.readouterr()
+    assert chat(monkeypatch, state, "") == 4
+    assert capsys.readouterr().err == "vtagent chat: error: out of memory\n"
+
+
+def test_what_cannot_be_finished_does_not_keep_a_person_from_asking(
+    state: Path,
+    typed: Callable[[str], None],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    unfinished(monkeypatch, state)
+    typed("And now?\n/quit")
     assert run(["chat", "--thread", "t1", "--state", str(state)]) == 0
     printed = capsys.readouterr().out
-    assert "no image file at 'nowhere.png'" in printed
+    assert "out of memory" in printed
     assert "48.10" in printed
 
 

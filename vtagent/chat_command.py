@@ -12,6 +12,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from vtagent.graphs import ZoomContext, create_zoom_agent
 from vtagent.graphs.in_use import images_in_use
 from vtagent.graphs.zoom import ZoomAgent
 from vtagent.images import DirectoryImageStore, ImageStore
-from vtagent.served import zoom_token_id
+from vtagent.served import server_errors, zoom_token_id
 from vtagent.terminal import FORCED, plain, working
 from vtagent.views import View
 from vtagent.visual_tokens import VisionSpec
@@ -55,7 +56,10 @@ def chat(options: argparse.Namespace, load: Load) -> None:
         context = ZoomContext(
             max_zooms=options.max_zooms, zoom_bias=options.zoom_bias, zoom_token_id=zoom_token_id(options, name)
         )
-        Conversation(agent, saver, options.thread, context, as_json=options.json).hold(blocks)
+        conversation = Conversation(
+            agent, saver, options.thread, context, base_url=options.base_url, as_json=options.json
+        )
+        conversation.hold(blocks)
 
 
 def forget(options: argparse.Namespace) -> None:
@@ -88,17 +92,37 @@ class Conversation:
     """One thread at a terminal, or with a script."""
 
     def __init__(
-        self, agent: ZoomAgent, saver: SqliteSaver, thread: str, context: ZoomContext, *, as_json: bool
+        self,
+        agent: ZoomAgent,
+        saver: SqliteSaver,
+        thread: str,
+        context: ZoomContext,
+        *,
+        base_url: str | None,
+        as_json: bool,
     ) -> None:
-        self.agent, self.saver, self.thread, self.context, self.as_json = agent, saver, thread, context, as_json
+        self.agent, self.saver, self.thread, self.context = agent, saver, thread, context
+        self.base_url, self.as_json = base_url, as_json
         self.config: Any = {"configurable": {"thread_id": thread}}
         self.console = Console(highlight=False)
 
     def hold(self, blocks: list[dict[str, Any]]) -> None:
-        """Answer until stdin ends; `blocks` are shown with the first question."""
+        """Answer until stdin ends; `blocks` are shown with the first question.
+
+        What was left unfinished and cannot be finished is told, and a new question asked all the same: it may be the
+        way out. A script that has none fails.
+        """
+        lines = _lines()
         if self.agent.get_state(self.config).next:
-            self._answer(None)
-        for line in _lines():
+            try:
+                self._answer(None)
+            except (VtagentError, OSError) as error:
+                if not sys.stdin.isatty():
+                    if (first := next(lines, None)) is None:
+                        raise
+                    lines = chain([first], lines)
+                self._told(error)
+        for line in lines:
             try:
                 if line.startswith("/image "):
                     store = self.agent.builder.store
@@ -107,13 +131,13 @@ class Conversation:
                 content: list[str | dict[Any, Any]] = [*blocks, {"type": "text", "text": line}]
                 blocks = []
                 self._answer({"messages": [HumanMessage(content)]})
-            except VtagentError as error:
+            except (VtagentError, OSError) as error:
                 if not sys.stdin.isatty():
                     raise
-                self.console.print(Text(str(error), style="red"))
+                self._told(error)
 
     def _answer(self, question: Any) -> None:
-        with working("looking"):
+        with server_errors(self.base_url), working("looking"):
             state = self.agent.invoke(question, self.config, context=self.context, durability="sync")
         self._keep_the_end()
         if self.as_json:
@@ -131,6 +155,10 @@ class Conversation:
         cut = f"; {FORCED[state['stop']]}" if state["stop"] in FORCED else ""
         self.console.print(Text(plain(state["answer"] or "no answer"), style="bold green"))
         self.console.print(Text(f"{zoomed}; {usage['visual_tokens']}{of} visual tokens in view{cut}", style="dim"))
+
+    def _told(self, error: Exception) -> None:
+        where = self.console if sys.stdin.isatty() else Console(stderr=True, highlight=False)
+        where.print(Text(plain(str(error)), style="red"), soft_wrap=True)
 
     def _keep_the_end(self) -> None:
         """Drop the steps of runs that have ended: every one of them holds the whole conversation."""
