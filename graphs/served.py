@@ -5,6 +5,7 @@ The environment says what is served:
     VTAGENT_MODEL       base or zoom (bundled), a checkpoint's folder or hub id; default: zoom.
                         With VTAGENT_BASE_URL, a name that is served there
     VTAGENT_BASE_URL    an OpenAI-compatible server, asked instead of a model on this machine
+    VTAGENT_TIMEOUT     seconds that the server may take for one answer; default: 120. It is asked twice
     VTAGENT_IMAGES      the folder of the image store, shared by all workers; default: .vtagent/images
 
 Each run may bring its own settings as its context: {"max_zooms": 2, "scale": 0.25, …}.
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from functools import lru_cache
 
 from langchain_core.language_models import BaseChatModel
@@ -28,8 +30,16 @@ __all__ = ["zoom_agent"]
 
 async def zoom_agent() -> ZoomAgent:
     """The agent. The server asks for it with every run, and is given the same one each time."""
-    named = (os.environ.get(name, "") for name in ("VTAGENT_MODEL", "VTAGENT_BASE_URL", "VTAGENT_IMAGES"))
-    return await asyncio.to_thread(_agent, *named)
+    return await asyncio.to_thread(_the_agent)
+
+
+_making = threading.Lock()
+
+
+def _the_agent() -> ZoomAgent:
+    names = ("VTAGENT_MODEL", "VTAGENT_BASE_URL", "VTAGENT_IMAGES")
+    with _making:  # the cache holds nobody up while it is filled: two first runs would make two agents, two models
+        return _agent(*(os.environ.get(name, "") for name in names))
 
 
 @lru_cache
@@ -47,4 +57,9 @@ def _served(model: str, base_url: str) -> BaseChatModel:
     from pydantic import SecretStr
 
     key = SecretStr(os.environ.get("OPENAI_API_KEY") or "none")
-    return ChatOpenAI(model=model, base_url=base_url, api_key=key, temperature=0, max_retries=1)
+    seconds = float(os.environ.get("VTAGENT_TIMEOUT") or 120)
+    return ChatOpenAI(model=model, base_url=base_url, api_key=key, temperature=0, max_retries=1, timeout=seconds)
+
+
+if _base_url := os.environ.get("VTAGENT_BASE_URL"):
+    _served("any", _base_url)  # a second of imports: better when the server starts than in somebody's run

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +19,14 @@ from langchain_openai import ChatOpenAI
 from tests.fakes import scripted_vlm
 from tests.scripted_chat import ANSWER, ZOOM, asked, picture
 from vtagent.errors import ModelError
+from vtagent.graphs import served
 from vtagent.graphs.served import zoom_agent
 from vtagent.graphs.zoom import ZoomAgent, create_zoom_agent
 from vtagent.images import DirectoryImageStore
 from vtagent.models.chat import ChatVLM
 from vtagent.models.lazy import LazyVLM, sizes_of
 from vtagent.models.processor import VLProcessor
-from vtagent.visual_tokens import QWEN2_5_VL, QWEN3_VL
+from vtagent.visual_tokens import QWEN2_5_VL, QWEN3_VL, VisionSpec
 
 ROOT = Path(__file__).parent.parent
 
@@ -39,19 +42,41 @@ def agent() -> ZoomAgent:
     return asyncio.run(zoom_agent())
 
 
+def test_runs_that_come_first_at_once_are_given_the_same_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+
+    def make(*args: Any, **options: Any) -> ZoomAgent:
+        time.sleep(0.05)
+        made.append(create_zoom_agent(*args, **options))
+        return made[-1]
+
+    monkeypatch.setattr(served, "create_zoom_agent", make)
+    served._agent.cache_clear()
+
+    async def ask() -> list[ZoomAgent]:
+        return await asyncio.gather(*(zoom_agent() for _ in range(8)))
+
+    assert len({id(agent) for agent in asyncio.run(ask())}) == len(made) == 1
+
+
 def test_langgraph_json_names_it() -> None:
     declared = json.loads((ROOT / "langgraph.json").read_text(encoding="utf-8"))
     assert declared == {"dependencies": ["."], "graphs": {"zoom": "./graphs/served.py:zoom_agent"}}
 
 
-def test_making_it_loads_no_model_and_none_of_what_models_need() -> None:
+@pytest.mark.parametrize("url", ["", "http://127.0.0.1:9/v1"], ids=["local", "server"])
+def test_making_it_takes_no_time_loads_no_model_and_none_of_what_models_need(url: str) -> None:
     code = """
-import asyncio, sys
+import asyncio, sys, time
 from vtagent.graphs.served import zoom_agent
+imported, began = set(sys.modules), time.process_time()
 asyncio.run(zoom_agent())
+assert time.process_time() - began < 0.1
+assert not [name for name in set(sys.modules) - imported if name.startswith(("openai", "langchain", "httpx"))]
 assert not {"torch", "transformers", "numpy"} & set(sys.modules)
 """
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+    environment = {**os.environ, "VTAGENT_MODEL": "zoom", "VTAGENT_BASE_URL": url}
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, env=environment)
 
 
 def test_every_run_is_given_the_same_one(tmp_path: Path) -> None:
@@ -69,6 +94,13 @@ def test_the_environment_may_name_a_server(monkeypatch: pytest.MonkeyPatch) -> N
     decide: Any = agent().builder.nodes["decide"].runnable
     assert isinstance(decide.model, ChatOpenAI)
     assert (decide.model.model_name, decide.vision) == ("Qwen/Qwen3-VL-2B-Instruct", QWEN3_VL)
+    assert decide.model.request_timeout == 120
+
+
+def test_the_environment_may_set_how_long_a_server_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VTAGENT_TIMEOUT", "7.5")
+    model: Any = served._served("any", "http://localhost:9/v1")
+    assert model.request_timeout == 7.5
 
 
 def test_what_servers_show_of_it_can_be_written_as_json_schemas() -> None:
@@ -142,7 +174,24 @@ async def test_it_streams() -> None:
     assert "".join([str(chunk.text) async for chunk in lazy().astream([HumanMessage("?")])]).startswith("<think>")
 
 
-@pytest.mark.usefixtures("loads")
-def test_other_image_sizes_than_were_told_are_refused() -> None:
-    with pytest.raises(ModelError, match="somewhere sees VisionSpec"):
-        LazyVLM(path="somewhere", vision=QWEN3_VL).invoke("?")
+def test_other_image_sizes_than_were_told_are_refused_at_the_cost_of_one_load(loads: list[ChatVLM]) -> None:
+    model = LazyVLM(path="somewhere", vision=QWEN3_VL)
+    for _ in range(2):
+        with pytest.raises(ModelError, match="somewhere sees VisionSpec"):
+            model.invoke("?")
+    assert [loaded.engine.closed for loaded in loads] == [True]
+
+
+def test_of_a_checkpoint_that_was_downloaded_its_own_file_tells(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = {"patch_size": 8, "merge_size": 2, "size": {"shortest_edge": 256, "longest_edge": 4096}}
+    file = tmp_path / "preprocessor_config.json"
+    file.write_text(json.dumps(sizes), encoding="utf-8")
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda path, name: str(file))
+    assert sizes_of("someone/Qwen3-VL-tuned") == VisionSpec(8, 2, 256, 4096)
+
+
+@pytest.mark.parametrize("path", ["nowhere/at/all", "/nowhere", "a name"])
+def test_what_is_no_checkpoints_id_is_no_error_yet(path: str) -> None:
+    assert sizes_of(path) == QWEN3_VL

@@ -25,6 +25,8 @@ from vtagent.visual_tokens import QWEN2_5_VL, QWEN3_VL, VisionSpec
 
 __all__ = ["LazyVLM", "sizes_of"]
 
+_SIZES = "preprocessor_config.json"
+
 
 class LazyVLM(BaseChatModel):
     """Stands for a checkpoint until somebody asks it something.
@@ -45,6 +47,7 @@ class LazyVLM(BaseChatModel):
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
     _loaded: ChatVLM | None = PrivateAttr(default=None)
+    _unfit: str = PrivateAttr(default="")  # why what was loaded cannot be used: loading it again would change nothing
     _lock: threading.Lock = PrivateAttr(default_factory=threading.Lock)
 
     def load(self) -> ChatVLM:
@@ -54,11 +57,15 @@ class LazyVLM(BaseChatModel):
             ModelError: As `ChatVLM.from_pretrained`; or it sees other image sizes than were told.
         """
         with self._lock:
-            if self._loaded is None:
+            if self._loaded is None and not self._unfit:
                 model = ChatVLM.from_pretrained(self.path, store=self.store, **self.options)
-                if model.vision != self.vision:
-                    raise ModelError(f"{self.path} sees {model.vision}; give LazyVLM this as its vision")
-                self._loaded = model
+                if model.vision == self.vision:
+                    self._loaded = model
+                else:
+                    self._unfit = f"{self.path} sees {model.vision}; give LazyVLM this as its vision"
+                    model.engine.close()
+            if self._loaded is None:
+                raise ModelError(self._unfit)
             return self._loaded
 
     def bind_tools(
@@ -121,7 +128,9 @@ class LazyVLM(BaseChatModel):
 
 def sizes_of(path: str) -> VisionSpec:
     """The image sizes that a checkpoint sees, from its own files or, where they are not here yet, from its name."""
-    file = Path(resolve(path)) / "preprocessor_config.json"
+    file = Path(resolve(path)) / _SIZES
+    if not file.is_file() and (downloaded := _downloaded(path)) is not None:
+        file = downloaded
     if not file.is_file():
         return QWEN2_5_VL if "qwen2.5-vl" in path.lower() else QWEN3_VL
     found = json.loads(file.read_text(encoding="utf-8"))
@@ -132,3 +141,17 @@ def sizes_of(path: str) -> VisionSpec:
         min_pixels=size.get("shortest_edge") or found["min_pixels"],
         max_pixels=size.get("longest_edge") or found["max_pixels"],
     )
+
+
+def _downloaded(path: str) -> Path | None:
+    """The file with the sizes of a checkpoint of the hub, if that was downloaded before."""
+    try:
+        from huggingface_hub import try_to_load_from_cache
+        from huggingface_hub.errors import HFValidationError
+    except ModuleNotFoundError:  # who only asks a server need not have it
+        return None
+    try:
+        found = try_to_load_from_cache(path, _SIZES)
+    except HFValidationError:  # not the id of a checkpoint
+        return None
+    return Path(found) if isinstance(found, str) else None
