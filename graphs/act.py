@@ -6,6 +6,7 @@ run's budgets, in the order of the calls.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -19,7 +20,7 @@ from langgraph.types import Command
 from vtagent.errors import ImageError
 from vtagent.graphs.ledger import record, visual_tokens
 from vtagent.graphs.node import Node, ZoomRuntime
-from vtagent.graphs.observe import Fetch, take_in
+from vtagent.graphs.observe import Fetch, is_quick, take_in
 from vtagent.graphs.state import ViewRecord, ZoomContext, ZoomState
 from vtagent.images import ImageStore
 from vtagent.tools.shown import already_shown, shown_views
@@ -65,7 +66,9 @@ class Act(Node):
         else:
             callable_ = self._callable(state)
             output = await self.tools.ainvoke(callable_, config) if callable_ else []
-        return self._update(state, settings, output, runtime, start)
+        if is_quick(_sorted_out(output)[0].values(), self.store):
+            return self._update(state, settings, output, runtime, start)
+        return await asyncio.to_thread(self._update, state, settings, output, runtime, start)
 
     def _only_a_zoom(self, state: ZoomState) -> dict[str, Any] | None:
         """The one call, if it is a zoom: by far the usual case, and not worth `ToolNode`'s threads."""

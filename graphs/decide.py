@@ -21,6 +21,7 @@ from vtagent.graphs.replies import structured, without_calls
 from vtagent.graphs.resolve import (
     PixelModel,
     after_tool_messages,
+    can_be_forbidden,
     reads_references,
     takes_tool_images,
     without_lost_images,
@@ -29,6 +30,7 @@ from vtagent.graphs.resolve import (
 from vtagent.graphs.state import Stop, ZoomContext, ZoomState
 from vtagent.images import ImageStore
 from vtagent.prompts import PromptTemplate
+from vtagent.views import ViewRenderer
 from vtagent.visual_tokens import VisionSpec
 
 _KEPT = 16  # bound models kept ready: a graph rarely serves more than a few
@@ -63,7 +65,7 @@ class Decide(Node):
         super().__init__(defaults)
         self.model, self.store, self.vision, self.prompt = model, store, vision, prompt
         self.zoom_tool, self.tools = zoom_tool, list(tools)
-        self._system = SystemMessage("")
+        self._renderer = ViewRenderer(store, vision)
         self._ready: dict[tuple[int, bool, bool], tuple[BaseChatModel, tuple[Caller, dict[str, Any]]]] = {}
 
     def run(self, state: ZoomState, settings: ZoomContext, runtime: ZoomRuntime, config: RunnableConfig) -> Any:
@@ -105,31 +107,36 @@ class Decide(Node):
             prompt = prompt(tool_name=name, scale=settings.scale, max_zooms=settings.max_zooms)
         if prompt is None:
             return messages
-        if prompt != self._system.content:
-            self._system = SystemMessage(prompt)
-        if messages and isinstance(messages[0], SystemMessage):  # many templates read only one system message
-            return [SystemMessage(f"{prompt}\n\n{messages[0].text}"), *messages[1:]]
-        return [self._system, *messages]
+        if not messages or not isinstance(messages[0], SystemMessage):
+            return [SystemMessage(prompt), *messages]
+        theirs = messages[0].content  # many templates read only one system message
+        if isinstance(theirs, str):
+            return [SystemMessage(f"{prompt}\n\n{theirs}"), *messages[1:]]
+        return [SystemMessage([{"type": "text", "text": f"{prompt}\n\n"}, *theirs]), *messages[1:]]
 
     def _bound(self, model: BaseChatModel, offered: bool, forced: bool) -> tuple[Caller, dict[str, Any]]:
         """The model with its tools; the same ones when it must answer, so that the prompt's prefix can be reused."""
         key = (id(model), offered, forced)
-        if key in self._ready and self._ready[key][0] is model:
-            return self._ready[key][1]
-        reader = model if reads_references(model) else PixelModel.over(model, self.store, self.vision)
+        known = self._ready.get(key)
+        if known is not None and known[0] is model:
+            return known[1]
+        shared = self._renderer
+        reader = model if reads_references(model) else PixelModel.over(model, self.store, self.vision, renderer=shared)
         tools = [self.zoom_tool, *self.tools] if offered else self.tools
         bound: Caller = reader
         if tools:
             try:
-                bound = reader.bind_tools(tools, tool_choice="none") if forced else reader.bind_tools(tools)
+                forbidden = {"tool_choice": "none"} if forced and can_be_forbidden(model, tools) else {}
+                bound = reader.bind_tools(tools, **forbidden)
             except NotImplementedError as error:
                 raise ModelError(f"{type(model).__name__} cannot be given tools: it has no bind_tools") from error
         elif reads_references(model):
             bound = reader.bind(tool_choice="none")
         if len(self._ready) >= _KEPT:
             self._ready.clear()
-        self._ready[key] = model, _unwrapped(bound)
-        return self._ready[key][1]
+        ready = _unwrapped(bound)
+        self._ready[key] = model, ready
+        return ready
 
     def _update(
         self, state: ZoomState, turn: Turn, message: AIMessage, runtime: ZoomRuntime, seconds: float

@@ -14,7 +14,7 @@ from vtagent.graphs.ledger import full_visual_tokens, record, visual_tokens
 from vtagent.graphs.node import Node, ZoomRuntime
 from vtagent.graphs.state import ZoomContext, ZoomState, no_usage
 from vtagent.images import ImageStore
-from vtagent.ingest import ingest
+from vtagent.ingest import ingest_one
 from vtagent.tools.shown import name_of, shown_views
 from vtagent.views import View, is_reference
 from vtagent.visual_tokens import VisionSpec
@@ -73,17 +73,12 @@ def is_quick(messages: Iterable[BaseMessage], store: ImageStore) -> bool:
 def take_in(messages: Iterable[BaseMessage], store: ImageStore, fetch: Fetch | None) -> list[BaseMessage]:
     """`ingest`, except that a reference to a lost image is left where it is: the model will be told (see `resolve`)."""
     changed = []
-    for message in messages:
+    for place, message in enumerate(messages):
         if not isinstance(message.content, list) or all(_is_settled(block, store) for block in message.content):
             continue
-        lost = [is_lost(block, store) for block in message.content]
-        sound = [block for block, is_gone in zip(message.content, lost, strict=True) if not is_gone]
-        for new in ingest([message.model_copy(update={"content": sound})], store, fetch=fetch):
-            swapped = iter(new.content)
-            content = [
-                block if is_gone else next(swapped) for block, is_gone in zip(message.content, lost, strict=True)
-            ]
-            changed.append(new.model_copy(update={"content": content}))
+        new = ingest_one(message, store, fetch=fetch, position=place, leave=lambda block: is_lost(block, store))
+        if new is not None:
+            changed.append(new)
     return changed
 
 
@@ -116,11 +111,19 @@ def _low(block: dict[str, Any], scale: float, store: ImageStore) -> dict[str, An
     return block if view.scale != 1 or view.region is not None else View(view.ref, scale).block()
 
 
-def referenced(messages: Any, store: ImageStore, fetch: Fetch | None) -> Any:
-    """Messages in any form LangGraph takes, with references for pictures; the caller's objects are not touched."""
+def referenced(messages: Any, store: ImageStore, fetch: Fetch | None, *, scale: float = 1.0) -> Any:
+    """Messages in any form LangGraph takes, with references for pictures; the caller's objects are not touched.
+
+    Args:
+        messages: See above.
+        store: Where pictures go.
+        fetch: As for `ingest`.
+        scale: At which the references show what was a picture until now, wherever it stands in the conversation.
+    """
     listed = convert_to_messages(messages if isinstance(messages, list | tuple) else [messages])
     if all(isinstance(message.content, str) for message in listed):
         return messages
     named = [m if m.id else m.model_copy(update={"id": str(uuid.uuid4())}) for m in listed]
-    changed = {message.id: message for message in take_in(named, store, fetch)}
+    taken_in = take_in(named, store, fetch)
+    changed = {message.id: at_scale(message, scale, store) or message for message in taken_in}
     return [changed.get(message.id, message) for message in named]

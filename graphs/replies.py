@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import uuid
 from typing import Any
 
 from langchain_core.messages import AIMessage, InvalidToolCall, ToolCall
 from langchain_core.messages.tool import invalid_tool_call, tool_call
 
-from vtagent.protocol import TOOL_CALL, InvalidCall, parse_call, parse_reply
+from vtagent.protocol import TOOL_CALL, InvalidCall, check_call, parse_reply
 
 
 def structured(message: AIMessage) -> AIMessage:
@@ -46,9 +45,9 @@ def _checked(message: AIMessage) -> AIMessage:
     invalid: list[InvalidToolCall] = []
     for call in message.tool_calls:
         name, args, id_ = _clean(call["name"]), call["args"], _fresh(call["id"], seen)
-        read = parse_call(json.dumps({"name": call["name"], "arguments": args}, default=str))
+        read = check_call(call["name"], args)
         if isinstance(read, InvalidCall):
-            invalid.append(_invalid(repr(args)[:1000], read.error, id_, name))
+            invalid.append(_invalid(read.text[:1000], read.error, id_, name))
         else:
             valid.append(call if (name, id_) == (call["name"], call["id"]) else tool_call(name=name, args=args, id=id_))
     for bad in message.invalid_tool_calls:

@@ -86,6 +86,33 @@ def zoom_biased(model: BaseChatModel, settings: ZoomContext) -> dict[str, Any]:
     return {"logit_bias": {str(settings.zoom_token_id): settings.zoom_bias}}
 
 
+def can_be_forbidden(model: BaseChatModel, tools: Sequence[Any]) -> bool:
+    """Whether the model knows the tool choice "none"; some take it for the name of a tool, and their servers refuse."""
+    try:
+        choice = getattr(model.bind_tools(tools, tool_choice="none"), "kwargs", {}).get("tool_choice")
+    except Exception:  # as each package puts it; a model that takes no tools at all says so when they are bound
+        return False
+    if not isinstance(choice, Mapping):
+        return True
+    function = choice.get("function")
+    return "none" not in (choice.get("name"), function.get("name") if isinstance(function, Mapping) else None)
+
+
+_KEPT = (
+    "cache",
+    "callbacks",
+    "custom_get_token_ids",
+    "disable_streaming",
+    "metadata",
+    "output_version",
+    "profile",
+    "rate_limiter",
+    "tags",
+    "verbose",
+)
+"""What a chat model does around a call, which the step before it must do in its place."""
+
+
 class PixelModel(BaseChatModel):
     """Any chat model, behind a step that turns references into `data:` URLs at the last moment."""
 
@@ -94,9 +121,12 @@ class PixelModel(BaseChatModel):
     store: Any = Field(exclude=True)
 
     @classmethod
-    def over(cls, model: BaseChatModel, store: ImageStore, vision: VisionSpec) -> PixelModel:
-        """Wrap a model whose images are in `store` and are rendered for `vision`."""
-        return cls(inner=model, store=store, renderer=ViewRenderer(store, vision), profile=model.profile)
+    def over(
+        cls, model: BaseChatModel, store: ImageStore, vision: VisionSpec, *, renderer: ViewRenderer | None = None
+    ) -> PixelModel:
+        """Wrap a model whose images are in `store` and are rendered for `vision`, by `renderer` if several share one."""
+        kept = {name: getattr(model, name) for name in _KEPT}
+        return cls(inner=model, store=store, renderer=renderer or ViewRenderer(store, vision), **kept)
 
     @property
     def _llm_type(self) -> str:

@@ -14,7 +14,8 @@ from dataclasses import replace
 from typing import Any
 
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import BaseMessage
+from langchain_core.messages import BaseMessage, convert_to_messages
+from langchain_core.runnables.config import ensure_config
 from langchain_core.tools import BaseTool
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.graph import END, START, StateGraph
@@ -25,7 +26,8 @@ from vtagent.graphs.act import Act
 from vtagent.graphs.answer import Answer
 from vtagent.graphs.decide import Decide
 from vtagent.graphs.observe import Fetch, Observe, is_quick, referenced
-from vtagent.graphs.state import ZoomContext, ZoomInput, ZoomState
+from vtagent.graphs.state import ZoomContext, ZoomInput, ZoomState, settings_of
+from vtagent.graphs.unreadable import noted
 from vtagent.images import ImageStore, MemoryImageStore
 from vtagent.prompts import PromptTemplate, zoom_prompt
 from vtagent.tools.zoom_image import create_zoom_tool
@@ -46,27 +48,52 @@ class ZoomAgent(CompiledStateGraph[ZoomState, Any, Any, Any]):
     def stream(self, input: Any, config: Any = None, *, context: Any = None, **kwargs: Any) -> Iterator[Any]:
         """As `CompiledStateGraph.stream`; `invoke` comes through here too."""
         kwargs["durability"] = kwargs.get("durability") or self._durability
-        return super().stream(self._taken_in(input), config, context=self._settings(context), **kwargs)
+        context = self._settings(context)
+        return super().stream(self._taken_in(input, config, context), config, context=context, **kwargs)
 
     async def astream(
         self, input: Any, config: Any = None, *, context: Any = None, **kwargs: Any
     ) -> AsyncIterator[Any]:
         """As `CompiledStateGraph.astream`; `ainvoke` comes through here too."""
         kwargs["durability"] = kwargs.get("durability") or self._durability
-        taken_in = self._taken_in(input) if self._is_quick(input) else await asyncio.to_thread(self._taken_in, input)
-        async for chunk in super().astream(taken_in, config, context=self._settings(context), **kwargs):
+        context = self._settings(context)
+        taken_in = await self._ataken_in(input, config, context)
+        async for chunk in super().astream(taken_in, config, context=context, **kwargs):
             yield chunk
+
+    def astream_events(self, input: Any, config: Any = None, *, version: Any = "v2", **kwargs: Any) -> Any:
+        """As `CompiledStateGraph.astream_events`."""
+        if version == "v3":
+            return super().astream_events(input, config, version=version, **kwargs)
+        return self._events(input, config, version=version, **kwargs)
+
+    async def _events(self, input: Any, config: Any, **kwargs: Any) -> AsyncIterator[Any]:
+        """The events of v1 and v2, the first of which repeats the input."""
+        taken_in = await self._ataken_in(input, config, self._settings(kwargs.get("context")))
+        async for event in super().astream_events(taken_in, config, **kwargs):
+            yield event
 
     @property
     def _durability(self) -> Durability | None:
         return "exit" if isinstance(self.checkpointer, BaseCheckpointSaver) else None
 
-    def _taken_in(self, input: Any) -> Any:
+    def _taken_in(self, input: Any, config: Any, context: Any) -> Any:
         if isinstance(input, Command) and isinstance(input.update, Mapping):
-            return replace(input, update=self._taken_in(input.update))
+            return replace(input, update=self._taken_in(input.update, config, context))
         if not isinstance(input, Mapping) or not input.get("messages"):
             return input
-        return {**input, "messages": referenced(input["messages"], self.builder.store, self.builder.fetch)}
+        messages, store, fetch = input["messages"], self.builder.store, self.builder.fetch
+        if ensure_config(config)["configurable"].get("checkpoint_ns") and isinstance(messages, list):
+            # Inside another graph the whole conversation comes in, and its checkpoint may hold a picture that failed.
+            *earlier, last = convert_to_messages(messages)
+            messages = [*((noted([message], store, fetch) or [message])[0] for message in earlier), last]
+        scale = settings_of(context, self.builder.defaults).scale
+        return {**input, "messages": referenced(messages, store, fetch, scale=scale)}
+
+    async def _ataken_in(self, input: Any, config: Any, context: Any) -> Any:
+        if self._is_quick(input):
+            return self._taken_in(input, config, context)
+        return await asyncio.to_thread(self._taken_in, input, config, context)
 
     def _is_quick(self, input: Any) -> bool:
         """Whether `_taken_in` has no image to read or decode: then it need not leave the event loop."""

@@ -19,6 +19,9 @@ from vtagent.graphs.zoom import create_zoom_agent
 from vtagent.protocol import format_tool_call
 
 
+DEEP = 300 * "[" + 300 * "]"
+
+
 @tool
 def again() -> str:
     """Never enough."""
@@ -92,6 +95,8 @@ def test_a_model_that_calls_although_it_must_answer_is_not_run_again() -> None:
         (zoom_call(region=[1, 2, 3]), "four numbers"),
         (zoom_call(image=2), "There is no image 2"),
         (zoom_call(bbox=[0, 0, 1, 1]), "not bbox"),
+        (zoom_call(**{"self": 1, "config": 2, "run_manager": 3, "args": 4}), "not args, config, run_manager, self"),
+        (f'<tool_call>{{"name": "zoom_image", "arguments": {{"a": {DEEP}}}}}</tool_call>', "nested too deeply"),
         ('<tool_call>{"name": "zoom_image"}</tool_call>', '"arguments" is missing'),
         ("<tool_call>{}", "not closed"),
     ],
@@ -101,6 +106,22 @@ def test_a_mistake_is_explained_and_costs_no_zoom(wrong: str, says: str, reads_c
     result = run(wrong, ZOOM, ANSWER, model={"reads_calls": reads_calls})
     assert summary(result) == ("48.10", "max_zooms", 1, 1)
     assert says in tool_texts(result)[0]
+
+
+@pytest.mark.parametrize("depth", [40, 300, 5000])
+def test_arguments_that_a_server_read_are_no_deeper_either(depth: int) -> None:
+    nested: dict[str, Any] = {}
+    for _ in range(depth):
+        nested = {"a": nested}
+    result = run(AIMessage("", tool_calls=[tool_call(name="zoom_image", args=nested, id="1")]), ZOOM, ANSWER)
+    assert summary(result) == ("48.10", "max_zooms", 1, 1)
+    assert "nested too deeply" in tool_texts(result)[0]
+
+
+async def test_odd_names_of_arguments_are_refused_asynchronously_too() -> None:
+    model = ScriptedChat(lines=[zoom_call(**{"self": 1}), ZOOM, ANSWER])
+    result = await create_zoom_agent(model).ainvoke({"messages": [asked("?", picture())]})
+    assert (result["answer"], result["usage"]["mistakes"]) == ("48.10", 1)
 
 
 def test_swapped_corners_are_no_mistake() -> None:

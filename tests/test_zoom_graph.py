@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from langgraph.types import Command, interrupt
 
 from tests.scripted_chat import ANSWER, ZOOM, ScriptedChat, StreamingChat, asked, picture, put, zoom_call
 from vtagent import prompts
+from vtagent.errors import UnreadableImage
 from vtagent.graphs import zoom
 from vtagent.graphs.zoom import ZoomContext, build_zoom_graph, create_zoom_agent
 from vtagent.images import MemoryImageStore
@@ -152,6 +154,16 @@ def test_the_callers_system_message_is_kept_beside_ours() -> None:
     assert model.seen[0][0].text.endswith("Answer in French.")
 
 
+def test_a_picture_in_the_callers_system_message_is_shown() -> None:
+    model = ScriptedChat(lines=[ANSWER])
+    logo = SystemMessage([*asked("Our logo.", picture(64, 64)).content])
+    result = create_zoom_agent(model).invoke({"messages": [logo, asked("?", picture())]})
+    system = model.seen[0][0]
+    assert system.text.startswith(zoom_prompt(tool_name="zoom_image", scale=0.5, max_zooms=1))
+    assert system.text.endswith("Our logo.")
+    assert len(list(image_blocks(model.seen[0]))) == len(result["views"]) == 2
+
+
 def test_a_run_may_bring_its_own_model() -> None:
     result = create_zoom_agent().invoke(
         {"messages": [asked("?", picture())]}, context=ZoomContext(model=ScriptedChat(lines=[ANSWER]))
@@ -232,6 +244,14 @@ def test_only_new_images_are_scaled_down() -> None:
     assert urls(model.seen[-1]) == ["", "scale=0.5"]
 
 
+def test_a_client_that_sends_the_whole_history_has_its_pictures_shown_small_too() -> None:
+    model = ScriptedChat(lines=[ANSWER])
+    history = [asked("?", picture()), AIMessage("48.10"), HumanMessage("And the tax?")]
+    result = create_zoom_agent(model).invoke({"messages": history}, context={"scale": 0.25})
+    assert urls(model.seen[0]) == ["scale=0.25"]
+    assert [view["width"] for view in result["views"]] == [320]
+
+
 def test_a_reference_may_be_sent_in_place_of_the_picture() -> None:
     store = MemoryImageStore()
     model = ScriptedChat(lines=[ANSWER])
@@ -260,6 +280,57 @@ def test_it_is_a_subgraph_that_shares_messages() -> None:
     assert result["answer"] == "YES"
     assert len(result["messages"]) == 4
     assert urls(result["messages"]) == ["scale=0.5", ""]
+
+
+def test_a_bad_picture_in_the_parents_checkpoint_does_not_end_its_thread() -> None:
+    model = ScriptedChat(lines=[ANSWER])
+    parent = StateGraph(MessagesState)
+    parent.add_node("look", build_zoom_graph(model).compile())
+    parent.add_edge(START, "look")
+    parent.add_edge("look", END)
+    agent: Any = parent.compile(checkpointer=InMemorySaver())
+    config: Any = {"configurable": {"thread_id": "1"}}
+    with pytest.raises(UnreadableImage, match=r"message 0 \(human\), block 0"):
+        agent.invoke({"messages": [asked("?", b"not a picture")]}, config)
+    with pytest.raises(UnreadableImage, match=r"message 1 \(human\), block 1"):
+        agent.invoke({"messages": [asked("And here?", picture(), b"nor this")]}, config)
+    result = agent.invoke({"messages": [HumanMessage("And without?")]}, config)
+    assert "could not be used" in result["messages"][0].text
+    assert result["messages"][-1].text == ANSWER
+    assert len(list(image_blocks(model.seen[0]))) == 1
+
+
+async def test_a_picture_of_another_tool_is_not_decoded_on_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[bool] = []
+    put = MemoryImageStore.put
+
+    def watched(self: MemoryImageStore, data: bytes) -> Any:
+        threads.append(threading.current_thread() is threading.main_thread())
+        return put(self, data)
+
+    monkeypatch.setattr(MemoryImageStore, "put", watched)
+    block = asked("", picture(640, 480)).content[0]
+
+    @tool
+    def page() -> list[Any]:
+        """Show a page."""
+        return [block]
+
+    agent = create_zoom_agent(ScriptedChat(lines=[other("page"), ANSWER]), tools=[page])
+    await agent.ainvoke({"messages": [asked("?", picture())]})
+    assert threads == [False, False]
+
+
+def test_a_model_that_takes_no_tool_choice_none_is_not_given_it() -> None:
+    class Named(ScriptedChat):
+        def bind_tools(self, tools: Any, *, tool_choice: Any = None, **kwargs: Any) -> Any:
+            choice = {} if tool_choice is None else {"tool_choice": {"type": "tool", "name": tool_choice}}
+            return super().bind_tools(tools, **choice, **kwargs)
+
+    model = Named(lines=[ZOOM])
+    result = create_zoom_agent(model).invoke({"messages": [asked("?", picture())]})
+    assert [options.get("tool_choice") for options in model.options] == [None, None]
+    assert result["stop"] == "max_zooms"
 
 
 def test_the_uncompiled_graph_can_be_changed() -> None:

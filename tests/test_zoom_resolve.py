@@ -7,6 +7,8 @@ import io
 from typing import Any
 
 import pytest
+from langchain_core.caches import InMemoryCache
+from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_openai import ChatOpenAI
 from PIL import Image
@@ -68,6 +70,31 @@ def test_moved_images_keep_their_place_in_a_longer_conversation() -> None:
     )
     assert [message.type for message in moved] == ["human", "ai", "tool", "human", "ai", "human"]
     assert moved[3].content == [{"type": "text", "text": "From zoom_image:"}, block]
+
+
+def test_what_a_model_does_around_its_calls_is_done_in_its_place() -> None:
+    class Heard(BaseCallbackHandler):
+        tags: Any = None
+
+        def on_chat_model_start(self, *_: Any, tags: Any = None, **__: Any) -> None:
+            self.tags = tags
+
+    heard, cache = Heard(), InMemoryCache()
+    model = ScriptedChat(lines=[ANSWER, "again"], resolves_images=False, callbacks=[heard], tags=["mine"], cache=cache)
+    agent = create_zoom_agent(model)
+    for _ in range(2):
+        assert agent.invoke({"messages": [HumanMessage("?", id="1")]})["answer"] == "48.10"
+    assert "mine" in heard.tags
+    assert len(model.seen) == 1
+
+
+def test_the_views_of_a_run_are_rendered_once_whether_it_is_free_or_forced() -> None:
+    agent = create_zoom_agent(ScriptedChat(lines=[ZOOM, ANSWER], resolves_images=False))
+    agent.invoke({"messages": [asked("?", picture())]})
+    decide: Any = agent.builder.nodes["decide"].runnable
+    readers = [caller for _, (caller, _) in decide._ready.values()]
+    assert len(readers) == 2
+    assert readers[0].renderer is readers[1].renderer
 
 
 def test_streams_pass_through() -> None:

@@ -103,9 +103,10 @@ async def test_the_same_holds_asynchronously() -> None:
         async for event in agent.astream_events(
             {"messages": [asked("?", data)]}, {"callbacks": [recorder]}, version="v2"
         )
-        if event["metadata"]  # the root's own start event repeats what the caller passed in
     ]
     assert len(events) > 10
+    assert "vtimg://" in repr(events[0])  # the root's own, which repeats the input
+    assert not has_pixels(repr(events), data)
     assert not has_pixels("".join(recorder.payloads), data)
 
 

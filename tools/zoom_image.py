@@ -60,8 +60,9 @@ class ZoomImage(BaseTool):
     def _injected_args_keys(self) -> frozenset[str]:
         return frozenset({"messages"})  # keeps the conversation out of trace payloads
 
+    # Positional-only `self`: a model may well say {"self": …}, and is then told that there is no such argument.
     def _run(
-        self, region: Any = None, image: Any = 1, messages: Any = None, **unknown: Any
+        self, /, region: Any = None, image: Any = 1, messages: Any = None, **unknown: Any
     ) -> tuple[list[str | dict[str, Any]], dict[str, Any]]:
         if unknown:
             names = ", ".join(sorted(unknown))
@@ -79,7 +80,7 @@ class ZoomImage(BaseTool):
         return [{"type": "text", "text": text}, view.block()], {"view": view.url}
 
     async def _arun(
-        self, region: Any = None, image: Any = 1, messages: Any = None, **unknown: Any
+        self, /, region: Any = None, image: Any = 1, messages: Any = None, **unknown: Any
     ) -> tuple[list[str | dict[str, Any]], dict[str, Any]]:
         if self.store.in_memory:  # a thread would cost more than the work
             return self._run(region, image, messages, **unknown)

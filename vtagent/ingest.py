@@ -29,7 +29,7 @@ from vtagent.errors import ImageError, ImageNotFound, ImageRefused, ImageTooLarg
 from vtagent.images import ImageStore
 from vtagent.views import View, is_reference
 
-__all__ = ["ingest"]
+__all__ = ["ingest", "ingest_one"]
 
 _DATA_URL = re.compile(r"data:[^,]*;base64,", re.IGNORECASE)
 
@@ -62,19 +62,36 @@ def ingest(
         >>> changed.content[0]["url"]
         'vtimg://sha256/…'
     """
-    changed: list[BaseMessage] = []
-    for position, message in enumerate(messages):
-        if not isinstance(message, HumanMessage | SystemMessage | ToolMessage) or isinstance(message.content, str):
-            continue
-        content: list[str | dict[Any, Any]] = []
-        for index, block in enumerate(message.content):
-            try:
-                content.append(_swap(block, store, fetch) if isinstance(block, dict) else block)
-            except ImageError as error:
-                raise type(error)(f"message {position} ({message.type}), block {index}: {error}") from error
-        if any(new is not old for new, old in zip(content, message.content, strict=True)):
-            changed.append(message.model_copy(update={"content": content, "id": message.id or str(uuid.uuid4())}))
-    return changed
+    swapped = (ingest_one(message, store, fetch=fetch, position=place) for place, message in enumerate(messages))
+    return [message for message in swapped if message is not None]
+
+
+def ingest_one(
+    message: BaseMessage,
+    store: ImageStore,
+    *,
+    fetch: Callable[[str], bytes] | None = None,
+    position: int = 0,
+    leave: Callable[[object], bool] = lambda _: False,
+) -> BaseMessage | None:
+    """One message as `ingest` returns it; None if there is nothing to change.
+
+    Args:
+        message: See `ingest`, as for `store`, `fetch` and what is raised.
+        position: Its place in the conversation, which errors name.
+        leave: Says of a block whether it stays as it is, unread.
+    """
+    if not isinstance(message, HumanMessage | SystemMessage | ToolMessage) or isinstance(message.content, str):
+        return None
+    content: list[str | dict[Any, Any]] = []
+    for index, block in enumerate(message.content):
+        try:
+            content.append(block if not isinstance(block, dict) or leave(block) else _swap(block, store, fetch))
+        except ImageError as error:
+            raise type(error)(f"message {position} ({message.type}), block {index}: {error}") from error
+    if all(new is old for new, old in zip(content, message.content, strict=True)):
+        return None
+    return message.model_copy(update={"content": content, "id": message.id or str(uuid.uuid4())})
 
 
 def _swap(block: dict[Any, Any], store: ImageStore, fetch: Callable[[str], bytes] | None) -> dict[Any, Any]:

@@ -25,7 +25,11 @@ THINK = ("<think>", "</think>")
 ANSWER = ("<answer>", "</answer>")
 TOOL_CALL = ("<tool_call>", "</tool_call>")
 
+DEEPEST = 32
+"""Lists and objects inside one another that a call may hold: far beyond need, far below where libraries give up."""
+
 _FORM = f'Write {TOOL_CALL[0]}{{"name": "…", "arguments": {{…}}}}{TOOL_CALL[1]} with strict JSON inside.'
+_TOO_DEEP = f"The JSON inside {TOOL_CALL[0]} is nested too deeply. {_FORM}"
 
 
 @dataclass(frozen=True)
@@ -166,12 +170,27 @@ def parse_call(text: str) -> ToolCall | InvalidCall:
         value = _DECODER.decode(text.strip())
         text.encode()
     except RecursionError:
-        return InvalidCall(text, f"The JSON inside {TOOL_CALL[0]} is nested too deeply. {_FORM}")
+        return InvalidCall(text, _TOO_DEEP)
     except UnicodeEncodeError:
         return InvalidCall(_printable(text), f"The JSON inside {TOOL_CALL[0]} holds broken Unicode. {_FORM}")
     except ValueError as error:
         return InvalidCall(text, f"The text inside {TOOL_CALL[0]} is not valid JSON ({error}). {_FORM}")
-    return _validated(value, text)
+    return InvalidCall(text, _TOO_DEEP) if _nested_beyond(value, DEEPEST) else _validated(value, text)
+
+
+def check_call(name: str, arguments: object) -> ToolCall | InvalidCall:
+    """As `parse_call`, for a call that a server has read already."""
+    if _nested_beyond(arguments, DEEPEST - 1):
+        return InvalidCall("", _TOO_DEEP)  # what is nested a thousand deep cannot even be written down
+    return parse_call(json.dumps({"name": name, "arguments": arguments}, default=str))
+
+
+def _nested_beyond(value: object, levels: int) -> bool:
+    """Whether more than `levels` lists and objects stand inside one another."""
+    if not isinstance(value, dict | list):
+        return False
+    inner = value.values() if isinstance(value, dict) else value
+    return not levels or any(_nested_beyond(part, levels - 1) for part in inner)
 
 
 def _validated(value: object, text: str) -> ToolCall | InvalidCall:
