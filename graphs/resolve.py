@@ -124,7 +124,7 @@ class PixelModel(BaseChatModel):
     def over(
         cls, model: BaseChatModel, store: ImageStore, vision: VisionSpec, *, renderer: ViewRenderer | None = None
     ) -> PixelModel:
-        """Wrap a model whose images are in `store` and are rendered for `vision`, by `renderer` if several share one."""
+        """Wrap a model whose images are in `store` and are rendered for `vision`, by `renderer` if it is shared."""
         kept = {name: getattr(model, name) for name in _KEPT}
         return cls(inner=model, store=store, renderer=renderer or ViewRenderer(store, vision), **kept)
 

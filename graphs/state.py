@@ -76,7 +76,7 @@ class ZoomContext:
     max_mistakes: int = 2
     """More failed calls than this force the answer."""
     max_turns: int = 12
-    """Calls of the model, the forced one included: raise it with `max_zooms`, which it cuts short at 11 as it stands."""
+    """Calls of the model, the forced one included: as it stands, it cuts `max_zooms` short at 11."""
     max_visual_tokens: int | None = None
     """A zoom that would exceed it is refused, with the number of tokens that are left."""
     max_seconds: float | None = None

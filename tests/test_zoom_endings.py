@@ -18,7 +18,6 @@ from vtagent.errors import ImageRefused, ModelError, UnreadableImage
 from vtagent.graphs.zoom import create_zoom_agent
 from vtagent.protocol import format_tool_call
 
-
 DEEP = 300 * "[" + 300 * "]"
 
 
@@ -95,7 +94,7 @@ def test_a_model_that_calls_although_it_must_answer_is_not_run_again() -> None:
         (zoom_call(region=[1, 2, 3]), "four numbers"),
         (zoom_call(image=2), "There is no image 2"),
         (zoom_call(bbox=[0, 0, 1, 1]), "not bbox"),
-        (zoom_call(**{"self": 1, "config": 2, "run_manager": 3, "args": 4}), "not args, config, run_manager, self"),
+        (zoom_call(self=1, config=2, run_manager=3, args=4), "not args, config, run_manager, self"),
         (f'<tool_call>{{"name": "zoom_image", "arguments": {{"a": {DEEP}}}}}</tool_call>', "nested too deeply"),
         ('<tool_call>{"name": "zoom_image"}</tool_call>', '"arguments" is missing'),
         ("<tool_call>{}", "not closed"),
@@ -119,7 +118,7 @@ def test_arguments_that_a_server_read_are_no_deeper_either(depth: int) -> None:
 
 
 async def test_odd_names_of_arguments_are_refused_asynchronously_too() -> None:
-    model = ScriptedChat(lines=[zoom_call(**{"self": 1}), ZOOM, ANSWER])
+    model = ScriptedChat(lines=[zoom_call(self=1), ZOOM, ANSWER])
     result = await create_zoom_agent(model).ainvoke({"messages": [asked("?", picture())]})
     assert (result["answer"], result["usage"]["mistakes"]) == ("48.10", 1)
 
