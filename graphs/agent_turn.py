@@ -84,7 +84,8 @@ class Turns:
         only_zooms = not others and request.response_format is None
         offered = settings.max_zooms > 0 and (only_zooms or not stop)
         messages = without_lost_images(request.messages, self.store)
-        messages = newest_in_sight(messages, self.keep_images, tool_name=name if offered and not stop else None)
+        again = name if offered and not stop else None
+        messages = newest_in_sight(messages, self.keep_images, tool_name=again, numbered=request.state["messages"])
         views, usage = in_view(messages, usage, self.store, tool_name=name, vision=self.vision)
         offered = offered and bool(views)
         options: dict[str, Any] = {
@@ -143,7 +144,10 @@ def _name(tool: BaseTool | dict[str, Any]) -> str | None:
 
 def _can_be_forbidden(model: BaseChatModel, tools: Sequence[Any]) -> bool:
     """Whether the model knows the tool choice "none"; some take it for the name of a tool, and their servers refuse."""
-    choice = getattr(model.bind_tools(tools, tool_choice="none"), "kwargs", {}).get("tool_choice")
+    try:
+        choice = getattr(model.bind_tools(tools, tool_choice="none"), "kwargs", {}).get("tool_choice")
+    except Exception:  # as each package puts it; a model that takes no tools at all says so when it is called
+        return False
     if not isinstance(choice, Mapping):
         return True
     function = choice.get("function")

@@ -16,7 +16,7 @@ from vtagent.graphs.in_sight import as_the_tool_sees
 from vtagent.graphs.observe import Fetch, referenced
 from vtagent.graphs.resolve import without_lost_images
 from vtagent.graphs.state import ZoomContext, ZoomState, settings_of
-from vtagent.graphs.tally import last_batch, looking_of, spent
+from vtagent.graphs.tally import REFUSED, last_batch, looking_of, spent
 from vtagent.images import ImageStore
 from vtagent.visual_tokens import VisionSpec
 
@@ -63,6 +63,8 @@ class Zooms:
             for earlier in self._zooms_before(request):
                 ledger.granted(earlier)
             answer = ledger.granted(answer)
+        if answer.status == "error":
+            answer = answer.model_copy(update={"artifact": REFUSED})
         request.runtime.stream_writer(ledger.events[-1])
         return answer
 
@@ -83,13 +85,20 @@ class Zooms:
         return as_the_tool_sees(found, self.keep_images, self.store)
 
     def _zooms_before(self, request: ToolCallRequest) -> list[ToolMessage]:
-        """What the zoom tool says to the calls that stand before this one in the same reply."""
-        reply, _ = last_batch(request.state["messages"])
+        """What the zoom tool says to the calls that stand before this one in the same reply.
+
+        A call that a person has refused is answered already and never run; one that a person has edited is run as
+        edited (`HumanInTheLoopMiddleware` leaves both in the reply as the model made them).
+        """
+        reply, answered = last_batch(request.state["messages"])
+        done = {answer.tool_call_id for answer in answered}
+        edited: Mapping[str, Any] = request.state.get("hitl_edited_tool_calls") or {}
         answers = []
         for call in reply.tool_calls if reply else ():
             if call["id"] == request.tool_call["id"]:
                 break
-            if call["name"] == self.zoom_tool.name:
-                args = {**call["args"], "messages": self._seen(request)}
+            run = edited.get(str(call["id"]), call)
+            if run["name"] == self.zoom_tool.name and call["id"] not in done:
+                args = {**run["args"], "messages": self._seen(request)}
                 answers.append(self.zoom_tool.invoke({**call, "args": args, "type": "tool_call"}, {"callbacks": []}))
         return answers

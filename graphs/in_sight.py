@@ -17,20 +17,28 @@ from vtagent.views import View, is_reference
 _SPECK = 0.0001  # the smallest scale there is: such a view shows nothing that a zoom would not show better
 
 
-def newest_in_sight(messages: Sequence[BaseMessage], keep: int | None, *, tool_name: str | None) -> list[BaseMessage]:
+def newest_in_sight(
+    messages: Sequence[BaseMessage],
+    keep: int | None,
+    *,
+    tool_name: str | None,
+    numbered: Sequence[BaseMessage] | None = None,
+) -> list[BaseMessage]:
     """The messages with all views of all but the newest images replaced by a note.
 
     Args:
         messages: A conversation of references, without lost images. Never modified.
         keep: How many images stay; an image is as new as its latest view. None keeps all.
         tool_name: The tool that can show an image again, for the note; None: there is none.
+        numbered: The messages whose images the tool counts, where others than these: other middleware may have taken
+            some out of the call.
     """
 
     def note(block: dict[str, Any], number: int) -> dict[str, Any]:
         again = f" {tool_name} with image={number} shows it again." if tool_name else ""
         return {"type": "text", "text": f"[Image {number} stood here and is no longer shown.{again}]"}
 
-    return _replaced(messages, keep, note)
+    return _replaced(messages, keep, note, numbered)
 
 
 def as_the_tool_sees(messages: Sequence[BaseMessage], keep: int | None, store: ImageStore) -> list[BaseMessage]:
@@ -49,12 +57,15 @@ def as_the_tool_sees(messages: Sequence[BaseMessage], keep: int | None, store: I
 
 
 def _replaced(
-    messages: Sequence[BaseMessage], keep: int | None, swap: Callable[[dict[str, Any], int], dict[str, Any]]
+    messages: Sequence[BaseMessage],
+    keep: int | None,
+    swap: Callable[[dict[str, Any], int], dict[str, Any]],
+    numbered: Sequence[BaseMessage] | None = None,
 ) -> list[BaseMessage]:
-    names = [name_of(block["url"]) for _, block in image_blocks(messages)]
-    number = {name: n for n, name in enumerate(dict.fromkeys(names), 1)}
-    if keep is None or len(number) <= keep:
+    names = _names(messages)
+    if keep is None or len(set(names)) <= keep:
         return list(messages)
+    number = {name: n for n, name in enumerate(dict.fromkeys([*_names(numbered or ()), *names]), 1)}
     kept = set(list(dict.fromkeys(reversed(names)))[:keep])
 
     def shown(block: Any) -> Any:
@@ -68,3 +79,7 @@ def _replaced(
         else message
         for message in messages
     ]
+
+
+def _names(messages: Sequence[BaseMessage]) -> list[str]:
+    return [name_of(block["url"]) for _, block in image_blocks(messages)]

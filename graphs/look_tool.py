@@ -82,7 +82,7 @@ class LookTool(BaseTool):
 
     def _asked(self, question: str, images: list[str] | None, messages: Any) -> dict[str, Any]:
         try:
-            if images is None:
+            if not images:
                 known = referenced(messages or [], self._store, self.agent.builder.fetch)
                 urls = [View.from_block(block, self._store).ref.url for _, block in image_blocks(known)]
             else:

@@ -146,15 +146,15 @@ class ZoomMiddleware(AgentMiddleware[ZoomAgentState, Any, Any]):
 
     @hook_config(can_jump_to=["model"])
     def after_model(self, state: ZoomAgentState, runtime: Runtime[Any]) -> dict[str, Any] | None:
-        """Tell the model why none of its calls can be run; without this the agent would end there, unanswered."""
+        """Answer each call that cannot be read. Where no other can be run, the model goes on; else the tools do."""
         reply = state["messages"][-1]
-        if not isinstance(reply, AIMessage) or reply.tool_calls or not reply.invalid_tool_calls:
+        if not isinstance(reply, AIMessage) or not reply.invalid_tool_calls:
             return None
         said = [
             ToolMessage(why(bad), name=bad["name"] or self.zoom_tool.name, tool_call_id=str(bad["id"]), status="error")
             for bad in reply.invalid_tool_calls
         ]
-        return {"messages": said, "jump_to": "model"}
+        return {"messages": said} if reply.tool_calls else {"messages": said, "jump_to": "model"}
 
     @hook_config(can_jump_to=["model"])
     async def aafter_model(self, state: ZoomAgentState, runtime: Runtime[Any]) -> dict[str, Any] | None:

@@ -79,10 +79,11 @@ class OffloadSerializer(JsonPlusSerializer):
             ImageTampered: The store holds other bytes under a picture's name.
         """
         kind, data = super().dumps_typed(obj)
-        if kind != "msgpack" or len(data) < _SMALLEST:
+        if kind not in ("msgpack", "bytes") or len(data) < _SMALLEST:
             return kind, data
-        smaller = _rewritten(data, self._without_picture)
-        return (kind, data) if smaller is data else (KIND, smaller)
+        packed = ormsgpack.packb(data) if kind == "bytes" else data  # a value that is bytes is not packed
+        smaller = _rewritten(packed, self._without_picture)
+        return (kind, data) if smaller is packed else (KIND, smaller)
 
     def loads_typed(self, data: tuple[str, bytes]) -> Any:
         """The value, its pictures back in their places.

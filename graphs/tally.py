@@ -18,6 +18,9 @@ from vtagent.images import ImageStore
 from vtagent.tools.shown import image_blocks, shown_views
 from vtagent.visual_tokens import VisionSpec
 
+REFUSED = {"refused": True}
+"""The artifact of a zoom's answer that counts as a mistake; a person's refusal has none."""
+
 
 class Looking(TypedDict):
     """What an agent's run has looked at."""
@@ -50,14 +53,16 @@ def with_answers(
         looking: The tally when the last reply was made.
         messages: The conversation.
         tool_name: The zoom tool's name.
-        others: The names of the agent's other tools. Their failures are no mistakes of looking; all others are.
+        others: The names of the agent's other tools. Their failures are no mistakes of looking, and neither is a zoom
+            that a person refused; all other failures are.
     """
     reply, answers = last_batch(messages)
     usage = looking["usage"].copy()
     unread = {call["id"] for call in reply.invalid_tool_calls} if reply else set()
     for answer in answers:
         if answer.status == "error":
-            usage["mistakes"] += answer.name not in others or answer.tool_call_id in unread
+            mistaken = answer.artifact == REFUSED if answer.name == tool_name else answer.name not in others
+            usage["mistakes"] += mistaken or answer.tool_call_id in unread
         elif answer.name == tool_name and any(image_blocks([answer])):
             usage["zooms"] += 1
     return usage

@@ -15,7 +15,7 @@ from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.types import Command
 
 from tests.scripted_chat import ANSWER, ZOOM, ScriptedChat, asked, picture, zoom_call
-from vtagent.graphs import as_tool, build_zoom_graph, create_zoom_agent, review_zooms
+from vtagent.graphs import ZoomContext, as_tool, build_zoom_graph, create_zoom_agent, review_zooms
 from vtagent.graphs.middleware import ZoomMiddleware
 from vtagent.protocol import format_tool_call
 from vtagent.tools.shown import image_blocks
@@ -84,6 +84,12 @@ def test_what_is_no_known_image_is_refused_in_words(named: str) -> None:
     told = look.invoke(call)
     assert told.status == "error"
     assert told.text
+
+
+def test_naming_no_image_is_asking_about_all() -> None:
+    look = as_tool(create_zoom_agent(ScriptedChat(lines=[ANSWER])))
+    told = look.invoke({"question": "?", "images": [], "messages": [asked("?", picture())]})
+    assert told.startswith("48.10\n\nSeen: image 1, whole")
 
 
 def test_without_any_image_it_says_so() -> None:
@@ -201,6 +207,41 @@ def test_in_agents_langchains_own_middleware_asks(decision: dict[str, Any], says
     result = agent.invoke(Command(resume={"decisions": [decision]}), CONFIG)
     assert says in answers(result)[0].text
     assert result["messages"][-1].text.endswith("<answer>48.10</answer>")
+
+
+QUARTERS = ([0, 0, 500, 500], [500, 500, 1000, 1000])
+
+
+@pytest.mark.parametrize(
+    ("first", "max_zooms", "zooms"),
+    [
+        ({"type": "reject", "message": "no"}, 1, 1),
+        ({"type": "respond", "message": "It says 12."}, 1, 1),
+        ({"type": "edit", "edited_action": {"name": "zoom_image", "args": {"region": QUARTERS[0]}}}, 2, 2),
+        ({"type": "approve"}, 1, 1),
+    ],
+    ids=["rejected", "responded", "edited", "approved"],
+)
+def test_what_a_person_makes_of_one_zoom_is_not_held_against_the_next(
+    first: dict[str, Any], max_zooms: int, zooms: int
+) -> None:
+    """The first call asks for the whole image; unedited, or though refused, it would leave nothing for the second."""
+    two = ZOOM + format_tool_call("zoom_image", {"region": QUARTERS[1]})
+    agent = create_agent(
+        ScriptedChat(lines=[two, ANSWER]),
+        middleware=[
+            HumanInTheLoopMiddleware({"zoom_image": True}),
+            ZoomMiddleware(defaults=ZoomContext(max_zooms=max_zooms)),
+        ],
+        checkpointer=InMemorySaver(),
+    )
+    agent.invoke({"messages": [asked("?", picture())]}, CONFIG)
+    result: Any = agent.invoke(Command(resume={"decisions": [first, {"type": "approve"}]}), CONFIG)
+    shown = [view["region"] for view in result["zoom"]["views"] if view["kind"] == "zoom"]
+    approved = first["type"] == "approve"
+    assert QUARTERS[1] in shown or approved
+    usage = result["zoom"]["usage"]
+    assert (len(shown), usage["zooms"], usage["mistakes"]) == (zooms, zooms, approved)
 
 
 # ---------------------------------------------------------------- back in time, many at once

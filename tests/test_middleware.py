@@ -245,6 +245,19 @@ def test_a_model_that_takes_none_for_a_tools_name_is_not_told_none() -> None:
     assert result["messages"][-1].tool_calls == []
 
 
+def test_a_model_that_refuses_none_is_not_told_none() -> None:
+    class Other(ScriptedChat):
+        def bind_tools(self, tools: Any, *, tool_choice: str | None = None, **kwargs: Any) -> Runnable[Any, AIMessage]:
+            if tool_choice is not None:
+                raise ValueError(f"unknown tool_choice {tool_choice!r}")
+            return super().bind_tools(tools, **kwargs)
+
+    model = Other(lines=[ZOOM, ZOOM], resolves_images=False)
+    result = run(model)
+    assert "tool_choice" not in model.options[1]
+    assert (result["messages"][-1].tool_calls, result["zoom"]["usage"]["zooms"]) == ([], 1)
+
+
 def test_with_other_tools_spent_zooms_are_not_offered_and_the_agent_goes_on() -> None:
     model = chat(ZOOM, format_tool_call("multiply", {"a": 6, "b": 7}), "42")
     result = run(model, tools=[multiply])
@@ -304,6 +317,17 @@ def test_calls_that_cannot_be_read_are_explained_and_end(reads_calls: bool) -> N
     assert result["messages"][-1].text == "48.10"
     endless = run(chat(broken, reads_calls=reads_calls))
     assert (endless["zoom"]["stop"], endless["zoom"]["usage"]["mistakes"]) == ("max_mistakes", 3)
+
+
+def test_a_call_that_cannot_be_read_is_answered_beside_one_that_is_run() -> None:
+    broken = "<tool_call>{broken</tool_call>"
+    result = run(chat(ZOOM + broken, "48.10"))
+    assert [message.type for message in result["messages"]] == ["human", "ai", "tool", "tool", "ai"]
+    reply = result["messages"][1]
+    asked_for = {call["id"] for call in [*reply.tool_calls, *reply.invalid_tool_calls]}
+    answered = {message.tool_call_id: message.status for message in result["messages"][2:4]}
+    assert (answered.keys(), sorted(answered.values())) == (asked_for, ["error", "success"])
+    assert (result["zoom"]["usage"]["zooms"], result["zoom"]["usage"]["mistakes"]) == (1, 1)
 
 
 def test_calls_of_tools_that_do_not_exist_end() -> None:
@@ -446,6 +470,18 @@ def test_older_images_give_way_to_a_note_in_the_call_and_stay_in_the_state() -> 
     )
     assert len(list(image_blocks(result["messages"]))) == 4
     assert len(result["zoom"]["views"]) == 2
+
+
+def test_images_have_the_numbers_that_the_tool_knows_even_where_others_have_taken_some_out_of_the_call() -> None:
+    class Forgetful(AgentMiddleware[Any, Any, Any]):
+        def wrap_model_call(self, request: Any, handler: Callable[[Any], Any]) -> Any:
+            return handler(request.override(messages=request.messages[1:]))
+
+    model = chat(zoom_call(image=2), "48.10")
+    pictures = [asked(f"{n}", picture(640, 320 + 32 * n)) for n in range(3)]
+    result = run(model, *pictures, before=[Forgetful()], keep_images=1)
+    assert "[Image 2 stood here" in model.seen[0][1].text
+    assert texts(result)[0].startswith("Image 2 (640 × 352 pixels), the whole image")
 
 
 def test_an_image_out_of_sight_can_be_asked_for_again_and_is_then_the_newest() -> None:

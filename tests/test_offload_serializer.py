@@ -91,6 +91,16 @@ def test_wherever_they_stand(value: Any) -> None:
     assert back == expected
 
 
+def test_a_value_that_is_nothing_but_the_bytes_of_a_picture() -> None:
+    size, back = there_and_back(DATA)
+    assert (size < 200, back) == (True, DATA)
+
+
+@pytest.mark.parametrize("value", [b"no picture " * 99, b"\x89PNG\r\n\x1a\n" + b"\x00" * 400])
+def test_other_bytes_stay_as_the_plain_serialiser_has_them(value: bytes) -> None:
+    assert OffloadSerializer(MemoryImageStore()).dumps_typed(value) == ("bytes", value)
+
+
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF"])
 def test_every_format_that_the_store_takes(format: str) -> None:
     data = encode(scene((200, 150)), format)
