@@ -396,6 +396,10 @@ async def test_a_call_past_its_timeout_is_given_up() -> None:
         await model.ainvoke("Hi")
     with pytest.raises(ModelError, match=r"no complete reply within 0\.05 seconds"):
         model.invoke("Hi")
+    with pytest.raises(ModelError, match=r"no complete reply within 0\.05 seconds"):
+        await anext(aiter(model.astream("Hi")))
+    with pytest.raises(ModelError, match=r"no complete reply within 0\.05 seconds"):
+        next(iter(model.stream("Hi")))
     assert time.monotonic() - began < 30
     assert all(future.cancelled() for future in engine.pending)
 

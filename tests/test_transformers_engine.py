@@ -17,7 +17,7 @@ from tests.checkpoints import FAMILIES, FamilyName, make_checkpoint
 from tests.rescoring import full_logits, rescored
 from vtagent.errors import ModelError
 from vtagent.models.engine import EngineImage, Generation, Request, Sampling
-from vtagent.models.row import prepare
+from vtagent.models.row import Row, prepare
 from vtagent.models.transformers import TransformersEngine
 
 IMAGE = "<|vision_start|><|image_pad|><|vision_end|>"
@@ -299,6 +299,8 @@ def bad_requests(engine: TransformersEngine) -> dict[str, Request]:
         "outside": Request((10**6,)),
         "max_tokens": ask(engine, "x", max_tokens=0),
         "temperature": ask(engine, "x", temperature=-1.0),
+        "logit_bias": ask(engine, "x", logit_bias={10**6: 1.0}),
+        "banned": ask(engine, "x", banned=frozenset({-1})),
     }
 
 
@@ -344,6 +346,31 @@ def test_a_prefill_that_fails_takes_only_the_row_at_fault(
     assert futures[2].exception() is None
     with pytest.raises(ModelError, match="cannot encode"):
         futures[1].result()
+
+
+def test_a_row_that_cannot_be_sampled_leaves_those_under_way_alone(
+    three: TransformersEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sampler_of = three._scheduler._sampler_of
+
+    def picky(rows: Sequence[Row]) -> Any:
+        if any(row.request.sampling.seed == 13 for row in rows):
+            raise RuntimeError("cannot sample")
+        return sampler_of(rows)
+
+    monkeypatch.setattr(three._scheduler, "_sampler_of", picky)
+    under_way = threading.Event()
+    first = three.submit(endless(three, under_way))
+    assert under_way.wait(60)
+    futures = [three.submit(ask(three, f"What is {i}?", seed=seed)) for i, seed in enumerate((1, 13, 2))]
+    wait(futures, 60)
+    with pytest.raises(ModelError, match="cannot sample"):
+        futures[1].result()
+    assert_exact(
+        three, [ask(three, "What is 0?"), ask(three, "What is 2?")], [futures[0].result(), futures[2].result()]
+    )
+    assert not first.done()
+    first.cancel()
 
 
 def test_a_step_that_fails_is_reported_to_all_its_rows_and_the_engine_lives_on(

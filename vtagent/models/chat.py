@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
 from os import PathLike
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
@@ -265,18 +266,25 @@ class ChatVLM(BaseChatModel):
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
         tokens: SimpleQueue[int | None] = SimpleQueue()
+        left = _seconds_left(self.timeout)
         with self._announced():
             call = self._plan(messages, stop, kwargs)
             future = self._submit(call, tokens.put)
         future.add_done_callback(lambda _: tokens.put(None))
         shown = call.shown()
         try:
-            while (token := tokens.get()) is not None:
+            while (token := self._next(tokens, left())) is not None:
                 if text := shown.push(token):
                     yield _chunk(AIMessageChunk(content=text))
             yield _chunk(shown.rest(call.message(future.result(), self.model_name)))
         finally:
             future.cancel()
+
+    def _next(self, tokens: SimpleQueue[int | None], left: float | None) -> int | None:
+        try:
+            return tokens.get(timeout=left)
+        except Empty:
+            raise self._late() from None
 
     async def _astream(
         self,
@@ -287,18 +295,27 @@ class ChatVLM(BaseChatModel):
     ) -> AsyncIterator[ChatGenerationChunk]:
         loop = asyncio.get_running_loop()
         tokens: asyncio.Queue[int | None] = asyncio.Queue()
+        left = _seconds_left(self.timeout)
         with self._announced():
             call = await asyncio.to_thread(self._plan, messages, stop, kwargs)
             future = self._submit(call, lambda token: _hand_over(loop, tokens, token))
         future.add_done_callback(lambda _: _hand_over(loop, tokens, None))
         shown = call.shown()
         try:
-            while (token := await tokens.get()) is not None:
+            while (token := await self._anext(tokens, left())) is not None:
                 if text := shown.push(token):
                     yield _chunk(AIMessageChunk(content=text))
             yield _chunk(shown.rest(call.message(future.result(), self.model_name)))
         finally:
             future.cancel()
+
+    async def _anext(self, tokens: asyncio.Queue[int | None], left: float | None) -> int | None:
+        if not tokens.empty():  # a token that is there is not late, however long the last one was looked at
+            return tokens.get_nowait()
+        try:
+            return await asyncio.wait_for(tokens.get(), left)
+        except TimeoutError:
+            raise self._late() from None
 
     def _result(self, message: AIMessage) -> ChatResult:
         return ChatResult(
@@ -312,6 +329,12 @@ class ChatVLM(BaseChatModel):
 
 def _chunk(message: AIMessageChunk) -> ChatGenerationChunk:
     return ChatGenerationChunk(message=message)
+
+
+def _seconds_left(timeout: float | None) -> Callable[[], float | None]:
+    """What is left of `timeout` seconds from now on, asked later; None is no limit."""
+    end = None if timeout is None else time.monotonic() + timeout
+    return lambda: None if end is None else max(0.0, end - time.monotonic())
 
 
 def _hand_over(loop: asyncio.AbstractEventLoop, tokens: asyncio.Queue[int | None], token: int | None) -> None:

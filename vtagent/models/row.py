@@ -109,12 +109,12 @@ def prepare(
     Raises:
         ModelError: the request cannot be served.
     """
-    _check(request.sampling)
+    vocabulary = model.config.text_config.vocab_size
+    _check(request.sampling, vocabulary)
     if not request.token_ids:
         raise ModelError("the prompt is empty; send at least one message")
     vision, image_token_id = processor.vision, processor.image_token_id
     ids = expand(request.token_ids, request.images, vision, image_token_id)
-    vocabulary = model.config.text_config.vocab_size
     if not 0 <= min(ids) <= max(ids) < vocabulary:
         raise ModelError(f"the prompt has token ids outside 0…{vocabulary - 1}; is this another model's tokenizer?")
     if len(ids) >= context:
@@ -140,11 +140,13 @@ def prepare(
     )
 
 
-def _check(sampling: Sampling) -> None:
+def _check(sampling: Sampling, vocabulary: int) -> None:
     if sampling.max_tokens < 1:
         raise ModelError(f"max_tokens is {sampling.max_tokens}; ask for at least one token")
     if sampling.temperature < 0 or not 0 < sampling.top_p <= 1 or sampling.top_k < 0:
         raise ModelError("temperature and top_k must be 0 or more, and top_p between 0 and 1")
+    if any(not 0 <= token < vocabulary for token in sampling.banned | sampling.logit_bias.keys()):
+        raise ModelError(f"logit_bias or banned names a token that is not one of the model's 0…{vocabulary - 1}")
 
 
 def resolve(future: Future[Generation], generation: Generation) -> None:

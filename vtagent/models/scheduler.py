@@ -148,9 +148,12 @@ class Scheduler:
 
     def _admit(self, wave: Sequence[Row]) -> None:
         """Prefill a wave. If it fails, each row is tried alone, so that only the one at fault goes."""
+        first = len(self.active)
         try:
             self._prefill(wave)
         except Exception as error:
+            del self.active[first:]
+            self._sampler = None
             if len(wave) == 1:
                 wave[0].fail(error)
                 return
