@@ -6,7 +6,7 @@ import base64
 import io
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -30,7 +30,7 @@ class FakeVLLM:
     Attributes:
         policy: What is sampled; by default a few tokens that depend on all of the prompt, its pixels and the weights.
         troubles: What happens to the next generation requests instead of an answer: "drop", "html", "truncate", "slow",
-            "break" (in mid-stream), "500", "400", …
+            "break" (in mid-stream), "garbled" (not in the encoding that it says), "500", "400", …
         calls: Paths of all requests, in order, each with its body.
         version: The name of the weights.
         loaded: The folder of the weights.
@@ -46,6 +46,9 @@ class FakeVLLM:
     loaded: str = ""
     failing: set[str] = field(default_factory=set)
     """Paths that answer 500."""
+    losing: list[str] = field(default_factory=list)
+    """`/pause`, `/resume`: the next one takes effect, and its answer is lost."""
+    paused: bool = False
     cached: int = 0
     step: Callable[[int], None] = lambda place: None
     """Called before each token of a stream."""
@@ -145,7 +148,15 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _order(self, body: Any) -> None:
         fake = self.server_of
+        path = self.path.partition("?")[0]
+        fake.paused = path == "/pause" or (fake.paused and path != "/resume")
+        lost = path in fake.losing
+        if lost:
+            fake.losing.remove(path)
         match self.path:
+            case _ if lost:
+                self.close_connection = True
+                return
             case "/update_weight_version":
                 fake.version = body["new_version"]
             case "/collective_rpc":
@@ -165,6 +176,9 @@ class _Handler(BaseHTTPRequestHandler):
             case "slow":
                 fake.waiting.set()
                 fake.ending.wait(60)
+                return
+            case "garbled":
+                self._raw(b"no gzip", headers={"Content-Encoding": "gzip"})
                 return
             case "html":
                 self._raw(b"<html>Bad\n gateway</html>")
@@ -234,12 +248,14 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, data: Any, status: int = 200) -> None:
         self._raw(json.dumps(data).encode(), status)
 
-    def _raw(self, text: bytes, status: int = 200) -> None:
-        self._head(len(text), status)
+    def _raw(self, text: bytes, status: int = 200, headers: Mapping[str, str] | None = None) -> None:
+        self._head(len(text), status, headers)
         self.wfile.write(text)
 
-    def _head(self, length: int | None, status: int = 200) -> None:
+    def _head(self, length: int | None, status: int = 200, headers: Mapping[str, str] | None = None) -> None:
         self.send_response(status)
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
         if length is None:
             self.send_header("Transfer-Encoding", "chunked")
         else:

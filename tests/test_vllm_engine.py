@@ -5,6 +5,7 @@ The same engine against the real server: tests/vllm/.
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future
@@ -18,6 +19,7 @@ from tests.checkpoints import make_processor
 from tests.fake_vllm import FakeVLLM
 from vtagent.errors import ModelError
 from vtagent.models.engine import Engine, EngineImage, Generation, Request, Sampling
+from vtagent.models.loop_thread import LoopThread
 from vtagent.models.processor import VLProcessor
 from vtagent.models.vllm import VLLMEngine
 
@@ -279,6 +281,7 @@ TROUBLES = {
     "drop": "broke off its answer",
     "truncate": "broke off its answer",
     "html": "not JSON: '<html>Bad gateway",
+    "garbled": "broke off its answer",
     "slow": "no complete answer within 0.3 seconds",
     "500": r"failed \(500\): trouble number 500",
     "503": r"failed \(503\)",
@@ -396,6 +399,26 @@ def test_closing_fails_what_is_under_way_and_refuses_what_comes(
     refused(future, "closed before the reply was complete")
     refused(engine.submit(ask(processor)), "the engine is closed")
     engine.close()
+
+
+def test_who_closes_while_it_is_being_closed_breaks_nothing_off() -> None:
+    ending, ended = threading.Event(), []
+
+    async def finish() -> None:
+        ending.set()
+        await asyncio.sleep(0.2)
+        ended.append(True)
+
+    async def work() -> None: ...
+
+    thread = LoopThread("test", at_end=finish)
+    thread.run(work()).result(60)
+    first = threading.Thread(target=thread.close, args=(ModelError("closed"),))
+    first.start()
+    assert ending.wait(60)
+    thread.close(ModelError("closed"))
+    first.join(60)
+    assert ended == [True]
 
 
 def test_whoever_submits_while_it_closes_is_not_left_waiting(

@@ -139,6 +139,33 @@ def test_a_failed_reload_lets_the_server_go_on_for_others(engine: VLLMEngine, se
     assert server.orders[-1] == "/resume"
 
 
+def test_a_pause_whose_answer_was_lost_does_not_outlast_the_failure(
+    engine: VLLMEngine, server: FakeVLLM, step: Path
+) -> None:
+    server.losing = ["/pause"]
+    with pytest.raises(ModelError, match="were not loaded"):
+        engine.reload(step)
+    assert not server.paused
+
+
+def test_going_on_is_asked_for_until_the_server_says_that_it_does(
+    engine: VLLMEngine, server: FakeVLLM, step: Path
+) -> None:
+    server.losing = ["/resume", "/resume"]
+    version = engine.reload(step)
+    assert server.orders == [*ORDERS, "/resume", "/resume"]
+    assert (engine.weights, server.paused) == (version, False)
+
+
+def test_weights_that_are_loaded_into_a_server_that_does_not_go_on_are_told_as_loaded(
+    engine: VLLMEngine, server: FakeVLLM, step: Path
+) -> None:
+    server.failing = {"/resume"}
+    with pytest.raises(ModelError, match=r"step-1 are loaded, but the server still pauses: .+ out of luck"):
+        engine.reload(step, version="one")
+    assert server.version == "one"
+
+
 def test_a_server_that_started_anew_with_its_old_weights_is_found_out(
     engine: VLLMEngine, server: FakeVLLM, step: Path
 ) -> None:

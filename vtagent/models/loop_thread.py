@@ -43,12 +43,13 @@ class LoopThread:
         return refused
 
     def close(self, error: ModelError) -> None:
-        """Take no more work, and fail what is under way with `error`. Safe to call twice."""
+        """Take no more work, and fail what is under way with `error`. Safe to call twice, also at once."""
         with self._lock:
-            self._end = self._end or error
+            first, self._end = self._end is None, self._end or error
             loop, thread = self._loop, self._thread
         if loop is not None and thread is not None and thread.is_alive():
-            loop.call_soon_threadsafe(loop.stop)
+            if first:  # another stop would break off what the thread does at its end
+                loop.call_soon_threadsafe(loop.stop)
             if thread is not threading.current_thread():
                 thread.join()
 

@@ -116,8 +116,8 @@ class VLLMEngine:
             The version, for `follow` in other processes.
 
         Raises:
-            ModelError: a step failed. Replies are then refused until a reload succeeds. Or there are no weights in the
-                folder, and nothing has changed.
+            ModelError: a step failed. Replies are then refused until a reload succeeds. Or the weights are loaded, but
+                the server still pauses. Or there are no weights in the folder, and nothing has changed.
         """
         if not any(Path(path).glob("*.safetensors")):
             raise ModelError(f"there are no weights (*.safetensors) in {fspath(path)}")

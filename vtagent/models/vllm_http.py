@@ -94,7 +94,7 @@ class Server:
             raise Trouble(f"gave no complete answer within {seconds:g} seconds") from error
         except httpx.ConnectError as error:
             raise Trouble(f"does not answer ({_line(str(error)) or type(error).__name__})") from error
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:  # undecodable answers among them
             raise Trouble(f"broke off its answer ({_line(str(error)) or type(error).__name__})") from error
 
     async def get(self, path: str) -> Any:

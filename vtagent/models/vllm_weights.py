@@ -68,31 +68,37 @@ class Weights:
         """Have the server load the weights in a folder and forget all that it computed with the old ones.
 
         Raises:
-            ModelError: a step failed.
+            ModelError: a step failed; or the weights are loaded, but the server could not be made to go on.
         """
         async with self._change():
             self.expected = version
             try:
                 await self._load(path, version)
+            except BaseException as error:  # a pause whose answer was lost may have taken effect, too
+                with suppress(ModelError):
+                    await self._resume()
+                if isinstance(error, ModelError):
+                    raise ModelError(f"the weights in {path} were not loaded: {error}") from error
+                raise
+            try:
+                await self._resume()
             except ModelError as error:
-                raise ModelError(f"the weights in {path} were not loaded: {error}") from error
+                raise ModelError(f"the weights in {path} are loaded, but the server still pauses: {error}") from error
 
     async def _load(self, path: str, version: str) -> None:
         ask = self._server.order
         await ask("/pause?mode=wait")
-        try:
-            await ask("/update_weight_version", {"new_version": f"loading {version}"})
-            await ask("/collective_rpc", {"method": "reload_weights", "kwargs": {"weights_path": path}})
-            if (await ask("/reset_prefix_cache")) != {"success": True}:
-                raise ModelError("the server could not empty its prefix cache")
-            await ask("/reset_mm_cache")
-            await ask("/reset_encoder_cache")
-            await ask("/update_weight_version", {"new_version": version})
-        except BaseException:
-            with suppress(ModelError):
-                await ask("/resume")
-            raise
-        await ask("/resume")
+        await ask("/update_weight_version", {"new_version": f"loading {version}"})
+        await ask("/collective_rpc", {"method": "reload_weights", "kwargs": {"weights_path": path}})
+        if (await ask("/reset_prefix_cache")) != {"success": True}:
+            raise ModelError("the server could not empty its prefix cache")
+        await ask("/reset_mm_cache")
+        await ask("/reset_encoder_cache")
+        await ask("/update_weight_version", {"new_version": version})
+
+    async def _resume(self) -> None:
+        """Asked as often as a request is: going on twice does no harm."""
+        await self._server.patiently(lambda: self._server.post("/resume"))
 
     @asynccontextmanager
     async def _change(self) -> AsyncIterator[None]:
