@@ -310,16 +310,6 @@ def test_a_long_table_reports_how_far_it_has_come(tmp_path: Path, capsys: pytest
     ]
 
 
-def test_another_process_need_not_look_again(tmp_path: Path) -> None:
-    name = write(tmp_path, {**GOOD, "answer": ""}, GOOD)
-    first = open_examples(name)
-    assert isinstance(first, FileExamples)
-    (tmp_path / "a.png").unlink()
-    second = FileExamples(first.table, kept=first.kept)
-    assert second.kept == [1]
-    assert second.sources == first.sources
-
-
 def test_only_the_first_good_rows_can_be_wanted_and_no_others_are_looked_at(tmp_path: Path) -> None:
     bad = {**GOOD, "answer": ""}
     examples = open_examples(write(tmp_path, bad, GOOD, GOOD, GOOD, bad), count=2)
@@ -332,9 +322,17 @@ def test_only_the_first_good_rows_can_be_wanted_and_no_others_are_looked_at(tmp_
 def test_several_files_are_one_after_the_other(tmp_path: Path) -> None:
     names = [write(tmp_path, *[GOOD] * count, name=f"{name}.jsonl") for name, count in (("a", 2), ("b", 1))]
     examples = open_examples(", ".join(names))
-    assert [example.id for example in examples] == ["a/0", "a/1", "b/0"]
-    assert [example.id for example in open_examples(",".join(names[::-1]), count=2)] == ["b/0", "a/0"]
+    ids = [f"{names[0]}#a/0", f"{names[0]}#a/1", f"{names[1]}#b/0"]
+    assert [example.id for example in examples] == ids
+    assert [example.id for example in open_examples(",".join(names[::-1]), count=2)] == [ids[2], ids[0]]
     assert mixed(examples, ["*=1"]).sources.count("b") == 2
+
+
+def test_equal_ids_of_two_files_are_two_questions(tmp_path: Path) -> None:
+    names = [write(tmp_path, {**GOOD, "id": 0, "question": name}, name=f"{name}.jsonl") for name in "ab"]
+    assert [example.id for example in open_examples(names[0])] == ["0"]
+    examples = list(open_examples(",".join(names)))
+    assert [(example.id, example.question) for example in examples] == [(f"{names[0]}#0", "a"), (f"{names[1]}#0", "b")]
 
 
 def test_rendered_pages_to_train_on_are_none_of_those_to_evaluate_on() -> None:

@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from peft import LoraConfig
 from trl import GRPOTrainer
 
 from tests.checkpoints import make_model, make_processor
-from tests.grpo_runs import KNOWN_WARNINGS, settings
+from tests.grpo_runs import KNOWN_WARNINGS, settings, trainer
 from vtagent.errors import SettingsError
 from vtagent.models.families import tool_template
-from vtagent.training.rl.guards import check_model, check_settings, check_trl
+from vtagent.training.rl.guards import check_dropout, check_model, check_settings, check_trl
 from vtagent.training.rl.settings import GraphGRPOConfig
 
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in KNOWN_WARNINGS]
@@ -64,12 +66,34 @@ def test_settings_of_trls_own_rollout_loop_are_refused(tmp_path: Path) -> None:
     assert "max_tool_calling_iterations has no effect" in refused(tmp_path, max_tool_calling_iterations=3)
     assert "min_p has no effect" in refused(tmp_path, min_p=0.1)
     assert "repetition_penalty" in refused(tmp_path, repetition_penalty=1.1)
+    assert "reward_weights" in refused(tmp_path, reward_weights=[1.0, 2.0, 1.0])
+    assert "reward_weights" in refused(tmp_path, multi_objective_aggregation="normalize_then_sum")
     assert "eval_strategy" in refused(tmp_path, eval_strategy="steps", eval_steps=1)
 
 
-def test_bf16_is_off_on_a_cpu_and_cannot_be_asked_for(tmp_path: Path) -> None:
-    assert settings(tmp_path).bf16 is False
+def test_autocast_is_off_and_refused_where_rollouts_are_sampled_without_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert settings(tmp_path).bf16 is GraphGRPOConfig(str(tmp_path)).bf16 is False
     assert "bf16: false" in refused(tmp_path, bf16=True)
+    check_settings(settings(tmp_path, bf16=True), examples=2, external_engine=True)
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    args = settings(tmp_path)
+    with pytest.raises(SettingsError, match="bf16: false"):
+        check_settings(args, examples=2, external_engine=False)
+
+
+def test_dropout_is_refused(tmp_path: Path) -> None:
+    plain = torch.nn.Linear(2, 2)
+    check_dropout(plain, None)
+    check_dropout(plain, LoraConfig(lora_dropout=0.0))
+    check_dropout(torch.nn.Sequential(plain, torch.nn.Dropout(0.0)), None)
+    with pytest.raises(SettingsError, match=r"set lora_dropout: 0 \(it is 0.05\)"):
+        check_dropout(plain, LoraConfig(lora_dropout=0.05))
+    with pytest.raises(SettingsError, match="the model has dropout"):
+        check_dropout(torch.nn.Sequential(plain, torch.nn.Dropout(0.1)), None)
+    with pytest.raises(SettingsError, match="set lora_dropout"):
+        trainer(tmp_path, peft_config=LoraConfig(lora_dropout=0.05))
 
 
 def test_a_correction_summed_over_whole_rollouts_is_refused_where_it_would_be_used(tmp_path: Path) -> None:
@@ -125,6 +149,7 @@ def test_checkpoints_in_the_middle_of_a_generation_are_refused(tmp_path: Path, g
         ({"max_zooms": 0}, "set task: general"),
         ({"temperature": 0.0}, "sample at 1"),
         ({"run_seconds": 0.0}, "must be positive"),
+        ({"task": "general", "probe_steps": 1}, "does not have; leave it out"),
     ],
 )
 def test_values_that_mean_nothing_are_refused(tmp_path: Path, given: dict[str, Any], said: str) -> None:

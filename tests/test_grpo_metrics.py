@@ -24,6 +24,7 @@ def scored(right: bool | None, zoomed: bool, *, failure: Failure | None = None, 
         failure=failure,
         p_zoom=0.5,
         visual_tokens=175 if zoomed else 35,
+        kept_visual_tokens=140 if zoomed else 35,
         full_visual_tokens=140,
         mistakes=0,
         seconds=1.0,
@@ -43,8 +44,18 @@ def test_shares_are_of_those_that_are_known() -> None:
     assert found["visual_tokens/of_full"] == pytest.approx((175 + 3 * 35) / (4 * 140))
 
 
+def test_tokens_are_told_in_both_accountings_and_for_each_source() -> None:
+    found = summarize([[RIGHT_ZOOM, WRONG], [RIGHT, RIGHT]])
+    assert found["visual_tokens/kept_of_full"] == pytest.approx((140 + 3 * 35) / (4 * 140))
+    assert found["visual_tokens/of_full/small"] == pytest.approx((175 + 35) / 280)
+    assert found["visual_tokens/kept_of_full/small"] == pytest.approx((140 + 35) / 280)
+    assert found["visual_tokens/of_full/large"] == found["visual_tokens/kept_of_full/large"] == 0.25
+
+
 def test_rollouts_without_a_verdict_are_counted_and_left_out() -> None:
-    failed = replace(scored(None, False, failure="failed"), visual_tokens=0, full_visual_tokens=0, p_zoom=None)
+    failed = replace(
+        scored(None, False, failure="failed"), visual_tokens=0, kept_visual_tokens=0, full_visual_tokens=0, p_zoom=None
+    )
     truncated, judge = scored(None, True, failure="truncated"), scored(None, True, failure="judge")
     found = summarize([[RIGHT, failed, truncated, judge]])
     assert (found["rollouts/failed"], found["rollouts/truncated"], found["rollouts/judge_failed"]) == (1, 1, 1)

@@ -85,6 +85,17 @@ def test_a_reply_that_was_cut_off_is_known_as_such(make: Make) -> None:
     assert not rollout.well_formed
 
 
+@pytest.mark.parametrize(
+    "call",
+    ['{"name": "foo", "arguments": {}}', '{"name": "zoom_image", "arguments": {"region": [900, 0, 100, 5000]}}'],
+)
+def test_a_call_of_no_tool_or_that_the_tool_refuses_is_not_well_formed(make: Make, call: str) -> None:
+    collector = make([f"<think>Small.</think><tool_call>{call}</tool_call>", ANSWER])
+    (rollout,) = collector.collect([job()])
+    assert (rollout.answer, rollout.zooms, rollout.usage["mistakes"]) == ("48.10", 0, 1)
+    assert not rollout.well_formed
+
+
 def test_a_run_that_fails_is_alone(make: Make) -> None:
     def script(request: Request, prompt: str) -> str:
         if "broken" in prompt:

@@ -14,7 +14,7 @@ from vtagent.models.engine import EngineImage
 from vtagent.training.data import Example
 from vtagent.training.rl.rollout import Rollout, Turn
 from vtagent.training.rl.rows import RowMaker
-from vtagent.visual_tokens import VisionSpec
+from vtagent.visual_tokens import QWEN2_5_VL, QWEN3_VL, VisionSpec
 
 IMAGE, END = 7, 2
 VISION = VisionSpec(patch_size=8, merge_size=2, min_pixels=256, max_pixels=2**20)
@@ -65,13 +65,16 @@ def test_a_row_without_a_lesson_keeps_its_tokens_and_its_images() -> None:
 
 def test_a_failed_run_has_the_shortest_valid_row() -> None:
     row = MAKER.empty()
-    assert (row.prompt_ids, row.completion_ids, row.tool_mask, row.logprobs, row.images) == (
-        [END],
-        [END],
-        [0],
-        [0.0],
-        [],
-    )
+    assert (row.prompt_ids, row.completion_ids, row.tool_mask, row.logprobs) == ([IMAGE, END], [END], [0], [0.0])
+    assert [image.size for image in row.images] == [(16, 16)]  # one visual token
+
+
+def test_the_image_of_a_failed_runs_row_is_one_that_the_models_processor_leaves_alone() -> None:
+    for vision in (QWEN2_5_VL, QWEN3_VL):
+        row = replace(MAKER, vision=vision).empty()
+        (shown,) = row.images
+        assert vision.snap(*shown.size) == shown.size
+        assert row.prompt_ids.count(IMAGE) == vision.tokens(*shown.size)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, overload
 
@@ -26,7 +26,7 @@ class FileExamples(Sequence[Example]):
         table: Where the rows are.
         columns: What to read; what it does not name is looked for.
         limit: So many good rows are enough; the rest is not looked at.
-        kept: Row numbers that were looked at before (`FileExamples.kept`, from another process): nothing is checked.
+        prefix: What every example's id begins with, to tell tables apart that are read together.
 
     Raises:
         DataError: A missing column, two rows with one id, or no good row.
@@ -44,20 +44,21 @@ class FileExamples(Sequence[Example]):
         columns: Columns | None = None,
         *,
         limit: int | None = None,
-        kept: Iterable[int] | None = None,
+        prefix: str = "",
     ) -> None:
         self.table = table
         self.columns = (columns or Columns()).found_in(table.columns, where=table.name)
-        self.kept: list[int] = []
+        self.prefix = prefix
         self.dropped: Counter[str] = Counter()
         self._first: dict[str, str] = {}
-        self.kept = list(kept) if kept is not None else self._good_rows(limit)
+        self.kept = self._good_rows(limit)
         if not self.kept:
             raise DataError(f"no usable row: {self.summary}")
         names = self._tops("source", "id")
         heads = [self.table.row(number, names) for number in self.kept] if names else [{} for _ in self.kept]
         self.sources = [self._source(value_at(head, self.columns.source)) for head in heads]
-        self._ids = [str(value_at(head, self.columns.id) or "") for head in heads]
+        ids = [value_at(head, self.columns.id) for head in heads]
+        self._ids = ["" if id_ is None else str(id_) for id_ in ids]
         self._refuse_equal_ids()
 
     @property
@@ -88,7 +89,7 @@ class FileExamples(Sequence[Example]):
         row = self.table.row(number, self.columns.tops)
         picture, size = self._picture(row), self._size(row)
         return Example(
-            id=self._ids[index] or f"{self.table.name}/{number}",
+            id=self.prefix + (self._ids[index] or f"{self.table.name}/{number}"),
             image=resized(picture, size) if size else picture,
             question=_question(value_at(row, self.columns.question)),
             answers=texts(value_at(row, self.columns.answers)),

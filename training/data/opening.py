@@ -31,7 +31,7 @@ def open_examples(
     Args:
         name: "rendered" or "rendered-wide" for pages drawn by us; a .jsonl or .parquet file, or a folder of .parquet
             files or of `Dataset.save_to_disk`; else a data set's id on the hub. Several, with commas between them, are
-            one after the other.
+            one after the other; their rows' ids then begin with the name and "#", as two files may use the same ids.
         columns: "NAME=COLUMN" for each column that is not found by itself; see `Columns`.
         split: Which part of a data set that has several.
         count: At most so many, the first good ones; by default all of a file and 1,000 rendered pages.
@@ -44,13 +44,14 @@ def open_examples(
         raise DataError(f"{name}: {count} questions wanted; at least one")
     if name in RENDERED:
         return RenderedPages(count or PAGES, seed=seed, domain=RENDERED[name])
-    opened = [_opened(part.strip(), columns, split, count) for part in name.split(",")]
+    names = [part.strip() for part in name.split(",")]
+    opened = [_opened(part, columns, split, count, prefix=f"{part}#" if len(names) > 1 else "") for part in names]
     examples = opened[0] if len(opened) == 1 else Joined(opened)
     return examples if count is None else Part(examples, range(min(count, len(examples))))
 
 
-def _opened(name: str, columns: Sequence[str], split: str, limit: int | None) -> FileExamples:
-    examples = FileExamples(open_table(name, split=split), Columns.parse(columns), limit=limit)
+def _opened(name: str, columns: Sequence[str], split: str, limit: int | None, *, prefix: str) -> FileExamples:
+    examples = FileExamples(open_table(name, split=split), Columns.parse(columns), limit=limit, prefix=prefix)
     if examples.dropped:
         _log.warning("%s", examples.summary)
     return examples

@@ -75,10 +75,15 @@ def checkpoints(folder: str | os.PathLike[str]) -> list[tuple[int, Path]]:
 
 
 class StopWhenAsked(TrainerCallback):  # type: ignore[misc]
-    """On the first interrupt (SIGINT, SIGTERM) a run saves where that is possible and ends; a second one kills it."""
+    """On the first interrupt (SIGINT, SIGTERM) a run saves where that is possible and ends; a second one kills it.
 
-    def __init__(self, accelerator: Any, every: int) -> None:
-        self._accelerator, self._every = accelerator, every
+    Args:
+        accelerator: Of the run.
+        batches: Forward-backward passes of one generation: a checkpoint is possible where it is used up.
+    """
+
+    def __init__(self, accelerator: Any, batches: int) -> None:
+        self._accelerator, self._batches = accelerator, batches
         self._before: dict[int, Any] = {}
         self.asked = False
         """Somebody has: on whichever process."""
@@ -91,7 +96,7 @@ class StopWhenAsked(TrainerCallback):  # type: ignore[misc]
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Agree with the other processes, and stop where a checkpoint can be gone on from."""
-        if state.global_step % self._every:
+        if state.global_step * args.gradient_accumulation_steps % self._batches:
             return
         flag = torch.tensor(float(self.asked), device=self._accelerator.device)
         self.asked = bool(self._accelerator.reduce(flag, reduction="sum"))

@@ -201,7 +201,7 @@ def _rollout(example: Example, state: dict[str, Any], turns: tuple[Turn, ...], s
         example=example,
         answer=state["answer"],
         zooms=state["usage"]["zooms"],
-        well_formed=all(is_well_formed(reply_of(reply)) for reply in replies),
+        well_formed=not state["usage"]["mistakes"] and all(is_well_formed(reply_of(reply)) for reply in replies),
         stop=state["stop"],
         usage=state["usage"],
         views=tuple(state["views"]),

@@ -67,13 +67,17 @@ class DistinctRows(GRPOTrainer):  # type: ignore[misc]
         **others: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
         score = super()._get_per_token_logps_and_entropies
+        several = self.accelerator.num_processes > 1
         images = None
         if pixel_values is not None and image_grid_thw is not None and num_images is not None:
             images = Images(pixel_values, image_grid_thw, num_images)
         shown = images.per_row() if images else [()] * len(input_ids)
-        first, inverse = _distinct_rows(input_ids, attention_mask, shown)
+        if several and batch_size is not None:  # all processes make equally many passes: each gathers what is shared
+            first = inverse = list(range(len(input_ids)))
+        else:
+            first, inverse = _distinct_rows(input_ids, attention_mask, shown)
         # DistributedDataParallel wants one forward pass for each backward pass.
-        parts = [first] if self.accelerator.num_processes > 1 else _by_width(first, attention_mask)
+        parts = [first] if several else _by_width(first, attention_mask)
         order: list[int] = []
         logps: list[torch.Tensor] = []
         entropies: list[torch.Tensor] = []

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vtagent.errors import ModelError
+from vtagent.errors import ImageError, ModelError
 from vtagent.models.codec import Codec
 from vtagent.training.data import Example
 from vtagent.training.rewards import Grader, Reward, Verdict, group_rewards
@@ -97,9 +97,10 @@ class GroupRoller:
         refilled = 0
         renewed = list(range(len(indices)))
         for attempt in range(self._args.refill_rounds + 1):
+            examples = {index: self._read(index) for index in {chosen[place] for place in renewed}}
             jobs = [
                 Job(
-                    self._examples[chosen[place]],
+                    examples[chosen[place]],
                     seed_of("rollout", self._args.seed, window, attempt, self._rank * len(indices) + place),
                 )
                 for place in renewed
@@ -120,13 +121,25 @@ class GroupRoller:
             renewed = [place for place, group in enumerate(group_of) if group in spare]
             chosen |= {place: spare[group_of[place]] for place in renewed}
         own = rewards[self._rank * len(indices) :]
+        idle = same if self._args.drop_same else []
         members = [
             Member(
-                group_of[place], rollout, row if own[place] is not None else row.without_lesson(), scored, own[place]
+                group_of[place],
+                rollout,
+                row.without_lesson() if own[place] is None or group_of[place] in idle else row,
+                scored,
+                own[place],
             )
             for place, (rollout, row, scored) in sorted(made.items())
         ]
         return Generation(members, first, len(same), refilled)
+
+    def _read(self, index: int) -> Example:
+        """The example; if its picture has gone since the start, one without any, whose runs fail."""
+        try:
+            return self._examples[index]
+        except ImageError as error:
+            return Example(id="", image=b"", question=str(error), answers=("",), source="unreadable")
 
     def _made(self, jobs: Sequence[Job]) -> list[tuple[Rollout, Row, Scored]]:
         """Rollouts with their rows and verdicts; a row that cannot be made is a run that failed."""
@@ -166,7 +179,7 @@ class GroupRoller:
         size = int(self._args.num_generations)
         rows: list[Scored] = self._gather(local)
         groups = [rows[start : start + size] for start in range(0, len(rows), size)]
-        if any(len({row.example for row in group}) > 1 for group in groups):
+        if any(len({row.example for row in group if row.failure != "failed"}) > 1 for group in groups):
             raise ModelError(
                 "the rows of a group are of different prompts: processes disagree on the order of the data"
             )

@@ -103,12 +103,20 @@ def check_settings(args: GraphGRPOConfig, *, examples: int, external_engine: boo
     for name in _NO_EFFECT:
         if getattr(args, name):
             raise SettingsError(f"{name} has no effect on rollouts of a graph; leave it out")
+    if args.reward_weights is not None or args.multi_objective_aggregation != "sum_then_normalize":
+        raise SettingsError(
+            "reward_weights and multi_objective_aggregation would train on other rewards than are logged and compared: "
+            "leave them out, and set format_reward and penalty_size"
+        )
     if args.repetition_penalty != 1:
         raise SettingsError(
             "repetition_penalty would make sampled log-probabilities other than the trainer's; leave it 1"
         )
-    if args.bf16 and (args.use_cpu or not torch.cuda.is_available()):
-        raise SettingsError("bf16 on a CPU gives other log-probabilities than were sampled; set bf16: false")
+    if _autocast(args) and not external_engine:
+        raise SettingsError(
+            "under autocast the trainer would score otherwise than the same weights sample without it: set bf16: false "
+            "(and the weights' dtype to bfloat16, if you like), or give the trainer a vLLM engine"
+        )
     if external_engine and args.vllm_importance_sampling_mode != "token_truncate":
         raise SettingsError(
             f"vllm_importance_sampling_mode {args.vllm_importance_sampling_mode!r} sums differences over a whole "
@@ -118,6 +126,26 @@ def check_settings(args: GraphGRPOConfig, *, examples: int, external_engine: boo
         raise SettingsError("sharded weights cannot be sampled from in place: give the trainer a vLLM engine")
     if _sharded(args) and adapters:
         raise SettingsError("adapters cannot be merged into sharded weights: train them without FSDP or DeepSpeed")
+
+
+def check_dropout(model: Any, peft_config: Any) -> None:
+    """Nothing is dropped at random in training: rollouts are sampled without, so their scores would be others.
+
+    Raises:
+        SettingsError: the model or the adapters to come have dropout.
+    """
+    if getattr(peft_config, "lora_dropout", 0.0):
+        raise SettingsError(
+            f"with dropout the trainer would not see the log-probabilities that were sampled: set lora_dropout: 0 "
+            f"(it is {peft_config.lora_dropout:g})"
+        )
+    if any(module.p for module in model.modules() if isinstance(module, torch.nn.Dropout)):
+        raise SettingsError("the model has dropout, which rollouts are sampled without: set its rates to 0")
+
+
+def _autocast(args: GraphGRPOConfig) -> bool:
+    """Whether forward passes will be in mixed precision; `accelerate launch` says so in the environment."""
+    return bool(args.bf16 or args.fp16 or os.environ.get("ACCELERATE_MIXED_PRECISION", "no") != "no")
 
 
 def _sharded(args: GraphGRPOConfig) -> bool:
@@ -139,6 +167,8 @@ def _check_values(args: GraphGRPOConfig) -> None:
         raise SettingsError("temperature 0 gives every rollout of a group the same tokens; sample at 1")
     if args.run_seconds <= 0 or args.concurrency < 1 or args.refill_rounds < 0 or args.probe_steps < 0:
         raise SettingsError("run_seconds and concurrency must be positive, refill_rounds and probe_steps not negative")
+    if args.probe_steps and args.task == "general":
+        raise SettingsError("probe_steps forces the decision to zoom, which task: general does not have; leave it out")
     if args.eval_strategy != "no":
         raise SettingsError("eval_strategy runs TRL's own loop: use probe_steps, and vtagent.training.evaluate")
 

@@ -10,6 +10,7 @@ from typing import Literal
 
 from vtagent.models.codec import Codec
 from vtagent.protocol import THINK
+from vtagent.training.measure.outcomes import kept_tokens
 from vtagent.training.rewards import Verdict, direct_share
 from vtagent.training.rl.rollout import Rollout, Turn
 
@@ -28,6 +29,9 @@ class Scored:
     p_zoom: float | None
     """What the policy gave a call where it decided; None where no decision was found."""
     visual_tokens: int
+    """Of all views that were shown."""
+    kept_visual_tokens: int
+    """Without low views that a zoom replaced; see `measure.outcomes.kept_tokens`."""
     full_visual_tokens: int
     mistakes: int
     seconds: float
@@ -42,6 +46,7 @@ class Scored:
             failure=failure,
             p_zoom=decision(rollout.turns[0], codec) if rollout.turns else None,
             visual_tokens=rollout.usage["visual_tokens"],
+            kept_visual_tokens=kept_tokens(rollout.views),
             full_visual_tokens=rollout.usage["full_visual_tokens"],
             mistakes=rollout.usage["mistakes"],
             seconds=rollout.seconds,
@@ -87,9 +92,7 @@ def summarize(groups: Sequence[Sequence[Scored]]) -> dict[str, float]:
         "decision/entropy": _mean([_entropy(p) for p in decided]),
         "groups/r": _mean([r for group in groups if (r := direct_share([row.verdict for row in group])) is not None]),
         "visual_tokens/mean": _mean([row.visual_tokens for row in ran]),
-        "visual_tokens/of_full": _ratio(
-            sum(row.visual_tokens for row in ran), sum(row.full_visual_tokens for row in ran)
-        ),
+        **_tokens(ran, ""),
         "rollouts/failed": sum(row.failure == "failed" for row in rows),
         "rollouts/truncated": sum(row.failure == "truncated" for row in rows),
         "rollouts/judge_failed": sum(row.failure == "judge" for row in rows),
@@ -101,6 +104,7 @@ def summarize(groups: Sequence[Sequence[Scored]]) -> dict[str, float]:
         found[f"zoom/{source}"] = _share(row.verdict.zoomed for row in own)
         found[f"accuracy/{source}"] = _share(bool(row.verdict.right) for row in own if row.verdict.right is not None)
         found[f"decision/p_zoom/{source}"] = _mean([row.p_zoom for row in own if row.p_zoom is not None])
+        found |= _tokens(own, f"/{source}")
     return {name: float(value) for name, value in found.items() if value is not None}
 
 
@@ -112,8 +116,15 @@ def _mean(values: Sequence[float]) -> float | None:
     return fmean(values) if values else None
 
 
-def _ratio(part: float, whole: float) -> float | None:
-    return part / whole if whole else None
+def _tokens(rows: Sequence[Scored], suffix: str) -> dict[str, float]:
+    """Visual tokens over those of full resolution at once, in both accountings: all shown, and those kept."""
+    full = sum(row.full_visual_tokens for row in rows)
+    if not full:
+        return {}
+    return {
+        f"visual_tokens/of_full{suffix}": sum(row.visual_tokens for row in rows) / full,
+        f"visual_tokens/kept_of_full{suffix}": sum(row.kept_visual_tokens for row in rows) / full,
+    }
 
 
 def _entropy(p: float) -> float:

@@ -7,10 +7,11 @@ buys nothing.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from statistics import fmean
+from typing import Any
 
-from vtagent.graphs.zoom import create_zoom_agent
+from vtagent.graphs.zoom import ZoomContext, create_zoom_agent
 from vtagent.models.chat import ChatVLM
 from vtagent.training.data import Example
 from vtagent.training.measure.asking import ask
@@ -28,22 +29,40 @@ class ForcedProbe:
         model: The policy; its images go to its own store.
         grader: Says what is right.
         examples: What is trained on.
+        context: The settings of every run in training.
+        limit: Seconds a run may take.
+        build: Makes the graph.
     """
 
-    def __init__(self, model: ChatVLM, grader: Grader, examples: Sequence[Example]) -> None:
-        self._model, self._grader = model, grader
+    def __init__(
+        self,
+        model: ChatVLM,
+        grader: Grader,
+        examples: Sequence[Example],
+        *,
+        context: ZoomContext,
+        limit: float,
+        build: Callable[[ChatVLM], Any] = create_zoom_agent,
+    ) -> None:
+        self._model, self._grader, self._limit = model, grader, limit
+        self._agent = build(model)
+        self._modes = {name: MODES[mode].adapted(context.scale, context.max_zooms) for name, mode in _FORCED.items()}
         step = max(1, len(examples) // QUESTIONS)
         self._examples = [examples[place] for place in range(0, len(examples), step)][:QUESTIONS]
 
     async def measure(self) -> dict[str, float]:
-        """Accuracy by metric name; unscorable answers are left out."""
-        agent = create_zoom_agent(self._model, store=self._model.store)
+        """Accuracy by metric name; runs that failed and unscorable answers are left out."""
         found = {}
-        for name, mode in _FORCED.items():
+        for name, mode in self._modes.items():
             asked = await asyncio.gather(
-                *(ask(agent, self._model, example, MODES[mode], self._grader) for example in self._examples)
+                *(
+                    ask(self._agent, self._model, example, mode, self._grader, timeout=self._limit)
+                    for example in self._examples
+                )
             )
-            right = [bool(fields["right"]) for fields in asked if fields["right"] is not None]
+            right = [
+                bool(fields["right"]) for fields in asked if not fields.get("error") and fields["right"] is not None
+            ]
             if right:
                 found[f"{name}/accuracy"] = fmean(right)
         return found

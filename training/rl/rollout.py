@@ -36,7 +36,8 @@ class Rollout:
     zooms: int = 0
     """Views granted."""
     well_formed: bool = False
-    """Every reply keeps to the protocol (`vtagent.protocol.is_well_formed`)."""
+    """Every reply keeps to the protocol (`vtagent.protocol.is_well_formed`), and no call was a mistake: one that names
+    no tool, or that the zoom tool or the run's budgets refused."""
     stop: str | None = None
     """The graph's `stop`: which budget forced the answer, if any."""
     usage: Usage = field(default_factory=no_usage)

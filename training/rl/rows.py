@@ -83,8 +83,14 @@ class RowMaker:
         return row
 
     def empty(self) -> Row:
-        """The shortest row that is valid, in the place of a run that failed."""
-        return Row([self.end_id], [self.end_id], [0], [0.0], [])
+        """The shortest row that is valid, in the place of a run that failed.
+
+        It shows one image, the smallest there is: rows are scored a few at a time, and a batch or a process without any
+        image would skip the vision tower, which TRL and sharded weights do not bear.
+        """
+        image = Image.new("RGB", self.vision.fit(self.vision.factor, self.vision.factor))
+        tokens = self.vision.tokens(*image.size)
+        return Row([*[self.image_token_id] * tokens, self.end_id], [self.end_id], [0], [0.0], [image])
 
     def _check(self, row: Row, tokens: list[int]) -> None:
         """Every run of placeholders is as long as its image has visual tokens."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-import torch
 from trl import GRPOConfig
 
 from vtagent.graphs.zoom import ZoomContext
@@ -37,6 +36,10 @@ class GraphGRPOConfig(GRPOConfig):  # type: ignore[misc]
         default=0,
         metadata={"help": "How often prompts whose rollouts all earned the same are replaced by others in a step."},
     )
+    drop_same: bool = field(
+        default=False,
+        metadata={"help": "Leave out of the loss, of its KL term too, groups whose rollouts all earned the same."},
+    )
     run_seconds: float = field(default=600.0, metadata={"help": "Seconds after which a run is given up."})
     concurrency: int = field(default=256, metadata={"help": "Runs under way together on each process."})
     check_exactness: bool = field(
@@ -48,7 +51,12 @@ class GraphGRPOConfig(GRPOConfig):  # type: ignore[misc]
     )
     log_rollouts: bool = field(default=True, metadata={"help": "Write the rollouts of every logged step."})
 
-    bf16: bool | None = field(default=None, metadata={"help": "bfloat16 autocast; by default on GPUs only."})
+    bf16: bool | None = field(
+        default=False,
+        metadata={
+            "help": "bfloat16 autocast, for an engine with weights of its own; without one, choose the weights' dtype."
+        },
+    )
     mask_truncated_completions: bool = field(
         default=True, metadata={"help": "Leave runs with an over-long reply out of rewards and loss."}
     )
@@ -59,11 +67,6 @@ class GraphGRPOConfig(GRPOConfig):  # type: ignore[misc]
     report_to: None | str | list[str] = field(  # noqa: RUF036 - the argument parser takes the second
         default="tensorboard", metadata={"help": "Where metrics go; several, or none, are allowed."}
     )
-
-    def __post_init__(self) -> None:
-        if self.bf16 is None and (self.use_cpu or not torch.cuda.is_available()):
-            self.bf16 = False
-        super().__post_init__()
 
     @property
     def context(self) -> ZoomContext:

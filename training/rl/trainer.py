@@ -29,7 +29,7 @@ from vtagent.training.rl.checkpoints import WholeCheckpoints
 from vtagent.training.rl.collect import Collector, WorkingStore
 from vtagent.training.rl.forward import DistinctRows
 from vtagent.training.rl.groups import Generation, GroupRoller
-from vtagent.training.rl.guards import check_model, check_settings, check_trl
+from vtagent.training.rl.guards import check_dropout, check_model, check_settings, check_trl
 from vtagent.training.rl.images import encode_once
 from vtagent.training.rl.log import LoggedRollout, RolloutLog
 from vtagent.training.rl.metrics import summarize
@@ -92,6 +92,7 @@ class GraphGRPOTrainer(WholeCheckpoints, DistinctRows):
         check_trl()
         adapters = others.get("peft_config") is not None
         check_settings(args, examples=len(examples), external_engine=engine is not None, adapters=adapters)
+        check_dropout(model, others.get("peft_config"))
         processor.tokenizer.padding_side = "left"
         check_model(model, processor)
         args.max_steps = args.steps(len(examples))
@@ -137,7 +138,11 @@ class GraphGRPOTrainer(WholeCheckpoints, DistinctRows):
         rows = RowMaker(processor.vision, codec.image_token_id, never, processor.tokenizer.eos_token_id)
         self._roller = GroupRoller(self.collector, grader, rows, codec, args, examples, gather=gather_object, rank=rank)
         greedy = policy.model_copy(update={"temperature": 0.0})
-        self._probe = ForcedProbe(greedy, grader, examples) if args.probe_steps else None
+        self._probe: ForcedProbe | None = None
+        if args.probe_steps:
+            self._probe = ForcedProbe(
+                greedy, grader, examples, context=args.context, limit=args.run_seconds, build=build
+            )
         self.rollout_log = RolloutLog(Path(args.output_dir) / "rollouts", rank=rank) if args.log_rollouts else None
 
     def _get_train_sampler(self, dataset: Any = None) -> Windows:
@@ -190,7 +195,7 @@ class GraphGRPOTrainer(WholeCheckpoints, DistinctRows):
         ]
         counts = torch.tensor([len(row.prompt_ids) + len(row.completion_ids) for row in rows])
         self.state.num_input_tokens_seen += int(gather(counts.to(self.accelerator.device)).sum())
-        images = [row.images for row in rows] if any(row.images for row in rows) else None
+        images = [row.images for row in rows]
         return (
             [row.prompt_ids for row in rows],
             [row.completion_ids for row in rows],
@@ -199,7 +204,7 @@ class GraphGRPOTrainer(WholeCheckpoints, DistinctRows):
             [row.logprobs for row in rows],
             {},
             images,
-            images or [],  # TRL asks only whether there are any; the low views count, so that it looks at every row
+            images,  # TRL asks only whether there are any; the low views count, so that it looks at every row
         )
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> torch.Tensor:
@@ -218,9 +223,10 @@ class GraphGRPOTrainer(WholeCheckpoints, DistinctRows):
         found["groups/same"] = generation.same * self.num_generations / self.args.generation_batch_size
         found["groups/refilled"] = float(generation.refilled)
         self._log_each(found)
-        step = self.state.global_step + 1
-        if self.rollout_log is None or (step % max(1, int(self.args.logging_steps)) and step > 1):
-            return
+        step, every = self.state.global_step + 1, max(1, int(self.args.logging_steps))
+        last = self.state.global_step - (-self.args.batches_per_window // int(self.args.gradient_accumulation_steps))
+        if self.rollout_log is None or (last // every == (step - 1) // every and step > 1):
+            return  # no step that these rollouts are used for is a logged one
         members = zip(generation.members, advantages, strict=True)
         self.rollout_log.write(
             step, [LoggedRollout(own.rollout, own.reward, advantage, own.group) for own, advantage in members]
