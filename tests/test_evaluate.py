@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.fakes import scripted_vlm
 from tests.scripted_chat import ANSWER, ZOOM, ScriptedChat
 from tests.test_measure_summaries import ZOOMED
 from vtagent.errors import DataError
@@ -79,8 +80,21 @@ def test_forced_modes_take_the_decision_away_and_nothing_else(base: ChatVLM) -> 
 
 
 def test_forced_direct_is_shown_the_tool_as_zoom_is() -> None:
-    seen = {mode: MODES[mode].context(ChatVLM.from_pretrained("base")) for mode in ("zoom", "forced-direct")}
-    assert seen["zoom"].max_zooms == seen["forced-direct"].max_zooms == 1
+    shown = {}
+    for mode in ("zoom", "forced-direct", "quarter"):
+        model = scripted_vlm([ANSWER])
+        ask(model, EXAMPLES[:1], mode)
+        (request,) = model.engine.requests
+        shown[mode] = request.token_ids
+    assert shown["zoom"] == shown["forced-direct"] != shown["quarter"]
+
+
+def test_a_first_look_and_a_number_of_views_are_those_of_the_modes_that_offer_the_tool() -> None:
+    region = ZOOM.replace("{}", '{"region": [0, 0, 500, 500]}')
+    (zoomed,) = ask(scripted(region, ZOOM, ANSWER), EXAMPLES[:1], "zoom", scale=0.75, max_zooms=2)
+    assert (zoomed.zooms, zoomed.stop) == (2, "max_zooms")
+    assert 140 + 35 < zoomed.visual_tokens - 70 < 140 + 2 * 35  # a look at 9/16 of the page, a quarter of it, all of it
+    assert [MODES[mode].adapted(0.75, 2) for mode in ("full", "quarter")] == [MODES["full"], MODES["quarter"]]
 
 
 def test_a_bias_moves_the_share_that_zooms(base: ChatVLM) -> None:
@@ -127,6 +141,15 @@ def test_a_grader_s_word_is_final_even_that_it_cannot_tell() -> None:
     assert (outcome.right, outcome.error) == (None, None)
 
 
+def test_a_grader_that_raises_leaves_its_answer_ungraded() -> None:
+    class Down:
+        async def grade(self, question: str, answers: Sequence[str], prediction: str | None) -> bool | None:
+            raise ConnectionError("no judge there")
+
+    (outcome,) = ask(scripted(ANSWER), EXAMPLES[:1], "quarter", grader=Down())
+    assert (outcome.answer, outcome.right, outcome.error) == ("48.10", None, None)
+
+
 def test_an_outcome_tells_what_the_run_cost_and_what_ended_it() -> None:
     (outcome,) = ask(scripted(ZOOM, ANSWER), EXAMPLES[:1], "zoom")
     assert (outcome.zooms, outcome.visual_tokens, outcome.full_visual_tokens) == (1, 175, 140)
@@ -145,7 +168,7 @@ def test_what_a_journal_knows_is_not_asked_again(tmp_path: Path) -> None:
         outcomes = ask(model, EXAMPLES, "quarter", "zoom", journal=journal)
     assert outcomes[0] == first[0]
     assert [(o.mode, o.number, o.session) for o in outcomes[1:]] == [("quarter", 1, 1), ("zoom", 0, 1), ("zoom", 1, 1)]
-    assert len(model.seen) < 2 * len(EXAMPLES) * 2
+    assert len(model.seen) == 4  # three questions; the first of them calls, and is asked for its answer
     assert len((tmp_path / SAMPLES).read_text().splitlines()) == 4
 
 
@@ -237,6 +260,7 @@ def test_the_command_asks_every_question_in_every_mode(
         (["--mix", "large=two"], "not 'large=two'"),
         (["--mix", "green=1"], "'green', which is 0 of the sources"),
         (["--documents", "0"], "at least one"),
+        (["--scale", "0"], "--scale must be above 0 and at most 1"),
         (["--model", "nowhere"], "no model at"),
         (["--grader", "guess"], "name steps out of"),
         (["--data", "nowhere.jsonl"], "nowhere.jsonl"),

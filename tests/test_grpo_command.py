@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,14 @@ def test_a_run_is_gone_on_with_under_its_own_settings_only(tmp_path: Path) -> No
     grpo.remember({"learning_rate": 1e-4, "output_dir": "b"}, tmp_path, going_on=True)
     with pytest.raises(SettingsError, match=r"other settings \(learning_rate: 0.0001, now 0.001\)"):
         grpo.remember({"learning_rate": 1e-3}, tmp_path, going_on=True)
+
+
+def test_a_run_goes_on_when_its_servers_have_moved_or_a_newer_version_knows_more_settings(tmp_path: Path) -> None:
+    begun = {"learning_rate": 1e-4, "engine_url": "http://a:8000", "judge_url": "http://a:8001/v1"}
+    grpo.remember(begun, tmp_path, going_on=False)
+    (tmp_path / "run.json").write_text(json.dumps(begun))  # as versions wrote it that took the addresses for settings
+    moved = {**begun, "engine_url": "http://b:8000", "judge_url": "http://b:8001/v1", "drop_same": False}
+    grpo.remember(moved, tmp_path, going_on=True)
 
 
 def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,7 +20,8 @@ from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackMana
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
-from pydantic import Field
+from langchain_openai import ChatOpenAI
+from pydantic import Field, SecretStr
 
 from vtagent.errors import DataError, ModelError
 from vtagent.training.rewards import build_grader
@@ -393,7 +394,22 @@ def test_the_key_holds_all_that_the_verdict_depends_on(monkeypatch: pytest.Monke
 
 
 def test_a_judge_is_known_by_its_class_and_parameters_and_not_by_its_place_in_memory() -> None:
-    assert identity(honest()) == identity(in_turn("RIGHT")) == '["fake", {"model_name": "fake"}]'
+    assert identity(honest()) == identity(in_turn("RIGHT"))
+    kind, parameters, _ = json.loads(identity(honest()))
+    assert (kind, parameters) == ("fake", {"model_name": "fake"})
+
+
+def test_a_judge_is_known_by_all_its_parameters_and_by_its_server_and_tells_no_secret() -> None:
+    def served(url: str = "http://a/v1", **parameters: Any) -> str:
+        model = ChatOpenAI(model="m", base_url=url, api_key=SecretStr("key"), temperature=0, **parameters)
+        return identity(model)
+
+    assert served() == served()
+    secret = "http://user:secret@a/v1"
+    others = [served("http://b/v1"), served(secret), served(extra_body={"top_k": 1}), served(stop=["\n", "."])]
+    assert len({served(), *others}) == 5
+    assert "secret" not in served(secret)
+    assert "key" not in served()
 
 
 async def test_a_judge_that_can_judge_passes_the_start_up_check() -> None:

@@ -84,6 +84,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--columns", nargs="+", default=[], metavar="NAME=COLUMN", help="where --data has image, question, answers, …")
     add("--split", default="test", help="of a hub id or saved folder (default: test)")
     add("--count", type=int, help="only the first so many questions of --data")
+    add("--scale", type=float, help="first look of the modes that offer the tool: share of both sides (default: 0.5)")
+    add("--max-zooms", type=int, help="views that they may ask for (default: 1)")
     add("--documents", type=int, default=500, help="fresh documents per print size (default: 500)")
     add("--seed", type=int, default=0, help="of the fresh documents (default: 0)")
     add("--domain", choices=("training", "wide"), default="training", help="how documents look")
@@ -111,6 +113,9 @@ def _run(options: argparse.Namespace) -> None:
         if options.data
         else rendered(options.documents, seed=options.seed, domain=options.domain)
     )
+    look = _look(options)
+    if not 0 < look.get("scale", 1) <= 1 or look.get("max_zooms", 1) < 1:
+        raise DataError("--scale must be above 0 and at most 1, --max-zooms at least 1")
     if mix:
         resolved_mix(mix, sorted({example.source for example in examples}))  # a slip is told before the long part
     settings = {
@@ -121,6 +126,7 @@ def _run(options: argparse.Namespace) -> None:
         "max_tokens": options.max_tokens,
         "grader": options.grader,
         "judge": options.judge_model,
+        **look,
     }
     out = options.out or Path("runs/evaluate") / folder_name(settings)
     judge = {"judge_model": options.judge_model, "judge_url": options.judge_url}
@@ -150,7 +156,13 @@ async def _asked(
     await grader.check()
     modes = [*options.modes, *(biased(value) for value in options.zoom_bias_sweep)]
     limits = {"concurrency": options.concurrency, "timeout": options.timeout}
-    await evaluate(model, examples, modes, grader=grader, journal=journal, **limits)
+    await evaluate(model, examples, modes, grader=grader, journal=journal, **limits, **_look(options))
+
+
+def _look(options: argparse.Namespace) -> dict[str, Any]:
+    """How the modes that offer the tool look, where it is not as usual."""
+    look = {"scale": options.scale, "max_zooms": options.max_zooms}
+    return {name: value for name, value in look.items() if value is not None}
 
 
 def _mix(words: Sequence[str]) -> dict[str, float]:

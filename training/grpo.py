@@ -35,6 +35,8 @@ _FREE = {"output_dir", "logging_dir", "report_to", "disable_tqdm", "run_name", "
     "evaluate_documents",
     "concurrency",
     "run_seconds",
+    "engine_url",
+    "judge_url",
 }
 """Settings that may differ when a run is gone on with: parameters do not depend on them."""
 
@@ -200,7 +202,8 @@ def remember(settings: dict[str, Any], folder: Path, *, going_on: bool) -> None:
     now = json.loads(json.dumps({name: value for name, value in settings.items() if name not in _FREE}, default=str))
     if going_on and path.exists():
         before = json.loads(path.read_text(encoding="utf-8"))
-        other = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
+        # A setting that the run was begun without is newer than the run, which went as it does by default.
+        other = sorted(name for name in before if name not in _FREE and before[name] != now.get(name))
         if other:
             name = other[0]
             raise SettingsError(
@@ -236,6 +239,8 @@ def _evaluate(folder: Path, documents: int, args: GraphGRPOConfig) -> None:
     modes = ["full"] if args.task == "general" else ["full", "quarter", "zoom", "forced-zoom", "forced-direct"]
     command = ["--model", str(folder / "policy"), "--modes", *modes, "--documents", str(documents)]
     command += ["--max-tokens", str(args.max_completion_length), "--mix", "large print=2", "small print=1"]
+    if args.task == "zoom":
+        command += ["--scale", str(args.scale), "--max-zooms", str(args.max_zooms)]
     evaluate.main([*command, "--history", str(folder), "--out", str(folder / "evaluation")])
 
 

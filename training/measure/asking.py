@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -20,11 +21,15 @@ from vtagent.training.measure.progress import Progress
 from vtagent.training.rewards.grading import Grader, build_grader
 from vtagent.views import View
 
+_log = logging.getLogger(__name__)
+
 
 async def ask(
     agent: ZoomAgent, model: ChatVLM, example: Example, mode: Mode, grader: Grader, *, timeout: float | None = None
 ) -> dict[str, Any]:
     """Run the graph once; a run that raises, or takes longer than `timeout` seconds, fails by itself.
+
+    An answer that the grader raises on is not graded.
 
     Returns:
         The fields of an `Outcome` that the run decides.
@@ -43,9 +48,14 @@ async def ask(
         return {**empty, "right": False, "error": failure, "seconds": time.monotonic() - start}
     seconds = time.monotonic() - start
     usage = state["usage"]
+    try:
+        right = await grader.grade(example.question, example.answers, state["answer"])
+    except Exception as error:  # a grader of any make: what it cannot say is not held against the answer
+        _log.warning("an answer is not graded: %s: %s", type(error).__name__, " ".join(str(error).split())[:300])
+        right = None
     return {
         "answer": state["answer"],
-        "right": await grader.grade(example.question, example.answers, state["answer"]),
+        "right": right,
         "zooms": usage["zooms"],
         "visual_tokens": usage["visual_tokens"],
         "full_visual_tokens": usage["full_visual_tokens"],
@@ -64,6 +74,8 @@ async def evaluate(
     grader: Grader | None = None,
     journal: Journal | None = None,
     timeout: float | None = None,
+    scale: float | None = None,
+    max_zooms: int | None = None,
 ) -> list[Outcome]:
     """All examples in all modes, mode after mode, `concurrency` runs at a time, with progress on standard error.
 
@@ -74,6 +86,8 @@ async def evaluate(
         grader: Says what is right; equal to a gold answer after normalisation if absent.
         journal: Where outcomes are kept as they come, and what it holds already is not asked again.
         timeout: Seconds a run may take; one that takes longer has failed.
+        scale: Share of both sides at which the modes that offer the tool first show an image, instead of a half.
+        max_zooms: Views that a run in these modes may ask for, instead of one.
 
     Returns:
         One outcome per example and mode, runs that failed included.
@@ -81,7 +95,7 @@ async def evaluate(
     examples = list(examples)
     grader = grader or build_grader("exact")
     agent = create_zoom_agent(model, store=model.store)
-    chosen = {name: mode_named(name) for name in in_order(modes)}
+    chosen = {name: mode_named(name).adapted(scale, max_zooms) for name in in_order(modes)}
     known = {
         (name, number): outcome
         for name in chosen

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from langchain_core.language_models import LanguageModelInput
@@ -39,6 +39,12 @@ class Mode:
     zoom_bias: float = 0.0
     call: Literal["any", "none"] | None = None
     """A tool choice that takes the decision away."""
+
+    def adapted(self, scale: float | None, max_zooms: int | None) -> Mode:
+        """The mode with this first look and so many views, if it is one that offers the tool; None: as they are."""
+        if not self.max_zooms:
+            return self
+        return replace(self, scale=scale or self.scale, max_zooms=max_zooms or self.max_zooms)
 
     def context(self, model: ChatVLM) -> ZoomContext:
         """The settings of a run in this mode."""

@@ -14,6 +14,7 @@ import hashlib
 import json
 import logging
 import random
+import re
 import time
 import weakref
 from collections import Counter
@@ -29,6 +30,7 @@ from vtagent.training.rewards.judge_prompt import INSTRUCTIONS, prompt, read_ver
 
 _PATIENCE = 8  # failures in a row after which the judge is taken to be down
 _PAUSE = 30.0  # seconds for which a judge that is down is not asked
+_URLS = ("openai_api_base", "base_url", "azure_endpoint", "anthropic_api_url", "endpoint_url", "endpoint")
 
 _log = logging.getLogger(__name__)
 
@@ -38,7 +40,7 @@ class Judge:
 
     Args:
         model: Any chat model; it is shown text alone. Its own temperature should be 0.
-        name: What tells this judge from another in the cache; by default the model's class and parameters.
+        name: What tells this judge from another in the cache; by default the model's class, parameters and URL.
         cache: Where verdicts are kept.
         concurrency: Questions under way at once.
         attempts: How often one question is asked before it is given up.
@@ -176,11 +178,20 @@ class Judge:
 
 
 def identity(model: BaseChatModel) -> str:
-    """The model's class and plain parameters, as one line."""
-    parameters = {
-        name: value for name, value in model._identifying_params.items() if isinstance(value, str | int | float | bool)
-    }
-    return json.dumps([model._llm_type, parameters], sort_keys=True)
+    """The model's class and plain parameters, and a hash of all parameters and the server's URL, as one line.
+
+    What may hold a secret (headers, a URL with a password) is in the hash alone: the line is logged and kept.
+    """
+    given = model._identifying_params
+    plain = {name: value for name, value in given.items() if isinstance(value, str | int | float | bool)}
+    urls = [str(getattr(model, name, None)) for name in _URLS]
+    whole = json.dumps([given, urls], sort_keys=True, default=_in_words)
+    return json.dumps([model._llm_type, plain, hashlib.sha256(whole.encode()).hexdigest()[:16]], sort_keys=True)
+
+
+def _in_words(value: object) -> str:
+    """A parameter that JSON does not know, without its place in memory."""
+    return re.sub(r" at 0x[0-9a-f]+", "", str(value))
 
 
 def _one_line(error: BaseException) -> str:
