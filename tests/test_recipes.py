@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml  # type: ignore[import-untyped]
 from accelerate.commands.launch import launch_command_parser  # type: ignore[import-untyped]
+from trl import get_peft_config
 
 from vtagent.training import select
 from vtagent.training.data import Columns
 from vtagent.training.grpo import parse
 from vtagent.training.rewards import RewardSettings
-from vtagent.training.rl.guards import check_settings
+from vtagent.training.rl.guards import check_dropout, check_settings
 
 ROOT = Path(__file__).parent.parent
 RECIPES = ("training/recipes/qwen2.5-vl-7b.yaml", "training/recipes/qwen3-vl-4b-lora.yaml")
@@ -67,6 +69,8 @@ def test_every_setting_exists_and_they_fit_together(recipe: str, processes: int,
     # As on that many GPUs, which are not here.
     args.generation_batch_size = processes * args.per_device_train_batch_size * (args.steps_per_generation or 0)
     check_settings(args, examples=20_000, external_engine=run.engine_url is not None)
+    check_dropout(torch.nn.Module(), get_peft_config(model_args))
+    assert args.drop_same
     Columns.parse(run.columns)
     assert model_args.model_name_or_path.startswith("Qwen/")
     assert recipe in arguments
