@@ -15,7 +15,9 @@ from langchain_core.messages import BaseMessage
 from langgraph.checkpoint.sqlite import SqliteSaver
 from PIL import Image
 
+from tests.scripted_chat import picture
 from tests.test_cli import ANSWER, ZOOM, Scripted, scripted
+from tests.test_zoom_state import conversation
 from vtagent.chat_command import state_folder
 from vtagent.cli import run
 from vtagent.errors import ModelError
@@ -101,12 +103,16 @@ def test_json_is_one_object_a_line(
     assert [(row["answer"], row["visual_tokens"]) for row in told] == [("48.10", 75 + 5)] * 2
 
 
-def test_five_turns_on_a_large_image_keep_the_database_small(
+def test_five_turns_on_a_megabyte_keep_the_database_small_though_every_step_is_saved(
     page: Path, state: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scripted(monkeypatch, ZOOM, ANSWER)
+    page.write_bytes(picture(640, 540, noise=True))
+    assert page.stat().st_size > 900_000
+    lines = conversation(page)[0].lines
+    assert len(lines) == 6
+    scripted(monkeypatch, *lines)
     chat(monkeypatch, state, "\n".join(f"Line {n}?" for n in range(5)), page)
-    assert sum(file.stat().st_size for file in state.glob("threads.sqlite*")) < 150_000
+    assert sum(file.stat().st_size for file in state.glob("threads.sqlite*")) < 50_000
     with SqliteSaver.from_conn_string(str(state / "threads.sqlite")) as saver:
         assert len(list(saver.list({"configurable": {"thread_id": "t1"}}))) == 1
 
@@ -165,7 +171,7 @@ def typed(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
 def failing_once(monkeypatch: pytest.MonkeyPatch, error: Exception) -> Scripted:
     """A server whose first answer is an error."""
     model = Scripted(lines=[error, ANSWER])
-    monkeypatch.setattr("vtagent.cli._load", lambda name, url, store: ("m", model, model.vision))
+    monkeypatch.setattr("vtagent.cli._load", lambda name, url, store, **_: ("m", model, model.vision))
     return model
 
 

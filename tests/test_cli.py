@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from typing import Any, ClassVar
 
 import pytest
@@ -18,6 +19,7 @@ from PIL import Image
 from tests.scripted_chat import ScriptedChat
 from vtagent.cli import run
 from vtagent.models.chat import ChatVLM
+from vtagent.training.pages import documents
 from vtagent.visual_tokens import QWEN3_VL
 
 ZOOM = AIMessage("<think>Too small.</think>", tool_calls=[{"name": "zoom_image", "args": {}, "id": "call-1"}])
@@ -131,7 +133,7 @@ def test_what_a_model_says_cannot_drive_the_terminal(
     page: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     scripted(monkeypatch, AIMessage("<think>[red]</think><answer>\x1b]0;owned\x07[bold]48</answer>"))
-    assert run(["ask", str(page), "Total?"]) == 0
+    assert run(["ask", str(page), "Total?", "--model", "m\x1b[2J"]) == 0
     printed = capsys.readouterr().out
     assert "\x1b" not in printed
     assert "[bold]48" in printed
@@ -171,6 +173,7 @@ def test_a_file_that_is_no_image_is_refused(tmp_path: Path, capsys: pytest.Captu
         ["ask", "page.png"],
         ["ask", "page.png", "Total?", "--colour"],
         ["ask", "page.png", "Total?", "--max-zooms", "-1"],
+        ["ask", "page.png", "Total?", "--timeout", "0"],
         ["ask", "page.png", "Total?", "--base-url", "http://localhost/v1", "--zoom-token-id", "call"],
     ],
 )
@@ -333,6 +336,46 @@ def test_an_unreachable_server_is_named(page: Path, capsys: pytest.CaptureFixtur
     assert "no server answers at http://127.0.0.1:9/v1" in line
 
 
+ANSWERS: dict[str, tuple[bytes, str, str]] = {
+    "a page": (b"<html>Welcome</html>", "text/html", "is the URL right?"),
+    "no completion": (b"{}", "application/json", "is the URL right?"),
+    "broken JSON": (b'{"id": "1", "cho', "application/json", "is the URL right?"),
+    "half of it": (b'{"id": "1", "cho', "application/json", "peer closed connection"),
+    "nothing": (b"", "application/json", "--timeout"),
+}
+
+
+@pytest.mark.parametrize("kind", ANSWERS)
+@pytest.mark.parametrize("named", [True, False])
+def test_a_server_that_answers_otherwise_is_told_of_in_one_line(
+    kind: str, named: bool, page: Path, server: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    body, mime, told = ANSWERS[kind]
+    if kind == "no completion" and not named:
+        told = "lists no model"
+    over = Event()
+
+    def reply(self: Server, *_: Any) -> None:
+        if not body:
+            over.wait(30)
+            return
+        self.send_response(200)
+        self.send_header("Content-Type", mime)
+        self.send_header("Content-Length", str(len(body) + 50 * (kind == "half of it")))
+        self.end_headers()
+        self.wfile.write(body)
+
+    monkeypatch.setattr(Server, "_reply", reply)
+    began = time.monotonic()
+    model = ["--model", "served"] if named else []
+    code, line = failure(capsys, "ask", page, "Total?", "--base-url", server, "--timeout", "0.3", *model)
+    over.set()
+    assert code == 4
+    assert told in line
+    assert server in line
+    assert time.monotonic() - began < 25
+
+
 # --- samples ----------------------------------------------------------------------------------------------------------
 
 
@@ -364,6 +407,16 @@ def test_samples_never_overwrites_questions(tmp_path: Path, capsys: pytest.Captu
     assert len(rows(tmp_path)) == 1
 
 
+def test_samples_that_were_cut_short_can_be_asked_for_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "matplotlib", None)
+        documents.load_font.cache_clear()
+        assert failure(capsys, "samples", tmp_path)[0] == 3
+    assert run(["samples", str(tmp_path), "--count", "2"]) == 0
+
+
 @pytest.mark.parametrize("command", [[], ["ask"], ["samples"]])
 def test_help_teaches_with_examples_and_fits_a_terminal(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
@@ -371,4 +424,5 @@ def test_help_teaches_with_examples_and_fits_a_terminal(command: list[str], caps
     text = capsys.readouterr().out
     assert stopped.value.code == 0
     assert max(map(len, text.splitlines())) <= 80
+    assert "exit codes:" in text
     assert not command or f"  vtagent {command[0]} " in text

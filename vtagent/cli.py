@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,7 +86,7 @@ def _ask(options: argparse.Namespace) -> None:
     question = HumanMessage([*(look.block() for look in looks), {"type": "text", "text": options.question}])
     with server_errors(options.base_url):
         began = time.perf_counter()
-        name, model, vision = _load(options.model, options.base_url, store)
+        name, model, vision = _load(options.model, options.base_url, store, timeout=options.timeout)
         agent = create_zoom_agent(model, store=store, vision=vision)
         loaded = time.perf_counter()
         with working("looking"):
@@ -118,7 +119,7 @@ def _chat(options: argparse.Namespace) -> None:
     from vtagent.chat_command import chat
 
     with server_errors(options.base_url):
-        chat(options, _load)
+        chat(options, partial(_load, timeout=options.timeout))
 
 
 def _forget(options: argparse.Namespace) -> None:
@@ -127,11 +128,13 @@ def _forget(options: argparse.Namespace) -> None:
     forget(options)
 
 
-def _load(name: str | None, base_url: str | None, store: ImageStore) -> tuple[str, BaseChatModel, VisionSpec]:
+def _load(
+    name: str | None, base_url: str | None, store: ImageStore, *, timeout: float
+) -> tuple[str, BaseChatModel, VisionSpec]:
     """The model to ask, its name, and how it counts visual tokens."""
     if base_url is None:
         return _load_local(name or DEFAULT_MODEL, store)
-    return load_served(name, base_url)
+    return load_served(name, base_url, timeout)
 
 
 def _load_local(name: str, store: ImageStore) -> tuple[str, BaseChatModel, VisionSpec]:
@@ -166,13 +169,15 @@ def _samples(options: argparse.Namespace) -> None:
     options.directory.mkdir(parents=True, exist_ok=True)
     sizes: tuple[PrintSize, ...] = ("large", "small") if options.print == "both" else (options.print,)
     rng = random.Random(f"samples/{options.seed}")
-    with table.open("x", encoding="utf-8") as lines:
-        for number in range(options.count):
-            size = sizes[number % len(sizes)]
-            document = render_document(f"samples/{options.seed}/{number}", print_size=size)
-            field = rng.choice(document.fields)
-            image = f"{number:04d}-{size}.png"
-            document.image.save(options.directory / image)
-            row = {"image": image, "question": field.question(rng), "answer": field.value, "print": size}
-            lines.write(json.dumps(row, ensure_ascii=False) + "\n")
+    lines = []
+    for number in range(options.count):
+        size = sizes[number % len(sizes)]
+        document = render_document(f"samples/{options.seed}/{number}", print_size=size)
+        field = rng.choice(document.fields)
+        image = f"{number:04d}-{size}.png"
+        document.image.save(options.directory / image)
+        row = {"image": image, "question": field.question(rng), "answer": field.value, "print": size}
+        lines.append(json.dumps(row, ensure_ascii=False) + "\n")
+    with table.open("x", encoding="utf-8") as file:  # last: what was cut short can simply be asked for again
+        file.writelines(lines)
     print(f"{options.count} documents and their questions are in {table}")

@@ -10,7 +10,7 @@ from typing import NoReturn
 
 EXIT_CODES = """\
 exit codes:
-  0  answered                                3    an extra is not installed
+  0  answered, or done                       3    an extra is not installed
   1  a bug in vtagent                        4    the model or the server failed
   2  a wrong option or an unusable image     130  interrupted
 """
@@ -123,7 +123,7 @@ def parsers() -> tuple[_Parser, dict[str, _Parser]]:
         "samples",
         help="write fresh documents with questions and answers",
         description="Write fresh rendered documents with questions and gold answers.",
-        epilog=SAMPLES,
+        epilog=SAMPLES + "\n" + EXIT_CODES,
         formatter_class=raw,
     )
     samples.add_argument("directory", metavar="DIR", type=Path, help="made if it does not exist")
@@ -179,6 +179,13 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
         "--base-url", metavar="URL", help="ask an OpenAI-compatible server; OPENAI_API_KEY is sent to it if it is set"
     )
     parser.add_argument(
+        "--timeout",
+        metavar="SECONDS",
+        type=_seconds,
+        default=120.0,
+        help="how long the server may stay silent, twice, before it is given up; default: 120",
+    )
+    parser.add_argument(
         "--max-zooms",
         metavar="N",
         type=_count,
@@ -205,6 +212,16 @@ def _thread(text: str) -> str:
     if not re.fullmatch(r"\w[\w.-]{0,99}", text):
         raise argparse.ArgumentTypeError(f"{text!r:.120} is not a name: letters, digits, '.', '-' and '_', 100 at most")
     return text
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds")
+    return seconds
 
 
 def _count(text: str) -> int:

@@ -14,25 +14,39 @@ from vtagent.visual_tokens import QWEN2_5_VL, QWEN3_VL, VisionSpec
 
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
+    from langchain_core.outputs import ChatResult
     from openai import OpenAI
 
 
-def load_served(name: str | None, base_url: str) -> tuple[str, BaseChatModel, VisionSpec]:
+def load_served(name: str | None, base_url: str, timeout: float) -> tuple[str, BaseChatModel, VisionSpec]:
     """The model's name, the model, and how it counts visual tokens; without a name, the first that is served.
 
+    Args:
+        name: As it is served.
+        base_url: Where.
+        timeout: Seconds that the server may stay silent; it is asked twice.
+
     Raises:
-        ModelError: The server lists no model.
+        ModelError: The server lists no model, or nothing that can be read.
         openai.OpenAIError: See `server_errors`.
     """
     from langchain_openai import ChatOpenAI
     from pydantic import SecretStr
 
     if name is None:
-        served = _client(base_url).models.list().data
+        with _readable(base_url):
+            served = [model.id for model in _client(base_url, timeout).models.list().data or ()]
         if not served:
             raise ModelError(f"the server at {base_url} lists no model; name one with --model")
-        name = served[0].id
-    server = ChatOpenAI(model=name, base_url=base_url, api_key=SecretStr(_key()), temperature=0, max_retries=1)
+        name = served[0]
+
+    class Served(ChatOpenAI):
+        def _generate(self, *args: Any, **kwargs: Any) -> ChatResult:
+            with _readable(base_url):
+                return super()._generate(*args, **kwargs)
+
+    key = SecretStr(_key())
+    server = Served(model=name, base_url=base_url, api_key=key, temperature=0, max_retries=1, timeout=timeout)
     return name, server, QWEN2_5_VL if "qwen2.5-vl" in name.lower() else QWEN3_VL
 
 
@@ -56,7 +70,8 @@ def zoom_token_id(options: argparse.Namespace, name: str) -> int | None:
     root = options.base_url.rstrip("/").removesuffix("/v1")
     asked = {"model": name, "prompt": TOOL_CALL[0], "add_special_tokens": False}
     try:
-        told: Any = _client(options.base_url).post(f"{root}/tokenize", body=asked, cast_to=object)
+        with _readable(options.base_url):
+            told: Any = _client(options.base_url, options.timeout).post(f"{root}/tokenize", body=asked, cast_to=object)
     except openai.APIStatusError:
         told = None
     match told:
@@ -78,18 +93,39 @@ def server_errors(base_url: str | None) -> Iterator[None]:
 
     try:
         yield
+    except openai.APITimeoutError as error:
+        raise ModelError(f"the server at {base_url} takes too long to answer; --timeout gives it more") from error
     except openai.APIConnectionError as error:
-        raise ModelError(f"no server answers at {base_url}") from error
+        cause: BaseException = error
+        while cause.__cause__ is not None:  # the clients themselves say "Connection error." of everything
+            cause = cause.__cause__
+        raise ModelError(f"no server answers at {base_url} ({cause})") from error
     except openai.APIStatusError as error:
         raise ModelError(f"the server at {base_url} refused ({error.status_code}): {error.message}") from error
     except openai.OpenAIError as error:
         raise ModelError(f"the server at {base_url} failed: {error}") from error
 
 
-def _client(base_url: str) -> OpenAI:
+@contextmanager
+def _readable(base_url: str) -> Iterator[None]:
+    """Around one request: the clients check little of an answer, and trip in many ways over one of another kind."""
+    import openai
+
+    try:
+        yield
+    except openai.OpenAIError:
+        raise
+    except Exception as error:
+        said = f"{type(error).__name__}: {error}"[:200]
+        raise ModelError(
+            f"the server at {base_url} does not answer as an OpenAI-compatible one does; is the URL right? ({said})"
+        ) from error
+
+
+def _client(base_url: str, timeout: float) -> OpenAI:
     from openai import OpenAI
 
-    return OpenAI(base_url=base_url, api_key=_key(), max_retries=0)
+    return OpenAI(base_url=base_url, api_key=_key(), max_retries=0, timeout=timeout)
 
 
 def _key() -> str:

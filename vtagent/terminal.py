@@ -85,7 +85,8 @@ def show(report: dict[str, Any]) -> None:
         "tokens", Text(f"{used} visual tokens; full resolution at once costs {full} ({used / full:.0%} of it)")
     )
     path.add_row(
-        "time", Text(f"{report['seconds']:.2f} s, after {report['load_seconds']:.1f} s to load {report['model']}")
+        "time",
+        Text(f"{report['seconds']:.2f} s, after {report['load_seconds']:.1f} s to load {plain(report['model'])}"),
     )
     Console(highlight=False).print(Group(answer, Text(), path))
 
