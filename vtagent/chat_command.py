@@ -52,6 +52,7 @@ def chat(options: argparse.Namespace, load: Load) -> None:
     blocks = [View(store.put_file(path)).block() for path in options.images]
     name, model, vision = load(options.model, options.base_url, store)
     with SqliteSaver.from_conn_string(str(folder / "threads.sqlite")) as saver:
+        saver.conn.execute("PRAGMA auto_vacuum = FULL")  # a new file shrinks when steps are dropped
         agent = create_zoom_agent(model, store=store, vision=vision, checkpointer=saver)
         context = ZoomContext(
             max_zooms=options.max_zooms, zoom_bias=options.zoom_bias, zoom_token_id=zoom_token_id(options, name)
