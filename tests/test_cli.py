@@ -17,6 +17,7 @@ from langchain_core.messages import AIMessage
 from PIL import Image
 
 from tests.scripted_chat import ScriptedChat
+from tests.test_images import png_header
 from vtagent.cli import run
 from vtagent.models.chat import ChatVLM
 from vtagent.training.pages import documents
@@ -163,6 +164,15 @@ def test_a_missing_file_is_named(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_file_that_is_no_image_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "notes.txt").write_text("Not an image.")
     assert failure(capsys, "ask", tmp_path / "notes.txt", "Total?")[0] == 2
+
+
+def test_a_bomb_that_pillow_only_warns_of_is_one_line_too(tmp_path: Path) -> None:
+    (tmp_path / "bomb.png").write_bytes(png_header(10_000, 10_000))
+    command = [sys.executable, "-m", "vtagent", "ask", str(tmp_path / "bomb.png"), "Total?"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert "10000x10000" in done.stderr
 
 
 @pytest.mark.parametrize(

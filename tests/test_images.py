@@ -9,6 +9,7 @@ import struct
 import threading
 import zlib
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -176,6 +177,13 @@ def test_animations_and_many_paged_files_are_refused(store: ImageStore, format: 
     data = encode(solid(color=RED), format, save_all=True, append_images=[solid(color=BLUE), solid(color=GREEN)])
     with pytest.raises(UnreadableImage, match="more than one frame or page"):
         store.put(data)
+
+
+def test_an_animation_may_be_cut_anywhere(store: ImageStore) -> None:
+    data = encode(solid(color=RED), "GIF", save_all=True, append_images=[solid(color=BLUE), solid(color=GREEN)])
+    for end in range(len(data)):
+        with suppress(UnreadableImage):  # and no other error; cut between two frames it is one still image
+            store.put(data[:end])
 
 
 def test_a_phone_photo_with_a_second_picture_behind_it_counts_as_a_jpeg(store: ImageStore) -> None:

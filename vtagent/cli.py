@@ -7,6 +7,7 @@ import json
 import random
 import sys
 import time
+import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import partial
@@ -47,6 +48,7 @@ def run(arguments: Sequence[str]) -> int:
         top.parse_args(arguments or ["--help"])
     command = commands[arguments[0]]
     options = command.parse_intermixed_args(arguments[1:])
+    warnings.filterwarnings("ignore", module="PIL")  # what it warns of is refused, in our own words, or harmless
     try:
         {"ask": _ask, "samples": _samples, "chat": _chat, "forget": _forget}[arguments[0]](options)
     except KeyboardInterrupt:

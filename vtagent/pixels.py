@@ -116,10 +116,18 @@ def _open(data: bytes, limits: ImageLimits) -> Image.Image:
         raise ImageTooLarge(f"the image is {width}x{height} pixels; at most {limits.max_pixels} in all are allowed")
     if max(width, height) > limits.max_aspect * min(width, height):
         raise ImageTooLarge(f"the image is {width}x{height}: one side may be at most {limits.max_aspect}x the other")
-    # A phone's MPO is a JPEG with a second picture for depth or HDR behind it: the first is the photograph.
-    if image.format != "MPO" and getattr(image, "is_animated", False):
+    if _is_animated(image):
         raise UnreadableImage(f"the {image.format} has more than one frame or page: give one still image")
     return image
+
+
+def _is_animated(image: Image.Image) -> bool:
+    if image.format == "MPO":  # a phone's JPEG with a second picture for depth or HDR: the first is the photograph
+        return False
+    try:
+        return bool(getattr(image, "is_animated", False))
+    except Exception as error:
+        raise UnreadableImage(f"the {image.format} ends inside a frame ({_line(error)}): is it complete?") from error
 
 
 def _orientation(image: Image.Image) -> int:
