@@ -44,6 +44,7 @@ def answers() -> list[tuple[str, str | None, str | None, int]]:
 def test_large_print_is_answered_as_without_it_and_never_zoomed_into() -> None:
     large = [row[1:] for row in answers() if row[0] == "large print"]
     assert len(large) == 6
+    assert all(at_once for at_once, _, _ in large)
     assert [(at_once, 0) for at_once, _, _ in large] == [(looked, zooms) for _, looked, zooms in large]
 
 
@@ -68,6 +69,8 @@ def test_state_streams_and_traces_carry_no_pixels(referenced: bool) -> None:
     # What the caller passed in stands in the root run's own payloads, at its start and at its end, and nowhere else.
     assert all("LangGraph" in payload[:20] for payload in with_pixels)
     assert len(with_pixels) == (0 if referenced else 2)
+    assert len(data) > 800_000
+    assert sum(len(payload) for payload in recorder.payloads if payload not in with_pixels) < 40_000
 
 
 def tables(path: str) -> Iterator[bytes]:
@@ -90,5 +93,22 @@ def test_what_a_checkpointer_is_handed(referenced: bool, durability: Any, kept: 
         given: Any = middleware.referenced(messages) if referenced else messages
         config: Any = {"configurable": {"thread_id": "1"}}
         agent.invoke({"messages": given}, config, durability=durability)
-        assert not has_pixels(repr(agent.get_state(config).values), data)
-    assert sum(has_pixels(repr(row), data) for row in tables(path)) == kept
+        state = repr(agent.get_state(config).values)
+    assert not has_pixels(state, data)
+    assert len(data) > 800_000
+    assert len(state) < 3_000
+    with_pixels = [row for row in tables(path) if has_pixels(repr(row), data)]
+    assert len(with_pixels) == kept
+    assert sum(len(row) for row in tables(path) if row not in with_pixels) < 25_000
+
+
+def test_without_it_the_same_is_megabytes(tmp_path: Any) -> None:
+    data = picture(640, 480, noise=True)
+    path, recorder = str(tmp_path / "threads"), Recorder()
+    with SqliteSaver.from_conn_string(path) as saver:
+        agent = create_agent(ScriptedChat(lines=[ANSWER]), checkpointer=saver)
+        config: Any = {"configurable": {"thread_id": "1"}}
+        agent.invoke({"messages": [asked("?", data)]}, {**config, "callbacks": [recorder]}, durability="sync")
+        assert len(repr(agent.get_state(config).values)) > 1_000_000
+    assert sum(map(len, tables(path))) > 4_000_000
+    assert sum(map(len, recorder.payloads)) > 5_000_000

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -119,7 +120,9 @@ def test_replies_of_another_client_under_way_at_a_reload_are_of_the_old_policy(
     with VLLMEngine(server.url, local.processor, timeout=600.0) as other:
         other.follow(version)
         futures = [other.submit(request) for request in asked]
+        wait(futures, return_when=FIRST_COMPLETED)  # so they are under way
         engine.reload(steps[2].folder)
+        assert not all(future.exception() for future in futures)
         for request, future in zip(asked, futures, strict=True):
             if error := future.exception():  # it came too late: the new policy has sampled it, so it was refused
                 assert "comes from weights" in str(error)
