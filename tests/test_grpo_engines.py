@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from peft import LoraConfig
+from transformers import Qwen3VLForConditionalGeneration
 
 from tests.grpo_runs import KNOWN_WARNINGS, base, logged, parameters, settings, trainer
-from vtagent.models.chat import ChatVLM
 from vtagent.models.engine import Generation, Request
 from vtagent.models.transformers import TransformersEngine
 from vtagent.training.data import RenderedPages
@@ -68,8 +69,13 @@ def test_adapters_are_trained_and_sampled_from(tmp_path: Path) -> None:
     trained = parameters(run)
     save_policy(run, tmp_path / "policy", half=False)
     assert all(value.equal(trained[name]) for name, value in parameters(run).items())  # merged in the copy alone
-    with_adapters = ChatVLM.from_pretrained(tmp_path / "policy", max_tokens=48)
-    assert with_adapters.invoke("What is the total?").text
+    saved = Qwen3VLForConditionalGeneration.from_pretrained(tmp_path / "policy").eval()
+    ids = torch.arange(20)[None]
+    with torch.no_grad():
+        ours, theirs = run.model.eval()(input_ids=ids).logits, saved(input_ids=ids).logits
+        with run.model.disable_adapter():
+            assert not torch.allclose(run.model(input_ids=ids).logits, theirs, atol=1e-2)
+    torch.testing.assert_close(theirs, ours, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("adapters", [False, True])

@@ -11,6 +11,7 @@ from trl import GRPOTrainer
 
 from tests.grpo_runs import KNOWN_WARNINGS, generation, logged, trainer
 from vtagent.errors import ModelError
+from vtagent.training.rl.forward import Images
 from vtagent.training.rl.images import distinct
 
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in KNOWN_WARNINGS]
@@ -65,6 +66,37 @@ def test_computing_equal_rows_and_images_once_changes_no_number(tmp_path: Path) 
     assert rows < sum(seen) == len(ids)
     for one, other in zip(ours, stock, strict=True):
         torch.testing.assert_close(one, other, atol=2e-4, rtol=1e-4)
+
+
+def test_several_processes_make_equally_many_passes_whatever_their_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = trainer(tmp_path)
+    batch = generation(run)
+    same = [0] * 8  # one process's rows may all be the same, where another's are not
+    ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1)[same]
+    mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], 1)[same]
+    images = Images(batch["pixel_values"], batch["image_grid_thw"], batch["num_images"]).of(same)
+    images["mm_token_type_ids"] = batch["mm_token_type_ids"][same]
+    kept = batch["completion_ids"].shape[1]
+    passes: list[int] = []
+    run.model.model.language_model.register_forward_pre_hook(
+        lambda module, args, kwargs: passes.append(kwargs["inputs_embeds"].shape[0]), with_kwargs=True
+    )
+
+    def scored(batch_size: int | None) -> torch.Tensor:
+        passes.clear()
+        with torch.no_grad():
+            return run._get_per_token_logps_and_entropies(run.model, ids, mask, kept, batch_size, **images)[0]
+
+    alone = scored(2)
+    assert passes == [1]
+    monkeypatch.setattr(type(run.accelerator), "num_processes", 2)
+    together = scored(2)
+    assert passes == [2, 2, 2, 2]
+    torch.testing.assert_close(together, alone, atol=2e-4, rtol=1e-4)
+    scored(None)  # the loss: one pass anyway
+    assert passes == [1]
 
 
 def test_equal_images_are_found_and_different_ones_kept_apart() -> None:

@@ -11,8 +11,10 @@ import pytest
 import torch
 
 from tests.grpo_runs import KNOWN_WARNINGS, generation, logged, page, parameters, trainer
+from vtagent.errors import ImageError
 from vtagent.graphs.zoom import create_zoom_agent
 from vtagent.models.chat import ChatVLM
+from vtagent.training.data import RenderedPages
 from vtagent.training.rewards import build_grader
 
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in KNOWN_WARNINGS]
@@ -97,6 +99,58 @@ def test_a_step_in_which_every_run_fails_completes_and_changes_nothing(tmp_path:
     run.train()
     assert logged(run, "rollouts/failed") == [8]
     assert all(torch.equal(value, before[name]) for name, value in parameters(run).items())
+
+
+def test_a_failed_run_that_is_a_batch_by_itself_is_scored_like_any_other(tmp_path: Path) -> None:
+    run = trainer(
+        tmp_path,
+        build=Troubled,
+        grader=Fickle(),
+        num_generations=4,
+        per_device_train_batch_size=1,
+        gradient_accumulation_steps=4,
+        beta=0.1,
+    )
+    assert run.ref_model is not None
+    run.train()
+    assert logged(run, "rollouts/failed") == [2]
+    assert abs(logged(run, "kl")[0]) < 1e-6  # the reference is the policy that the run began with
+    assert all(torch.isfinite(value).all() for value in parameters(run).values())
+
+
+def test_a_picture_that_has_gone_is_a_run_that_failed_and_others_are_read_once(tmp_path: Path) -> None:
+    class Pages(RenderedPages):
+        def __getitem__(self, index: Any) -> Any:
+            read.append(index)
+            if index == 0:
+                raise ImageError("'page.png': No such file or directory")
+            return super().__getitem__(index)
+
+    read: list[int] = []
+    run = trainer(tmp_path, examples=Pages(16, seed=3))
+    generation(run)
+    assert sorted(read) == [0, 1]
+    assert run._generation is not None
+    assert [member.reward is None for member in run._generation.members] == [True] * 4 + [False] * 4
+    assert run._metrics["train"]["rollouts/failed"] == [4]
+    assert "'page.png'" in (tmp_path / "rollouts" / "step-000001.jsonl").read_text()
+
+
+@pytest.mark.parametrize("drop_same", [False, True])
+def test_a_group_that_all_earned_the_same_may_be_left_out_of_the_loss(tmp_path: Path, drop_same: bool) -> None:
+    class FirstOnly:
+        """Finds answers to the first page's question right by turns, and all others wrong."""
+
+        async def grade(self, question: str, answers: Sequence[str], prediction: str | None) -> bool | None:
+            return answers == page(0).answers and await fickle.grade(question, answers, prediction)
+
+    fickle = Fickle()
+    given = {"format_reward": 0.0, "penalty": "off", "drop_same": drop_same}
+    run = trainer(tmp_path, grader=FirstOnly(), **given)
+    batch = generation(run)
+    learned = (batch["completion_mask"] * batch["tool_mask"]).any(1).tolist()
+    assert learned == [True] * 4 + [not drop_same] * 4
+    assert not batch["advantages"][4:].any()
 
 
 def test_a_judge_that_is_down_makes_rows_unscorable_and_never_wrong(tmp_path: Path) -> None:
