@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 
 import numpy as np
@@ -11,11 +12,15 @@ from vtagent.training.pages.documents import (
     HELD_OUT_FONTS,
     PAGE,
     TRAINING_FONTS,
+    TRAINING_LOOK,
     WIDE_LOOK,
     Look,
     PrintSize,
+    _near_an_end,
+    _turned,
     em_for_capitals,
     load_font,
+    margins,
     render_document,
 )
 from vtagent.training.pages.values import LABELS, QUESTIONS, Field, draw_fields
@@ -49,6 +54,38 @@ def test_the_domain_is_as_wide_as_the_model_card_says() -> None:
 def test_held_out_fonts_are_never_drawn_in_training() -> None:
     assert not set(HELD_OUT_FONTS) & set(TRAINING_FONTS)
     assert {render_document(i, print_size="small", look=WIDE_LOOK).font for i in range(60)} == set(HELD_OUT_FONTS)
+
+
+def test_every_offset_and_tilt_of_the_wide_domain_lies_outside_trainings() -> None:
+    across, down = margins(TRAINING_LOOK)
+    assert [ours + near for ours, near in zip(margins(WIDE_LOOK), WIDE_LOOK.edge or (), strict=True)] == [across, down]
+    for place in range(5, 101):
+        near = _near_an_end(place, 5, 100, 4)
+        assert 5 <= near <= 9 if place < 52.5 else 96 <= near <= 100
+        assert _near_an_end(place, 5, 100, None) == place
+    for seed in range(80):
+        document = render_document(seed, print_size=PRINTS[seed % 2], look=WIDE_LOOK)
+        assert 2.0 <= abs(document.tilt) <= 2.5
+        reach = {"large": 10, "small": 6}[document.print_size]  # from a glyph's middle to its side, at the most
+        level = [glyph.x for glyph in _turned(document.glyphs, -document.tilt, PAGE)]
+        assert min(level) < across + reach or max(level) > PAGE[0] - across - reach
+
+
+# The bundled weights and every measurement's seed stand on these pages.
+PINNED = {
+    "large": "ef803f2c643949f0fe553f509f90df88da348c23a288e905adefa867d96eb7bd",
+    "small": "6ed8e0eac56b00401f7a0056321a598b1f081d8aa0c5fea8129876a2a2d585f0",
+}
+
+
+@pytest.mark.parametrize("print_size", PRINTS)
+def test_the_pages_of_training_stay_what_they_were(print_size: PrintSize) -> None:
+    drawn = hashlib.sha256()
+    for number in range(40):
+        document = render_document(f"pinned/{number}", print_size=print_size)
+        drawn.update(document.image.tobytes())
+        drawn.update(repr(document.fields).encode())
+    assert drawn.hexdigest() == PINNED[print_size]
 
 
 @pytest.mark.parametrize("print_size", PRINTS)

@@ -9,6 +9,7 @@ it is as tall as small print in full, so a quarter of the pixels is enough for o
 from __future__ import annotations
 
 import io
+import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -52,19 +53,25 @@ class Look:
     fonts: tuple[str, ...] = TRAINING_FONTS
     tilt: float = 2.0
     """Largest rotation in degrees, either way."""
+    least_tilt: float = 0.0
+    """Smallest."""
     noise: tuple[float, float] = (0.0, 5.0)
     """Standard deviation of the paper's noise in grey levels."""
     jpeg: tuple[int, int] = (55, 95)
     """JPEG quality; half of the pages are never compressed."""
     margin: tuple[int, int] = (6, 6)
     """Least distance of print from the page's edge in pixels, across and down."""
+    edge: tuple[int, int] | None = None
+    """How much further from it print may stand at most, across and down; absent: anywhere on the page."""
     paper: tuple[int, int] = (232, 255)
     ink: tuple[int, int] = (0, 60)
 
 
 TRAINING_LOOK = Look()
-WIDE_LOOK = Look(fonts=HELD_OUT_FONTS, tilt=2.5, noise=(5.0, 8.0), jpeg=(40, 55), margin=(2, 3))
-"""Fonts, noise, compression and offsets that training never shows."""
+WIDE_LOOK = Look(
+    fonts=HELD_OUT_FONTS, tilt=2.5, least_tilt=2.0, noise=(5.0, 8.0), jpeg=(40, 55), margin=(2, 3), edge=(4, 2)
+)
+"""Fonts, tilt, noise, compression and offsets that training never shows: print stands nearer to two edges."""
 
 
 @dataclass(frozen=True)
@@ -177,6 +184,7 @@ def _print_page(
 ) -> tuple[Image.Image, tuple[Glyph, ...], float]:
     """Ink the lines, turn the plate, press it on paper, age it."""
     tilt = rng.uniform(-look.tilt, look.tilt)
+    tilt = math.copysign(look.least_tilt + abs(tilt) * (1 - look.least_tilt / look.tilt), tilt)
     shade = rng.randint(*look.paper)
     paper = tuple(shade - rng.randint(0, 8) for _ in range(3))
     shade = rng.randint(*look.ink)
@@ -205,11 +213,8 @@ def _place(
     """Choose size, pitch and offset; None when the text does not fit even at the smallest size of this print."""
     width, height = size
     lowest, highest = CAPITAL_HEIGHT[print_size]
-    across, down = look.margin
-    slope = np.tan(np.radians(look.tilt))
-    # A turned line needs room at its ends: half the page's width times the slope, above and below.
-    down += round(slope * width / 2)
-    across += round(slope * height / 2)
+    across, down = margins(look, size)
+    edge_across, edge_down = look.edge or (None, None)
     capitals = rng.uniform(lowest, highest)
     for wanted in (capitals, lowest):
         em = em_for_capitals(font_name, round(wanted, 1))
@@ -229,10 +234,11 @@ def _place(
     else:
         return None
     pitch = rng.uniform(pitch_min, max(pitch_min, min(room / max(1, gaps), em * 2.0)))
-    left = rng.uniform(across, width - across - needed)
+    left = _near_an_end(rng.uniform(across, width - across - needed), across, width - across - needed, edge_across)
     block = pitch * (len(fields) - 1)
     ascent = em * 0.8
-    first = rng.uniform(down + ascent, height - down - block - em * 0.2)
+    top, bottom = down + ascent, height - down - block - em * 0.2
+    first = _near_an_end(rng.uniform(top, bottom), top, bottom, edge_down)
     spread = rng.uniform(0, width - across - left - needed) if layout == "receipt" else 0.0
     lines: list[tuple[float, float, str]] = []
     for row, f in enumerate(fields):
@@ -247,6 +253,23 @@ def _place(
         lines.append((x_label, y, labels[row]))
         lines.append((x_value, y, f.value))
     return font, lines
+
+
+def margins(look: Look, size: tuple[int, int] = PAGE) -> tuple[int, int]:
+    """Least distance of print from the edges of a page that is not turned yet, across and down.
+
+    A turned line needs room at its ends: half the page's width times the slope, above and below.
+    """
+    slope = np.tan(np.radians(look.tilt))
+    return look.margin[0] + round(slope * size[1] / 2), look.margin[1] + round(slope * size[0] / 2)
+
+
+def _near_an_end(place: float, low: float, high: float, within: float | None) -> float:
+    """A place between `low` and `high`, brought `within` so much of the end that it is nearer to."""
+    if within is None or within >= (high - low) / 2:
+        return place
+    share = (place - low) / (high - low)
+    return low + 2 * share * within if share < 0.5 else high - 2 * (1 - share) * within
 
 
 def _decorate(
