@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from tests.grpo_runs import KNOWN_WARNINGS
 from vtagent.errors import SettingsError
@@ -71,6 +73,26 @@ def test_a_run_goes_on_when_its_servers_have_moved_or_a_newer_version_knows_more
     (tmp_path / "run.json").write_text(json.dumps(begun))  # as versions wrote it that took the addresses for settings
     moved = {**begun, "engine_url": "http://b:8000", "judge_url": "http://b:8001/v1", "drop_same": False}
     grpo.remember(moved, tmp_path, going_on=True)
+
+
+@pytest.mark.timeout(600)
+def test_a_run_ends_with_a_policy_in_half_precision_and_a_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["--model_name_or_path", "base", "--output_dir", str(tmp_path), "--max_steps", "1", "--save_steps", "1"]
+    command += ["--num_generations", "2", "--per_device_train_batch_size", "2", "--max_completion_length", "48"]
+    command += ["--use_cpu", "true", "--activation_checkpointing", "false", "--report_to", "none", "--scale", "0.75"]
+    grpo.main([*command, "--half_precision", "true", "--evaluate_documents", "1", "--logging_steps", "1"])
+    weights = load_file(tmp_path / "policy" / "model.safetensors")
+    assert {weight.dtype for weight in weights.values()} == {torch.float16}
+    assert json.loads((tmp_path / "policy" / "config.json").read_text())["dtype"] == "float16"
+    assert "| zoom | overall | 2 |" in capsys.readouterr().out
+    summary = json.loads((tmp_path / "evaluation" / "summary.json").read_text())
+    assert (summary["settings"]["scale"], summary["settings"]["max_zooms"]) == (0.75, 1)  # looked at as it was trained
+    seen = {row["mode"]: row["visual_tokens"] for row in summary["rows"] if row["source"] == "overall"}
+    assert (seen["full"], seen["quarter"]) == (140, 35)
+    assert 35 < seen["forced-direct"] < 140
+    assert (tmp_path / "evaluation" / "curves.png").exists()
 
 
 def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:

@@ -216,8 +216,6 @@ def remember(settings: dict[str, Any], folder: Path, *, going_on: bool) -> None:
 
 def save_policy(trainer: Any, folder: Path, *, half: bool) -> None:
     """Write the trained policy as any `from_pretrained` reads it, adapters merged; called by all processes together."""
-    import torch
-
     from vtagent.training.rl.weights import plain_model, whole_weights
 
     weights = whole_weights(trainer.model, trainer.accelerator)
@@ -225,11 +223,13 @@ def save_policy(trainer: Any, folder: Path, *, half: bool) -> None:
         return
     plain = plain_model(trainer.accelerator.unwrap_model(trainer.model))
     if half:
-        plain.config.dtype = torch.float16
-        for part in (plain.config.text_config, plain.config.vision_config):
-            part.dtype = torch.float16
         weights = {name: weight.half() for name, weight in weights.items()}
     plain.save_pretrained(folder, state_dict=weights)
+    if half:  # transformers has written down the trained model's own dtype
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        for part in (config, config["text_config"], config["vision_config"]):
+            part["dtype"] = "float16"
+        (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     trainer.processing_class.save_pretrained(folder)
 
 
