@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from vtagent import cli
+
 ROOT = Path(__file__).parent.parent
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
@@ -41,5 +43,25 @@ def test_it_is_short(path: Path) -> None:
 
 
 def test_every_example_is_run_by_a_test() -> None:
-    elsewhere = {"compose", "watch", "demo", "served_by_vllm"}  # test_readme.py, `make demo`, test_vllm_chat.py
+    elsewhere = {"compose", "watch", "demo", "served_by_vllm"}  # test_readme.py, below, test_vllm_chat.py
     assert {path.stem for path in EXAMPLES} == set(SHOWN) | elsewhere
+
+
+@pytest.mark.parametrize(("policy", "code"), [("zoom", 0), ("never", 1)])
+def test_the_demo_answers_both_and_zooms_on_small_print_alone_or_fails(
+    policy: str, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if policy == "never":
+        ask = cli.run
+        monkeypatch.setattr(cli, "run", lambda arguments: ask([*arguments, "--max-zooms", "0"]))
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(ROOT / "examples" / "demo.py"))
+    printed = capsys.readouterr().out
+    assert ended.value.code == code, printed
+    large, small = printed.split("$ vtagent ask ")[1:]
+    assert "gold answer: $190.72)" in large
+    assert "zoomed" not in large
+    assert ("not as it should be" in small) is (policy == "never")
+    if policy == "zoom":
+        assert small.count("$170.71") == 2
+        assert "zoomed" in small

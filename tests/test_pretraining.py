@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +15,7 @@ from transformers import Qwen3VLForConditionalGeneration
 from vtagent.models.processor import VLProcessor
 from vtagent.training import pretrain
 from vtagent.training.pages.documents import Glyph, render_document
-from vtagent.training.pretrain import STATE, Settings, Trainer, run
+from vtagent.training.pretrain import STATE, Curve, Settings, Trainer, run
 from vtagent.training.supervised import lessons
 from vtagent.training.supervised.batched import ATTENTION, encode_pages, hidden_states, packed_loss, patchify
 from vtagent.training.supervised.lessons import Curriculum, Lessons, draw_batch, glyph_slots
@@ -174,6 +177,52 @@ def test_a_run_that_was_interrupted_ends_with_the_same_weights(tmp_path: Path, m
         assert torch.equal(tensor, resumed.model.state_dict()[name]), name
     assert (tmp_path / "parts" / "curve.png").stat().st_size > 1000
     assert (tmp_path / "parts" / "curve.csv").read_text().count("\n") == 2
+
+
+def test_an_interrupt_ends_the_step_saves_it_and_the_same_command_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for lesson in lessons.BATCH:
+        monkeypatch.setitem(lessons.BATCH, lesson, 2)
+    monkeypatch.setattr(pretrain, "probe", lambda model: {"share": 0.0})
+    settings = Settings(steps=4, warmup=2)
+    update = Trainer.update
+
+    def interrupted(self: Trainer, batch: lessons.LessonBatch) -> dict[str, float]:
+        if self.step == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        return update(self, batch)
+
+    handlers = [signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)]
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(Trainer, "update", interrupted)
+            stopped = run(settings, tmp_path, workers=0, probe_every=1)
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL  # a second one kills
+        assert "stopped at step 2; the same command goes on from here" in capsys.readouterr().out
+        assert (stopped.step, (tmp_path / "policy").exists()) == (2, False)
+        assert run(settings, tmp_path, workers=0, probe_every=1).step == 4
+    finally:
+        for name, handler in zip((signal.SIGINT, signal.SIGTERM), handlers, strict=True):
+            signal.signal(name, handler)
+    assert (tmp_path / "curve.csv").read_text().count("\n") == 5
+    assert not list(tmp_path.glob("*.new"))
+    assert (tmp_path / "policy" / "config.json").is_file()
+
+
+def test_a_curve_that_cannot_be_written_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = Trainer(Settings(steps=5))
+    curve = Curve(tmp_path / "curve.csv", 0)
+    curve.write(trainer, {"share": 0.1})
+    before = (tmp_path / "curve.csv").read_text()
+
+    def full(*_: Any) -> None:
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr("csv.DictWriter.writerows", full)
+    with pytest.raises(OSError, match="full"):
+        curve.write(trainer, {"share": 0.2})
+    assert (tmp_path / "curve.csv").read_text() == before
 
 
 def test_a_state_of_other_settings_is_refused(tmp_path: Path) -> None:

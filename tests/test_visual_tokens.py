@@ -31,10 +31,11 @@ def sizes(count: int) -> list[tuple[int, int]]:
 
 
 def processor(spec: VisionSpec):  # type: ignore[no-untyped-def]
-    pil = pytest.importorskip("transformers.models.qwen2_vl.image_processing_pil_qwen2_vl")
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
     size = {"shortest_edge": spec.min_pixels, "longest_edge": spec.max_pixels}
     # Neither rescaling nor normalising touches the grid; leaving them out is what makes hundreds of sizes quick.
-    return pil.Qwen2VLImageProcessorPil(
+    return Qwen2VLImageProcessorPil(
         patch_size=spec.patch_size, merge_size=spec.merge_size, size=size, do_rescale=False, do_normalize=False
     )
 
@@ -65,10 +66,11 @@ def test_the_processor_leaves_a_fitted_size_alone(spec: VisionSpec) -> None:
 @settings(max_examples=400, deadline=None)
 @given(width=st.integers(1, 20_000), height=st.integers(1, 20_000))
 def test_snap_is_the_resize_of_the_processor_up_to_400_megapixels(spec: VisionSpec, width: int, height: int) -> None:
-    pil = pytest.importorskip("transformers.models.qwen2_vl.image_processing_pil_qwen2_vl")
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
+
     limits = {"factor": spec.factor, "min_pixels": spec.min_pixels, "max_pixels": spec.max_pixels}
     try:
-        expected = pil.smart_resize(height, width, **limits)
+        expected = smart_resize(height, width, **limits)
     except ValueError:
         with pytest.raises(ImageTooLarge, match="too thin"):
             spec.snap(width, height)

@@ -229,7 +229,7 @@ class Curve:
     def __init__(self, path: Path, step: int) -> None:
         self.path = path
         self.recent: dict[str, list[float]] = {}
-        rows = list(csv.DictReader(path.open())) if path.exists() else []
+        rows = csv.DictReader(path.read_text().splitlines()) if path.exists() else []
         self.rows: list[dict[str, str]] = [row for row in rows if int(row["step"]) <= step]
 
     def add(self, lesson: str, losses: dict[str, float]) -> None:
@@ -253,10 +253,12 @@ class Curve:
         self.rows.append({k: str(v) for k, v in row.items()})
         self.recent.clear()
         names = list(dict.fromkeys(name for row in self.rows for name in row))
-        with self.path.open("w", newline="") as file:
+        new = self.path.with_name(self.path.name + ".new")  # then swapped, as the state is
+        with new.open("w", newline="") as file:
             writer = csv.DictWriter(file, names)
             writer.writeheader()
             writer.writerows(self.rows)
+        os.replace(new, self.path)
         self._draw(list(measured))
 
     def _draw(self, names: Sequence[str]) -> None:
