@@ -1,34 +1,75 @@
-"""Every Python snippet of docs/ runs as it stands, one page after the other, from the repository's examples."""
+"""Every Python snippet of docs/ runs as it stands, from the repository's examples, and every command can be read."""
 
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.vllm.server import documented
+from vtagent.models.families import tool_template
+from vtagent.options import parsers
+from vtagent.training.grpo import parse
+
+# TRL calls transformers by names that are going out of use; nothing of ours does.
+pytestmark = pytest.mark.filterwarnings(r"ignore:`\w*gradient_checkpointing\w*` is deprecated:FutureWarning")
+
 ROOT = Path(__file__).parent.parent
-PAGES = {
+TEXTS = {path.name: path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md"))}
+SNIPPETS = {page: re.findall(r"```python\n(.*?)```", text, re.DOTALL) for page, text in TEXTS.items()}
+ELSEWHERE = {"serve.md"}  # asks a server: test_vllm_chat.py
+SHOWN = {
     "compose.md": ["<answer>$170.71</answer> 1", "Seen: image 1, whole, at 112 × 80", "zoom_image", "\n$170.71\n"],
     "persist.md": ["$170.71\n", "Collected(deleted=()"],
     "train.md": ["4 receipts ('$170.71',)", "trained for 1 step", "$170.71 1"],
 }
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", [page for page, snippets in SNIPPETS.items() if snippets and page not in ELSEWHERE])
 def test_its_snippets_run(
     page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    snippets = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / page).read_text(encoding="utf-8"), re.DOTALL)
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {"__name__": page}
-    for snippet in snippets:
+    for snippet in SNIPPETS[page]:
         exec(compile(snippet, page, "exec"), names)
     printed = capsys.readouterr().out
-    for shown in PAGES[page]:
+    for shown in SHOWN.get(page, ()):
         assert shown in printed
+
+
+def commands() -> list[list[str]]:
+    """What the pages tell to type, word by word."""
+    found = []
+    for text in TEXTS.values():
+        text = re.sub(r"```.*?```", "", text, flags=re.DOTALL).replace("\\\n", " ")
+        found += [shlex.split(line, comments=True) for line in re.findall(r"^    (?! |[*-] )(.+)$", text, re.MULTILINE)]
+    return found
+
+
+@pytest.mark.parametrize("words", commands(), ids=lambda words: " ".join(words)[:60])
+def test_its_commands_can_be_read(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    match words:
+        case ["python", "-m", "vtagent.training.grpo", *rest]:
+            parse(rest)
+        case ["python", "-c", code, ">", "tool_chat.jinja"]:
+            exec(code, {})
+            assert capsys.readouterr().out == tool_template() + "\n"
+        case ["vtagent", command, *rest]:
+            parsers()[1][command].parse_intermixed_args(rest)
+        case ["vllm", "serve", model, *_]:
+            documented(model)  # the contract tests start servers with it
+        case ["pip", "install", *_] | ["langgraph", "dev"]:
+            pass
+        case _:
+            pytest.fail(f"nobody knows whether this works: {words}")
 
 
 @pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda path: path.name)
@@ -38,3 +79,9 @@ def test_its_links_lead_somewhere(page: Path) -> None:
         assert (page.parent / target).exists(), target
     for example in re.findall(r"`(examples/[\w.]+)`", text):
         assert (ROOT / example).exists(), example
+
+
+def test_the_tests_own_page_names_files_that_exist() -> None:
+    text = (ROOT / "tests" / "README.md").read_text(encoding="utf-8")
+    for name in re.findall(r"`((?:vllm/|server/|test_|contract_)[\w/*]*)(?:\.py)?`", text):
+        assert any((ROOT / "tests").rglob(f"{name.rstrip('/')}*")), name

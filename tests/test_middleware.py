@@ -11,6 +11,7 @@ import pytest
 from langchain.agents import create_agent
 from langchain.agents.middleware import (
     AgentMiddleware,
+    LLMToolSelectorMiddleware,
     ModelCallLimitMiddleware,
     ModelFallbackMiddleware,
     ModelRetryMiddleware,
@@ -395,6 +396,20 @@ def test_others_middleware_runs_beside_it() -> None:
     assert result["messages"][-1].text == "IT IS 48.10"
     assert result["zoom"]["usage"]["zooms"] == 1
     assert set(model.offered[0]) == {"zoom_image", "write_todos", "multiply"}
+
+
+@pytest.mark.parametrize(("last", "sees"), [(True, [("human", (640, 480))]), (False, [])])
+def test_a_selector_of_tools_sees_the_picture_where_it_is_listed_last(last: bool, sees: Any) -> None:
+    def select(messages: list[BaseMessage], options: Any) -> AIMessage:
+        chosen = {"name": options["tools"][0]["function"]["name"], "args": {"tools": ["zoom_image"]}, "id": "1"}
+        return AIMessage("", tool_calls=[chosen])
+
+    model = chat(select, "48.10")
+    middleware: list[Any] = [ZoomMiddleware(), LLMToolSelectorMiddleware(max_tools=1)]
+    agent = create_agent(model, [multiply], middleware=middleware if last else middleware[::-1])
+    result = agent.invoke({"messages": [asked("?", picture())]})
+    assert result["messages"][-1].text == "48.10"
+    assert (sizes(model.seen[0]), model.offered[1]) == (sees, ["zoom_image"])
 
 
 def test_a_retried_call_is_counted_once_and_shown_the_same() -> None:
