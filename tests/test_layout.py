@@ -15,9 +15,10 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 
-# Everything that the core may not need. The extras bring it.
+# Everything that the core may not need. The extras bring it; httpx, which one of them names, comes with LangChain too.
 HEAVY = {"torch", "transformers", "numpy", "trl", "accelerate", "peft", "datasets", "matplotlib", "vllm"}
-HEAVY |= {"openai", "langchain_openai", "langchain", "typer", "rich"}
+HEAVY |= {"openai", "langchain_openai", "langchain", "typer", "rich", "jinja2", "math_verify", "tensorboard"}
+HEAVY |= {"psycopg", "langgraph.checkpoint.sqlite", "langgraph.checkpoint.postgres"}
 
 # The modules that may stand on an extra: the command line's output, and the engines behind the models' contract.
 CORE_MODELS = {"vtagent.models", "vtagent.models.chat", "vtagent.models.engine"}
@@ -107,7 +108,7 @@ def run_blocked(code: str) -> None:
 import importlib, sys
 class Blocked:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {HEAVY!r}:
+        if {{name, name.partition(".")[0]}} & {HEAVY!r}:
             raise ModuleNotFoundError(f"No module named {{name!r}} (blocked by a test)", name=name)
 sys.meta_path.insert(0, Blocked())
 """
@@ -133,8 +134,6 @@ def test_the_editable_install_is_a_path_that_type_checkers_can_follow() -> None:
 
 @pytest.mark.parametrize("command", ["training.pretrain", "training.evaluate", "training.grpo"])
 def test_training_commands_run_from_a_checkout(command: str) -> None:
-    if not (ROOT / (command.replace(".", "/") + ".py")).is_file():
-        pytest.skip(f"{command} is not written yet")
     assert "usage" in run_python("-m", command, "--help").lower()
 
 

@@ -48,7 +48,9 @@ def family_of(model_type: str) -> Family:
         ModelError: we do not serve this model type.
     """
     if model_type not in FAMILIES:
-        raise ModelError(f"model type {model_type!r} is not served; take one of {', '.join(sorted(FAMILIES))}")
+        raise ModelError(
+            f"model type {model_type!r} is not served; take a dense model, of {' or '.join(sorted(FAMILIES))}"
+        )
     return FAMILIES[model_type]
 
 
