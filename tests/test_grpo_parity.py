@@ -49,9 +49,12 @@ class Native:
         """Show the page in full."""
         return [{"type": "image", "image": self._page}]
 
-    def rolled_out(self, example: Example, low: Image.Image, full: Image.Image) -> tuple[Any, Any, Any]:
+    def rolled_out(
+        self, example: Example, low: Image.Image, full: Image.Image, banned: frozenset[int]
+    ) -> tuple[Any, Any, Any]:
         """Prompt ids, completion ids and mask of one rollout."""
         self._page = full
+        self._trainer.generation_config.suppress_tokens = sorted(banned) or None
         content = [{"type": "image", "image": low}, {"type": "text", "text": example.question}]
         self._trainer._sync_tool_dicts = [{"zoom_image": self.zoom_image}]
         self._trainer._async_tool_dicts = [{}]
@@ -72,17 +75,22 @@ def test_ids_and_masks_are_those_of_trls_own_loop(tmp_path: Path, monkeypatch: p
     examples = list(RenderedPages(8, seed=11))
     model, processor = base()
     chat = ChatVLM(engine=TransformersEngine(model.eval(), processor), processor=processor, max_tokens=64)
-    collector = Collector(chat, context=ZoomContext())
-    rollouts = collector.collect([Job(example, 0) for example in examples])
-    collector.close()
+    # Greedily the policy may always zoom: on every other page it cannot.
+    call = frozenset({Codec(processor.tokenizer, processor.chat_template).tool_call_id})
+    bans = [frozenset[int](), call] * 4
+    rollouts = []
+    for example, banned in zip(examples, bans, strict=True):
+        collector = Collector(chat, context=ZoomContext(), banned=banned)
+        rollouts += collector.collect([Job(example, 0)])
+        collector.close()
     assert {rollout.zooms for rollout in rollouts} == {0, 1}  # both ways are compared
     image_token = processor.image_token_id
     maker = RowMaker(
         processor.vision, image_token, never_sampled(processor.tokenizer), processor.tokenizer.eos_token_id
     )
     native = Native(tmp_path, monkeypatch)
-    for example, rollout in zip(examples, rollouts, strict=True):
+    for example, rollout, banned in zip(examples, rollouts, bans, strict=True):
         row = maker.row(rollout)
         low, full = rollout.turns[0].images[0].pixels, Image.open(io.BytesIO(example.image)).convert("RGB")
-        theirs = native.rolled_out(example, low, full)
+        theirs = native.rolled_out(example, low, full, banned)
         assert (row.prompt_ids, row.completion_ids, row.tool_mask) == tuple(map(list, theirs))
