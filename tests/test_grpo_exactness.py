@@ -72,7 +72,7 @@ def test_several_processes_make_equally_many_passes_whatever_their_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = trainer(tmp_path)
-    batch = generation(run)
+    batch: dict[str, Any] = generation(run)
     same = [0] * 8  # one process's rows may all be the same, where another's are not
     ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1)[same]
     mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], 1)[same]

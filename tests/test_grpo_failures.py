@@ -145,8 +145,7 @@ def test_a_group_that_all_earned_the_same_may_be_left_out_of_the_loss(tmp_path: 
             return answers == page(0).answers and await fickle.grade(question, answers, prediction)
 
     fickle = Fickle()
-    given = {"format_reward": 0.0, "penalty": "off", "drop_same": drop_same}
-    run = trainer(tmp_path, grader=FirstOnly(), **given)
+    run = trainer(tmp_path, grader=FirstOnly(), format_reward=0.0, penalty="off", drop_same=drop_same)
     batch = generation(run)
     learned = (batch["completion_mask"] * batch["tool_mask"]).any(1).tolist()
     assert learned == [True] * 4 + [not drop_same] * 4

@@ -76,8 +76,9 @@ def test_ids_and_masks_are_those_of_trls_own_loop(tmp_path: Path, monkeypatch: p
     model, processor = base()
     chat = ChatVLM(engine=TransformersEngine(model.eval(), processor), processor=processor, max_tokens=64)
     # Greedily the policy may always zoom: on every other page it cannot.
-    call = frozenset({Codec(processor.tokenizer, processor.chat_template).tool_call_id})
-    bans = [frozenset[int](), call] * 4
+    call = Codec(processor.tokenizer, processor.chat_template).tool_call_id
+    assert call is not None
+    bans = [frozenset[int](), frozenset({call})] * 4
     rollouts = []
     for example, banned in zip(examples, bans, strict=True):
         collector = Collector(chat, context=ZoomContext(), banned=banned)

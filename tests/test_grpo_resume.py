@@ -36,8 +36,8 @@ class InterruptedIn(TrainerCallback):  # type: ignore[misc]
             os.kill(os.getpid(), signal.SIGINT)
 
 
-ONE_STEP = {"per_device_train_batch_size": 4, "max_steps": 3}
-TWO_STEPS = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "max_steps": 4}
+ONE_STEP: dict[str, Any] = {"per_device_train_batch_size": 4, "max_steps": 3}
+TWO_STEPS: dict[str, Any] = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "max_steps": 4}
 """A generation is four batches, so two steps: of four batches' rows, or of two batches' that are gone through twice."""
 
 
@@ -55,7 +55,12 @@ def test_an_interrupted_run_goes_on_to_the_same_parameters(
 ) -> None:
     def made(name: str) -> GraphGRPOTrainer:
         torch.manual_seed(0)  # of the adapters
-        common = {"save_strategy": "steps", "save_steps": 100, "num_generations": 2, "logging_steps": stops}
+        common: dict[str, Any] = {
+            "save_strategy": "steps",
+            "save_steps": 100,
+            "num_generations": 2,
+            "logging_steps": stops,
+        }
         own = {name: value for name, value in given.items() if name != "adapters"}
         adapters = LoraConfig(r=4, target_modules=r".*language_model.*(q_proj|v_proj)") if "adapters" in given else None
         return trainer(tmp_path / name, peft_config=adapters, learning_rate=1e-3, **common, **own)
