@@ -227,14 +227,9 @@ def test_what_a_person_makes_of_one_zoom_is_not_held_against_the_next(
 ) -> None:
     """The first call asks for the whole image; unedited, or though refused, it would leave nothing for the second."""
     two = ZOOM + format_tool_call("zoom_image", {"region": QUARTERS[1]})
-    agent = create_agent(
-        ScriptedChat(lines=[two, ANSWER]),
-        middleware=[
-            HumanInTheLoopMiddleware({"zoom_image": True}),
-            ZoomMiddleware(defaults=ZoomContext(max_zooms=max_zooms)),
-        ],
-        checkpointer=InMemorySaver(),
-    )
+    looking = ZoomMiddleware(defaults=ZoomContext(max_zooms=max_zooms))
+    middleware: list[Any] = [HumanInTheLoopMiddleware({"zoom_image": True}), looking]
+    agent = create_agent(ScriptedChat(lines=[two, ANSWER]), middleware=middleware, checkpointer=InMemorySaver())
     agent.invoke({"messages": [asked("?", picture())]}, CONFIG)
     result: Any = agent.invoke(Command(resume={"decisions": [first, {"type": "approve"}]}), CONFIG)
     shown = [view["region"] for view in result["zoom"]["views"] if view["kind"] == "zoom"]

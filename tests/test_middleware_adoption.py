@@ -107,8 +107,8 @@ def test_without_it_the_same_is_megabytes(tmp_path: Any) -> None:
     path, recorder = str(tmp_path / "threads"), Recorder()
     with SqliteSaver.from_conn_string(path) as saver:
         agent = create_agent(ScriptedChat(lines=[ANSWER]), checkpointer=saver)
-        config: Any = {"configurable": {"thread_id": "1"}}
-        agent.invoke({"messages": [asked("?", data)]}, {**config, "callbacks": [recorder]}, durability="sync")
+        config: Any = {"configurable": {"thread_id": "1"}, "callbacks": [recorder]}
+        agent.invoke({"messages": [asked("?", data)]}, config, durability="sync")
         assert len(repr(agent.get_state(config).values)) > 1_000_000
     assert sum(map(len, tables(path))) > 4_000_000
     assert sum(map(len, recorder.payloads)) > 5_000_000
