@@ -324,8 +324,8 @@ async def test_a_picture_of_another_tool_is_not_decoded_on_the_event_loop(monkey
 def test_a_model_that_takes_no_tool_choice_none_is_not_given_it() -> None:
     class Named(ScriptedChat):
         def bind_tools(self, tools: Any, *, tool_choice: Any = None, **kwargs: Any) -> Any:
-            choice = {} if tool_choice is None else {"tool_choice": {"type": "tool", "name": tool_choice}}
-            return super().bind_tools(tools, **choice, **kwargs)
+            choice: Any = tool_choice and {"type": "tool", "name": tool_choice}
+            return super().bind_tools(tools, tool_choice=choice, **kwargs)
 
     model = Named(lines=[ZOOM])
     result = create_zoom_agent(model).invoke({"messages": [asked("?", picture())]})
