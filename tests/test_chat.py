@@ -293,6 +293,17 @@ def test_a_tool_that_is_not_offered_cannot_be_forced() -> None:
         scripted_vlm(["x"]).bind_tools([zoom_image], tool_choice="other").invoke("Hi")
 
 
+def test_a_reply_can_be_begun_and_is_returned_with_its_beginning() -> None:
+    model = scripted_vlm(["<answer>4</answer>", '\n{"name": "zoom_image", "arguments": {}}\n</tool_call>'])
+    assert model.invoke("Hi", prefill="<think>Easy.</think>").text == "<think>Easy.</think><answer>4</answer>"
+    bound = model.bind_tools([zoom_image], tool_choice="any")
+    assert bound.invoke("Hi", prefill="<think>Small.</think>").tool_calls[0]["name"] == "zoom_image"
+    assert [prompt.rpartition("assistant\n")[2] for prompt in prompts(model)] == [
+        "<think>Easy.</think>",
+        "<think>Small.</think><tool_call>",
+    ]
+
+
 def test_stop_texts_end_the_reply_and_are_not_part_of_it() -> None:
     model = scripted_vlm(["The total is 48.10. The tax is 2."] * 3, stop=[". The"])
     reply = model.invoke("Hi")

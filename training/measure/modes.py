@@ -8,9 +8,10 @@
     zoom bias +2   as zoom, with 2 added to the log-odds of a call wherever one could begin
 
 `forced-zoom` and `forced-direct` are what a zoom bias tends to as it grows without bound, but keep replies whole: a
-call is forced as a tool choice forces it, by opening it, and forbidden by banning the token that opens it. (A very
-large bias would win inside the call as well, and the reply would be that one token over and over.) Beside `zoom` they
-tell what the decision is worth; `forced-direct` beside `quarter` tells what merely offering the tool costs.
+call is forced by opening it where the policy's own thought ends, and forbidden by banning the token that opens it. (A
+very large bias would win before and inside the call as well, and the reply would be that one token over and over.)
+Beside `zoom` they tell what the decision is worth; `forced-direct` beside `quarter` what merely offering the tool
+costs.
 """
 
 from __future__ import annotations
@@ -21,11 +22,13 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from langchain_core.language_models import LanguageModelInput
-from langchain_core.messages import AIMessage
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.outputs import ChatResult
 from langchain_core.runnables import Runnable
 
 from vtagent.graphs.zoom import ZoomContext
 from vtagent.models.chat import ChatVLM
+from vtagent.protocol import THINK
 
 _BIASED = re.compile(r"zoom bias ([+-]\d+(?:\.\d+)?)")
 
@@ -95,7 +98,7 @@ def in_order(names: Collection[str]) -> list[str]:
 class _Steered(ChatVLM):
     """The same engine, with the tool choice made for it wherever the graph leaves it open."""
 
-    choice: str
+    choice: Literal["any", "none"]
 
     def bind_tools(
         self, tools: Sequence[Any], *, tool_choice: Any = None, **kwargs: Any
@@ -103,8 +106,19 @@ class _Steered(ChatVLM):
         """As `ChatVLM.bind_tools`."""
         return super().bind_tools(tools, tool_choice=tool_choice or self.choice, **kwargs)
 
+    async def _agenerate(
+        self, messages: list[BaseMessage], stop: list[str] | None = None, run_manager: Any = None, **kwargs: Any
+    ) -> ChatResult:
+        if kwargs.get("tool_choice") == "any":
+            thinking = {**kwargs, "tool_choice": "none"}
+            thought = await super()._agenerate(messages, [THINK[1]], **thinking)
+            text = thought.generations[0].message.text
+            if text.startswith(THINK[0]):
+                kwargs["prefill"] = text + THINK[1]
+        return await super()._agenerate(messages, stop, run_manager, **kwargs)
 
-def _steered(model: ChatVLM, choice: str) -> _Steered:
+
+def _steered(model: ChatVLM, choice: Literal["any", "none"]) -> _Steered:
     fields = {name: getattr(model, name) for name in ("temperature", "top_p", "top_k", "max_tokens", "seed", "stop")}
     return _Steered(
         engine=model.engine,

@@ -29,13 +29,13 @@ class Options:
     """The options of one call, defaults of the model included."""
 
     defaults: ClassVar[tuple[str, ...]] = ("temperature", "top_p", "top_k", "max_tokens", "seed")
-    _others: ClassVar[frozenset[str]] = frozenset({"tools", "tool_choice", "zoom_bias", "logit_bias"})
+    _others: ClassVar[frozenset[str]] = frozenset({"tools", "tool_choice", "zoom_bias", "logit_bias", "prefill"})
 
     sampling: Sampling
     stops: tuple[str, ...]
     tools: tuple[Mapping[str, Any], ...]
     forced: str | None
-    """What the reply must begin with, for a tool choice that leaves no choice."""
+    """What the reply must begin with: the caller's `prefill`, and the call where a tool choice leaves no choice."""
     calls_allowed: bool
     zoom_bias: float
 
@@ -49,11 +49,11 @@ class Options:
         tools = tuple(given.get("tools") or ())
         choice = _choice(given.get("tool_choice"))
         names = [tool["function"]["name"] for tool in tools]
-        forced: str | None = None
+        forced: str | None = given.get("prefill")
         if choice not in (None, "auto", "none"):
             if not tools or (choice != "any" and choice not in names):
                 raise ModelError(f"tool_choice {choice!r} needs that tool; offered are: {', '.join(names) or 'none'}")
-            forced = TOOL_CALL[0]
+            forced = (forced or "") + TOOL_CALL[0]
             if choice != "any" and len(tools) > 1:
                 forced += f'\n{{"name": {json.dumps(choice)}, "arguments": '
         return cls(
