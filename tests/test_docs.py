@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 
 from tests.vllm.server import documented
+from vtagent.models import ChatVLM
 from vtagent.models.families import tool_template
 from vtagent.options import parsers
 from vtagent.training.grpo import parse
+from vtagent.training.rl.trainer import GraphGRPOTrainer
 
 # TRL calls transformers by names that are going out of use; nothing of ours does.
 pytestmark = pytest.mark.filterwarnings(r"ignore:`\w*gradient_checkpointing\w*` is deprecated:FutureWarning")
@@ -37,6 +39,11 @@ def test_its_snippets_run(
     names: dict[str, Any] = {"__name__": page}
     for snippet in SNIPPETS[page]:
         exec(compile(snippet, page, "exec"), names)
+    for value in names.values():  # their threads would live on beside the other tests
+        if isinstance(value, GraphGRPOTrainer):
+            value.collector.close()
+        if isinstance(value, ChatVLM | GraphGRPOTrainer):
+            value.engine.close()
     printed = capsys.readouterr().out
     for shown in SHOWN.get(page, ()):
         assert shown in printed
