@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from tests.grpo_runs import KNOWN_WARNINGS
 from vtagent.errors import SettingsError
+from vtagent.models.families import resolve
 from vtagent.training import grpo
 from vtagent.training.rl.guards import check_settings
 
@@ -85,7 +86,10 @@ def test_a_run_ends_with_a_policy_in_half_precision_and_a_table(
     grpo.main([*command, "--half_precision", "true", "--evaluate_documents", "1", "--logging_steps", "1"])
     weights = load_file(tmp_path / "policy" / "model.safetensors")
     assert {weight.dtype for weight in weights.values()} == {torch.float16}
-    assert json.loads((tmp_path / "policy" / "config.json").read_text())["dtype"] == "float16"
+    assert weights.keys() == load_file(Path(resolve("base")) / "model.safetensors").keys()  # the tied head once
+    config = json.loads((tmp_path / "policy" / "config.json").read_text())
+    assert config["dtype"] == "float16"
+    assert "use_cache" not in config
     assert "| zoom | overall | 2 |" in capsys.readouterr().out
     summary = json.loads((tmp_path / "evaluation" / "summary.json").read_text())
     assert (summary["settings"]["scale"], summary["settings"]["max_zooms"]) == (0.75, 1)  # looked at as it was trained

@@ -63,5 +63,8 @@ def test_each_reply_keeps_to_the_protocol() -> None:
 def test_a_policy_comes_with_its_card_and_no_file_above_ten_megabytes(name: Name) -> None:
     assert all(file.stat().st_size <= 10_000_000 for file in (FOLDER / name).iterdir())
     card = (FOLDER / name / "README.md").read_text(encoding="utf-8")
-    stated = {"base": ("224 × 160", "Aileron", "quarter", "wide"), "zoom": ("stand-in", "quarter", "wide")}
+    stated = {
+        "base": ("224 × 160", "Aileron", "quarter", "wide"),
+        "zoom": ("reinforcement learning", "quarter", "wide"),
+    }
     assert all(word in card for word in stated[name])

@@ -104,7 +104,7 @@ def test_a_glyph_falls_in_the_slot_that_holds_its_centre() -> None:
     assert (slots > 0).sum() == 2
 
 
-@pytest.mark.parametrize("lesson", ["line", "near", "full", "zoomed", "decide"])
+@pytest.mark.parametrize("lesson", ["line", "near", "full", "zoomed"])
 def test_a_step_draws_the_same_batch_whoever_asks(lesson: lessons.Lesson, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(lessons.BATCH, lesson, 3)
     one, two, other = (draw_batch(lesson, step, read_all=0.5) for step in (7, 7, 8))
@@ -128,15 +128,6 @@ def test_the_base_policy_is_taught_to_zoom_on_half_of_what_it_sees_whatever_the_
         answers += int((decided == encode("<answer>")[0]).sum())
     assert calls + answers > 100
     assert 0.4 < calls / (calls + answers) < 0.6
-
-
-def test_the_stand_in_is_taught_to_zoom_on_small_print_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(lessons.BATCH, "decide", 12)
-    batch = draw_batch("decide", 0)
-    assert batch.packed is not None
-    for targets, weights in zip(batch.packed.targets, batch.packed.weights, strict=True):
-        decisions = {tokenizer().decode([t]) for t in targets[weights == 1.0].tolist()} & {"<tool_call>", "<answer>"}
-        assert len(decisions) == 1
 
 
 def test_the_curriculum_goes_from_glyphs_to_two_turns() -> None:

@@ -225,11 +225,13 @@ def save_policy(trainer: Any, folder: Path, *, half: bool) -> None:
     if half:
         weights = {name: weight.half() for name, weight in weights.items()}
     plain.save_pretrained(folder, state_dict=weights)
+    path = folder / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config.pop("use_cache", None)  # off for training alone
     if half:  # transformers has written down the trained model's own dtype
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         for part in (config, config["text_config"], config["vision_config"]):
             part["dtype"] = "float16"
-        (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     trainer.processing_class.save_pretrained(folder)
 
 

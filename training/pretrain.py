@@ -3,9 +3,6 @@
 Shows progress, writes a learning curve (curve.csv, curve.png), and saves its whole state every few minutes and when it
 is interrupted; the same command goes on where it stopped. Left out on purpose: GPUs, several processes, anything but
 our own rendered pages.
-
-With --zoom-from runs/base/policy it teaches that policy, by supervision, to zoom on small print alone: the stand-in for
-the `zoom` policy that reinforcement learning makes.
 """
 
 from __future__ import annotations
@@ -24,10 +21,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import Qwen3VLForConditionalGeneration
 
 from vtagent.training.supervised.batched import ATTENTION, encode_pages, hidden_states, packed_loss
-from vtagent.training.supervised.lessons import GLYPH_INDEX, SLOTS, Curriculum, LessonBatch, Lessons
+from vtagent.training.supervised.lessons import GLYPH_INDEX, SLOTS, LessonBatch, Lessons
 from vtagent.training.supervised.policy import build_model, save_policy
 from vtagent.training.supervised.probe import probe
 from vtagent.training.supervised.rows import tokenizer
@@ -50,11 +46,11 @@ class Settings:
 class Trainer:
     """Model, glyph head, optimisers and step number: all that a run is, saved and loaded whole."""
 
-    def __init__(self, settings: Settings, model: Qwen3VLForConditionalGeneration | None = None) -> None:
+    def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.step = 0
         self.seconds = 0.0
-        self.model = model if model is not None else build_model(tokenizer(), seed=settings.seed)
+        self.model = build_model(tokenizer(), seed=settings.seed)
         self.model.model.language_model.config._attn_implementation = ATTENTION
         width = self.model.lm_head.in_features
         self.glyph_head = nn.Linear(width, SLOTS[0] * SLOTS[1] * (len(GLYPH_INDEX) + 1))
@@ -141,7 +137,6 @@ def run(
     settings: Settings,
     out: Path,
     *,
-    start: Path | None = None,
     save_every: int = 100,
     probe_every: int = 250,
     workers: int = 1,
@@ -151,23 +146,19 @@ def run(
     Args:
         settings: What the run is.
         out: Its folder; a state found there is gone on with.
-        start: A `base` policy's folder, to make the stand-in `zoom` policy from; absent: make `base` from nothing.
         save_every: Steps between two saves of the state.
         probe_every: Steps between two points of the learning curve.
         workers: Processes that render pages.
     """
     out.mkdir(parents=True, exist_ok=True)
-    model = None
-    if start is not None:
-        model = Qwen3VLForConditionalGeneration.from_pretrained(start, dtype=torch.float32)
-    trainer = Trainer(settings, model)
+    trainer = Trainer(settings)
     if (out / STATE).exists():
         trainer.load(out)
         print(f"going on from step {trainer.step} of {settings.steps}", flush=True)
     stop = _Stop()
     curve = Curve(out / "curve.csv", trainer.step)
     loader = DataLoader(
-        Lessons(start=trainer.step, steps=settings.steps, curriculum=Curriculum.stand_in() if start else None),
+        Lessons(start=trainer.step, steps=settings.steps),
         batch_size=None,
         num_workers=workers,
         prefetch_factor=4 if workers else None,
@@ -190,19 +181,10 @@ def run(
         if stop.asked:
             print(f"stopped at step {trainer.step}; the same command goes on from here", flush=True)
             return trainer
-    if start is not None:
-        _halfway(trainer.model, Qwen3VLForConditionalGeneration.from_pretrained(start, dtype=torch.float32))
     trainer.model.model.language_model.config._attn_implementation = "sdpa"
     save_policy(trainer.model, tokenizer(), out / "policy")
     print(f"wrote {out / 'policy'}", flush=True)
     return trainer
-
-
-@torch.no_grad()
-def _halfway(model: nn.Module, start: nn.Module) -> None:
-    """Average with the weights the run began from: the decision survives that, and so does most of the reading."""
-    for learned, before in zip(model.parameters(), start.parameters(), strict=True):
-        learned.lerp_(before, 0.5)
 
 
 def _leave_interrupts_to_the_trainer(_: int) -> None:
@@ -286,11 +268,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.add_argument(
             f"--{name.replace('_', '-')}", type=kind, default=getattr(Settings, name), help="default: %(default)s"
         )
-    parser.add_argument("--zoom-from", type=Path, metavar="FOLDER", help="make the stand-in `zoom` from this `base`")
     options = vars(parser.parse_args(arguments))
-    out, start = options.pop("out"), options.pop("zoom_from")
-    # A policy's folder has no glyph head, and a fresh one would only teach noise.
-    run(Settings(**options, glyph_weight=0.0 if start else Settings.glyph_weight), out, start=start)
+    out = options.pop("out")
+    run(Settings(**options), out)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ def whole_weights(model: Any, accelerator: Any) -> dict[str, torch.Tensor]:
     unwrapped = accelerator.unwrap_model(model)
     plain = plain_model(unwrapped)
     if plain is unwrapped:
-        return collected
+        return _once(plain, collected)
     # Unmerging subtracts what merging added, which rounds: the weights below the adapters are put back instead.
     below = {name: weight for name, weight in plain.named_parameters() if ".base_layer." in name}
     before = {name: weight.detach().clone() for name, weight in below.items()}
@@ -31,12 +31,19 @@ def whole_weights(model: Any, accelerator: Any) -> dict[str, torch.Tensor]:
     with torch.no_grad():
         for name, weight in below.items():
             weight.copy_(before[name])
-    return merged
+    return _once(plain, merged)
 
 
 def plain_model(model: Any) -> Any:
     """The model without PEFT's wrapper."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def _once(plain: Any, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Without the output head where it is the embeddings: copies of the two would be written as two."""
+    if plain.get_output_embeddings().weight is plain.get_input_embeddings().weight:
+        return {name: weight for name, weight in weights.items() if not name.endswith("lm_head.weight")}
+    return weights
 
 
 def _name(key: str) -> str:

@@ -1,6 +1,6 @@
 """The lessons of pretraining: batches of rendered pages with what is to be learned from them, drawn from a step number.
 
-Six lessons:
+Five lessons:
 
 * `glyphs`: windows full of random characters, for the vision tower alone: which glyph stands in which slot of a token.
   The renderer knows every glyph's place, and this aligned supervision is what makes reading start at all.
@@ -9,8 +9,8 @@ Six lessons:
   its text. Both show capitals seven to eight pixels tall, so reading is learned where pages are cheap.
 * `full`: whole pages, both prints.
 * `zoomed`: the two-turn protocol: half view, tool call, full view, answer.
-* `decide`: half views where large print is answered and small print is zoomed. Not for the base policy, which decides
-  at random: it makes the stand-in `zoom` policy.
+
+Whether to zoom is drawn at random, whatever the print: that decision is left to reinforcement learning.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ from vtagent.training.supervised.rows import (
     trunk,
 )
 
-Lesson = Literal["glyphs", "line", "near", "full", "zoomed", "decide"]
+Lesson = Literal["glyphs", "line", "near", "full", "zoomed"]
 
 SLOTS = (2, 4)
 """Rows and columns of glyph slots in a token: 8 × 4 pixels, so that two glyphs rarely share one."""
-BATCH: dict[Lesson, int] = {"glyphs": 64, "line": 64, "near": 32, "full": 12, "zoomed": 12, "decide": 32}
+BATCH: dict[Lesson, int] = {"glyphs": 64, "line": 64, "near": 32, "full": 12, "zoomed": 12}
 
 GLYPH_INDEX = {char: i + 1 for i, char in enumerate(PRINTED)}
 """0 is an empty slot."""
@@ -77,11 +77,6 @@ class Curriculum:
         (0.85, {"near": 0.35, "full": 0.35, "zoomed": 0.3}, 0.0),
     )
 
-    @classmethod
-    def stand_in(cls) -> Curriculum:
-        """What turns a trained `base` into the supervised `zoom` policy."""
-        return cls(phases=((0.0, {"decide": 0.8, "zoomed": 0.2}, 0.0),))
-
     def draw(self, step: int, steps: int) -> tuple[Lesson, float]:
         """The lesson of a step and its chance of a read-everything branch."""
         _, shares, read_all = next(phase for phase in reversed(self.phases) if step / steps >= phase[0])
@@ -92,9 +87,9 @@ class Curriculum:
 class Lessons(IterableDataset[LessonBatch]):
     """Batches from step `start` to `steps`; the same step gives the same batch, whoever asks and whenever."""
 
-    def __init__(self, *, start: int, steps: int, curriculum: Curriculum | None = None) -> None:
+    def __init__(self, *, start: int, steps: int) -> None:
         self.start, self.steps = start, steps
-        self.curriculum = curriculum or Curriculum()
+        self.curriculum = Curriculum()
 
     def __iter__(self) -> Iterator[LessonBatch]:
         worker = torch.utils.data.get_worker_info()
@@ -218,14 +213,7 @@ def _zoomed(rng: random.Random, seed: str, _: float) -> Example:
     return [half(document.image), document.image], document.glyphs, row
 
 
-def _decide(rng: random.Random, seed: str, _: float) -> Example:
-    print_size: PrintSize = rng.choice(("large", "small"))
-    document = render_document(seed, print_size=print_size)
-    row = page_row(rng, document, HALF, tools=True, calls=float(print_size == "small"))
-    return [half(document.image)], [], row
-
-
-_EXAMPLES = {"line": _line, "near": _near, "full": _full, "zoomed": _zoomed, "decide": _decide}
+_EXAMPLES = {"line": _line, "near": _near, "full": _full, "zoomed": _zoomed}
 
 
 def _window(rng: random.Random, document: Document) -> tuple[int, int] | None:

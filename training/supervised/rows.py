@@ -50,9 +50,8 @@ def page_row(
     tools: bool,
     read_all: float = 0.0,
     readable: bool = True,
-    calls: float = 0.5,
 ) -> PackedRow:
-    """A branch for each field, three as a rule. Where the tool is offered, a share `calls` of them calls it."""
+    """A branch for each field, three as a rule. Where the tool is offered, half of them call it, whatever the print."""
     row = trunk(size, tools=tools)
     if rng.random() < read_all:
         row.branch()
@@ -63,7 +62,7 @@ def page_row(
             break
         row.branch()
         ask(row, f.question(rng))
-        if tools and rng.random() < calls:
+        if tools and rng.random() < 0.5:
             learn(row, f"<think>{f.label}</think>", FORMAT_WEIGHT)
             learn(row, "<tool_call>", 1.0)
             learn(row, CALL_HEAD + CALL_TAIL + "</tool_call>" + END, FORMAT_WEIGHT)
