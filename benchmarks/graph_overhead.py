@@ -3,7 +3,9 @@
     python -m benchmarks.graph_overhead [--runs 300]
 
 Both sides look at a low view, call `zoom_image` once and answer, over the same image store and the same tool; runs are
-interleaved and medians compared, so that both meet the same machine. Left out: rendering views, and any real model.
+interleaved and medians compared, so that both meet the same machine. Left out: rendering views, and any real model. The
+same is measured once more with what LangChain does around every call of a chat model (callbacks, and formatting
+messages for tracers, which nobody listens to here): that is the model's cost, not the graph's; neither can avoid it.
 """
 
 from __future__ import annotations
@@ -56,6 +58,16 @@ class InstantChat(BaseChatModel):
         return ChatResult(generations=[ChatGeneration(message=said)])
 
 
+class InstantlyAnswering(InstantChat):
+    """The same without LangChain's part of a call."""
+
+    def invoke(self, input: Any, config: Any = None, *, stop: Any = None, **kwargs: Any) -> AIMessage:
+        """Answer at once."""
+        reply = self._generate(input).generations[0].message
+        assert isinstance(reply, AIMessage)
+        return reply
+
+
 def timed(agent: Any, image: dict[str, Any]) -> tuple[float, float]:
     """Wall and processor milliseconds of one run."""
     question = HumanMessage([image, {"type": "text", "text": "What is the total?"}])
@@ -67,6 +79,15 @@ def timed(agent: Any, image: dict[str, Any]) -> tuple[float, float]:
     return took
 
 
+def interleaved(sides: dict[str, tuple[Any, dict[str, Any]]], runs: int) -> dict[str, list[tuple[float, float]]]:
+    """What each run took, after some to warm up."""
+    took: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
+    for number in range(runs + 20):
+        for name in list(sides) if number % 2 else reversed(sides):
+            took[name].append(timed(*sides[name]))
+    return {name: times[20:] for name, times in took.items()}
+
+
 def main() -> None:
     """Measure and report."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -75,36 +96,38 @@ def main() -> None:
     store, png = MemoryImageStore(), io.BytesIO()
     Image.new("RGB", (1280, 960), "white").save(png, "png")
     ref = store.put(png.getvalue())
-    model = InstantChat(profile={"image_tool_message": True})
     tool = create_zoom_tool(store=store, vision=QWEN3_VL)
     prompt = zoom_prompt(tool_name="zoom_image", scale=0.5, max_zooms=1)
-    sides: dict[str, tuple[Any, dict[str, Any]]] = {
-        "create_zoom_agent": (create_zoom_agent(model, store=store, vision=QWEN3_VL), View(ref).block()),
-        "create_agent": (create_agent(model, [tool], system_prompt=prompt), View(ref, scale=0.5).block()),
-    }
-    took: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
-    for number in range(runs + 20):
-        for name in list(sides) if number % 2 else reversed(sides):
-            took[name].append(timed(*sides[name]))
-    wall = {name: [w for w, _ in times[20:]] for name, times in took.items()}
-    cpu = {name: [c for _, c in times[20:]] for name, times in took.items()}
-    ratio = statistics.median(o / t for o, t in zip(wall["create_zoom_agent"], wall["create_agent"], strict=True))
-    rows = [
-        {
-            "agent": name,
-            "median ms": statistics.median(wall[name]),
-            "median processor ms": statistics.median(cpu[name]),
-            "fastest tenth ms": statistics.quantiles(wall[name], n=10)[0],
-            "runs": runs,
+    rows, ratios = [], []
+    for kind, calls in ((InstantlyAnswering, "return at once"), (InstantChat, "go through BaseChatModel")):
+        model = kind(profile={"image_tool_message": True})
+        sides = {
+            "create_zoom_agent": (create_zoom_agent(model, store=store, vision=QWEN3_VL), View(ref).block()),
+            "create_agent": (create_agent(model, [tool], system_prompt=prompt), View(ref, scale=0.5).block()),
         }
-        for name in sides
-    ]
+        took = interleaved(sides, runs)
+        wall = {name: [w for w, _ in times] for name, times in took.items()}
+        ratios.append(
+            statistics.median(o / t for o, t in zip(wall["create_zoom_agent"], wall["create_agent"], strict=True))
+        )
+        rows += [
+            {
+                "agent": name,
+                "model calls": calls,
+                "median ms": statistics.median(wall[name]),
+                "median processor ms": statistics.median(c for _, c in took[name]),
+                "fastest tenth ms": statistics.quantiles(wall[name], n=10)[0],
+                "runs": runs,
+            }
+            for name in sides
+        ]
     report(
         "graph_overhead",
         rows,
         note="A two-turn run (low view, one zoom, answer) with a model that takes no time, interleaved with "
-        f"create_agent doing the same. Median of the paired ratios, ours to create_agent's: {ratio:.2f}. "
-        f"Goal: at most {GOAL_MS:g} ms, and a ratio of at most 1.",
+        f"create_agent doing the same. Medians of the paired ratios, ours to create_agent's: {ratios[0]:.2f}, and "
+        f"{ratios[1]:.2f} with LangChain's own work around a model's call. Goal: at most {GOAL_MS:g} ms, and a ratio "
+        "of at most 1.",
     )
 
 
