@@ -189,7 +189,7 @@ def compare(prompts: int, generations: int, repeats: int) -> tuple[list[dict[str
                     seconds[name].append(time.perf_counter() - start)
                     made[name].append(rows)
     count = prompts * generations
-    table = []
+    table: list[dict[str, Any]] = []
     for name in sides:
         sampled = [sum(sum(mask) for mask in rows[2]) for rows in made[name]]
         zoomed = [sum(0 in mask for mask in rows[2]) for rows in made[name]]

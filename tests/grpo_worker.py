@@ -36,7 +36,7 @@ def main(folder: Path, rows: int) -> None:
             own._banned |= {run.processing_class.tokenizer.convert_tokens_to_ids("<tool_call>")}
         return await tap(job, own)
 
-    run.collector._invoke = invoke  # type: ignore[method-assign]
+    run.collector._invoke = invoke  # type: ignore[method-assign, assignment]
     run.train()
     run.accelerator.wait_for_everyone()
     if run.accelerator.is_main_process:

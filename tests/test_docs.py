@@ -73,6 +73,8 @@ def test_its_commands_can_be_read(
             parsers()[1][command].parse_intermixed_args(rest)
         case ["vllm", "serve", model, *_]:
             documented(model)  # the contract tests start servers with it
+        case ["python", "-m", module] if module.startswith("benchmarks."):
+            assert (ROOT / f"{module.replace('.', '/')}.py").exists()
         case ["pip", "install", *_] | ["langgraph", "dev"]:
             pass
         case _:

@@ -59,7 +59,7 @@ def test_computing_equal_rows_and_images_once_changes_no_number(tmp_path: Path) 
         text = run.model.model.language_model.layers[0].mlp.up_proj.weight.grad
         return logps.detach(), entropy.detach() * batch["completion_mask"], vision.clone(), text.clone()
 
-    arguments = {"compute_entropy": True, **images}
+    arguments: dict[str, Any] = {"compute_entropy": True, **images}
     ours = gradients(run._get_per_token_logps_and_entropies(run.model, ids, mask, kept, **arguments))
     rows, seen[:] = sum(seen), []
     stock = gradients(GRPOTrainer._get_per_token_logps_and_entropies(run, run.model, ids, mask, kept, **arguments))

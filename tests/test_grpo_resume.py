@@ -25,7 +25,7 @@ from vtagent.training.rl.trainer import GraphGRPOTrainer
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in KNOWN_WARNINGS]
 
 
-class InterruptedIn(TrainerCallback):  # type: ignore[misc]
+class InterruptedIn(TrainerCallback):
     """Somebody presses Ctrl-C during a step."""
 
     def __init__(self, step: int) -> None:

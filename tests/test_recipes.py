@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 import yaml  # type: ignore[import-untyped]
-from accelerate.commands.launch import launch_command_parser  # type: ignore[import-untyped]
+from accelerate.commands.launch import launch_command_parser
 from trl import get_peft_config
 
 from vtagent.training import select

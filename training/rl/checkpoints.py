@@ -74,7 +74,7 @@ def checkpoints(folder: str | os.PathLike[str]) -> list[tuple[int, Path]]:
     return sorted(found)
 
 
-class StopWhenAsked(TrainerCallback):  # type: ignore[misc]
+class StopWhenAsked(TrainerCallback):
     """On the first interrupt (SIGINT, SIGTERM) a run saves where that is possible and ends; a second one kills it.
 
     Args:

@@ -71,7 +71,8 @@ class DistinctRows(GRPOTrainer):  # type: ignore[misc]
         images = None
         if pixel_values is not None and image_grid_thw is not None and num_images is not None:
             images = Images(pixel_values, image_grid_thw, num_images)
-        shown = images.per_row() if images else [()] * len(input_ids)
+        nothing: tuple[int, ...] = ()
+        shown = images.per_row() if images else [nothing] * len(input_ids)
         if several and batch_size is not None:  # all processes make equally many passes: each gathers what is shared
             first = inverse = list(range(len(input_ids)))
         else:
@@ -118,7 +119,7 @@ class DistinctRows(GRPOTrainer):  # type: ignore[misc]
         mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], 1)
         names = ("pixel_values", "image_grid_thw", "num_images", "mm_token_type_ids")
         size, kept = self.args.per_device_train_batch_size, batch["completion_ids"].shape[1]
-        images = {name: batch.get(name) for name in names}
+        images: dict[str, Any] = {name: batch.get(name) for name in names}
         own, _, _ = self._get_per_token_logps_and_entropies(self.model, ids, mask, kept, size, **images)
         learned = (batch["completion_mask"] * batch["tool_mask"]).bool()
         gap = (own - batch["sampling_per_token_logps"]).abs()[learned]

@@ -22,7 +22,7 @@ _EVERY = 30.0
 """Seconds between two lines in a log."""
 
 
-class ShowProgress(TrainerCallback):  # type: ignore[misc]
+class ShowProgress(TrainerCallback):
     """Shows steps, the time left and the latest metrics on standard error; uses rich where it is installed."""
 
     def __init__(self) -> None:

@@ -98,6 +98,6 @@ class GraphGRPOConfig(GRPOConfig):  # type: ignore[misc]
     def steps(self, examples: int) -> int:
         """Optimizer steps of the run: `max_steps`, or as many as `num_train_epochs` passes over the examples take."""
         if self.max_steps > 0:
-            return self.max_steps
+            return int(self.max_steps)
         windows = max(1, round(self.num_train_epochs * examples / self.prompts_per_window))
-        return max(1, windows * self.batches_per_window // int(self.gradient_accumulation_steps))
+        return int(max(1, windows * self.batches_per_window // int(self.gradient_accumulation_steps)))

@@ -22,13 +22,13 @@ class Codec:
 
     Args:
         tokenizer: a transformers tokenizer of a Qwen vision-language model.
-        template: the chat template; None is the tokenizer's own.
+        template: the chat template, a text in whatever type a processor declares; None is the tokenizer's own.
 
     Raises:
         ModelError: the tokenizer has no image placeholder.
     """
 
-    def __init__(self, tokenizer: Any, template: str | None = None) -> None:
+    def __init__(self, tokenizer: Any, template: str | dict[str, str] | None = None) -> None:
         self._tokenizer = tokenizer
         self._template = template or tokenizer.chat_template
         self._lock = threading.Lock()

@@ -69,7 +69,7 @@ class VLProcessor(ProcessorMixin):
 
     def save_pretrained(self, save_directory: str | PathLike[str], **kwargs: Any) -> Any:  # type: ignore[override]
         """Save all files of a processor, `preprocessor_config.json` too: vLLM takes settings for videos from it."""
-        saved = super().save_pretrained(save_directory, **kwargs)  # type: ignore[no-untyped-call]
+        saved = super().save_pretrained(save_directory, **kwargs)
         self.image_processor.save_pretrained(save_directory)
         return saved
 

@@ -98,7 +98,8 @@ def _tables(visual: Any, rows: int, columns: int) -> _Tables:
     """Computed by transformers' own functions, for one image."""
     merge, weight = visual.spatial_merge_size, visual.patch_embed.proj.weight
     grid = torch.tensor([[1, rows, columns]], device=weight.device)
-    positions, order, back, windows = None, None, None, ()
+    positions, order, back = None, None, None
+    windows: tuple[torch.Tensor, ...] = ()
     if hasattr(visual, "pos_embed"):
         indices, weights = get_vision_interpolation_indices_and_weights(
             grid,
@@ -143,7 +144,8 @@ def _attention(module: Any, x: torch.Tensor, tables: _Tables, windows: tuple[tor
     else:
         mixed = torch.empty_like(q)
         for places in windows:
-            inside = _attend(*(part[:, places].flatten(0, 1) for part in (q, k, v)), module.scaling)
+            own_q, own_k, own_v = (part[:, places].flatten(0, 1) for part in (q, k, v))
+            inside = _attend(own_q, own_k, own_v, module.scaling)
             mixed[:, places] = inside.unflatten(0, (len(x), -1))
     out: torch.Tensor = module.proj(mixed.flatten(2))
     return out
