@@ -16,8 +16,9 @@ help:  ## What can be made
 demo: $(VENV)/.demo  ## Ask the bundled policy one question about large print and one about small print
 	@$(BIN)/python examples/demo.py
 
+# One process a core, each with one thread: torch's threads would only wait for one another.
 test: $(VENV)/.dev  ## Run the tests
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 test-vllm: $(VENV)/.dev $(VLLM)/.made  ## Run the contract tests against real vLLM on the CPU, from an environment of its own (2 GB)
 	VTAGENT_VLLM=$(VLLM)/bin/vllm $(BIN)/python -m pytest --timeout 3600 tests/vllm/contract_*.py
