@@ -35,7 +35,7 @@ types: $(VENV)/.dev  ## Run the type checker
 check: lint types test  ## All three
 
 # Huge pages for glibc's heap: a training step allocates and frees gigabytes, and page faults would take a third of it.
-pretrain: $(VENV)/.dev  ## Train the bundled policy `base` from nothing, about an hour and a half on two cores; interrupt and go on at will
+pretrain: $(VENV)/.dev  ## Train the bundled policy `base` from nothing, an hour and three quarters on two cores; interrupt and go on at will
 	GLIBC_TUNABLES=glibc.malloc.hugetlb=1 $(BIN)/python -m vtagent.training.pretrain --out runs/base
 
 wheel: $(VENV)/.dev  ## Build dist/vtagent-*.whl
