@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,6 +20,7 @@ from vtagent.graphs.replies import structured, without_calls
 from vtagent.graphs.resolve import (
     PixelModel,
     after_tool_messages,
+    can_be_forbidden,
     reads_references,
     takes_tool_images,
     without_lost_images,
@@ -93,7 +94,7 @@ class Turns:
             "messages": messages if takes_tool_images(model) else after_tool_messages(messages),
             "tools": request.tools if offered else others,
         }
-        if offered and stop and _can_be_forbidden(model, request.tools):
+        if offered and stop and can_be_forbidden(model, request.tools):
             options["tool_choice"] = "none"
         if offered and (said := self._prompt(settings)):
             options["system_message"] = _with_prompt(request.system_message, said)
@@ -140,15 +141,3 @@ def _with_prompt(message: SystemMessage | None, said: str) -> SystemMessage:
 
 def _name(tool: BaseTool | dict[str, Any]) -> str | None:
     return tool.get("name") if isinstance(tool, dict) else tool.name
-
-
-def _can_be_forbidden(model: BaseChatModel, tools: Sequence[Any]) -> bool:
-    """Whether the model knows the tool choice "none"; some take it for the name of a tool, and their servers refuse."""
-    try:
-        choice = getattr(model.bind_tools(tools, tool_choice="none"), "kwargs", {}).get("tool_choice")
-    except Exception:  # as each package puts it; a model that takes no tools at all says so when it is called
-        return False
-    if not isinstance(choice, Mapping):
-        return True
-    function = choice.get("function")
-    return "none" not in (choice.get("name"), function.get("name") if isinstance(function, Mapping) else None)

@@ -213,8 +213,8 @@ class _Handler(BaseHTTPRequestHandler):
                 return
             about = {}
         self._event({"choices": [], **self._usage(body)})
-        self._event("[DONE]")
-        self.wfile.write(b"0\r\n\r\n")
+        if self._event("[DONE]"):
+            self.wfile.write(b"0\r\n\r\n")
 
     def _choice(self, body: Any, new: list[int], sofar: list[int], whole: list[int] | None = None) -> dict[str, Any]:
         last = whole is None or sofar == whole
