@@ -1,6 +1,6 @@
 """64 questions asked together against 64 asked one after the other: how much batching behind one graph is worth.
 
-    python -m benchmarks.concurrency [--model zoom] [--runs 64] [--repeats 3]
+    python -m benchmarks.concurrency [--model zoom] [--runs 64] [--repeats 3] [--dtypes float32 bfloat16]
 
 Both sides run the same compiled graph over the same documents with greedy decoding, each on an engine of its own that
 has seen none of them, so that neither profits from the other's caches. Left out: servers, whose batching is not ours.
@@ -43,11 +43,11 @@ def questions(count: int, store: MemoryImageStore) -> list[HumanMessage]:
     return asked
 
 
-async def measure(model_name: str, count: int, *, together: bool) -> tuple[float, list[dict[str, Any]]]:
+async def measure(model_name: str, count: int, *, together: bool, dtype: str) -> tuple[float, list[dict[str, Any]]]:
     """Seconds for all runs, and their final states, on a fresh engine warmed up on another document."""
     store = MemoryImageStore()
     *asked, warm_up = questions(count + 1, store)
-    model = ChatVLM.from_pretrained(model_name, store=store, temperature=0.0)
+    model = ChatVLM.from_pretrained(model_name, store=store, temperature=0.0, dtype=dtype)
     agent = create_zoom_agent(model)
     await agent.ainvoke({"messages": [warm_up]})
     start = time.perf_counter()
@@ -60,31 +60,29 @@ async def measure(model_name: str, count: int, *, together: bool) -> tuple[float
     return seconds, states
 
 
-def compare(model_name: str, *, count: int, repeats: int) -> tuple[list[dict[str, Any]], str]:
-    """The report's rows and note: medians over the repeats, whose two sides take turns."""
-    apart, together = [], []
+def compare(model_name: str, dtype: str, *, count: int, repeats: int) -> list[dict[str, Any]]:
+    """The report's rows: medians over the repeats, whose two sides take turns."""
+    sides: dict[str, list[tuple[float, list[dict[str, Any]]]]] = {"one after the other": [], "together": []}
     for _ in range(repeats):
-        apart.append(asyncio.run(measure(model_name, count, together=False)))
-        together.append(asyncio.run(measure(model_name, count, together=True)))
-    rows: list[dict[str, Any]] = []
-    for how, side in [("one after the other", apart), ("together", together)]:
+        for how, side in sides.items():
+            side.append(asyncio.run(measure(model_name, count, together=how == "together", dtype=dtype)))
+    seconds = {how: statistics.median(took for took, _ in side) for how, side in sides.items()}
+    alone, *_ = (states for _, states in sides["one after the other"])
+    rows = []
+    for how, side in sides.items():
         states = side[0][1]
         rows.append(
             {
+                "dtype": dtype,
                 "runs": how,
-                "seconds": statistics.median(seconds for seconds, _ in side),
-                "runs per second": count / statistics.median(seconds for seconds, _ in side),
+                "seconds": seconds[how],
+                "times as fast": seconds["one after the other"] / seconds[how],
+                "same answers": sum(one["answer"] == other["answer"] for one, other in zip(alone, states, strict=True)),
                 "zooms": sum(state["usage"]["zooms"] for state in states),
                 "model turns": sum(state["usage"]["turns"] for state in states),
             }
         )
-    ratio = rows[0]["seconds"] / rows[1]["seconds"]
-    same = sum(one["answer"] == other["answer"] for one, other in zip(apart[0][1], together[0][1], strict=True))
-    note = (
-        f"{count} greedy runs of the graph with {model_name}, medians of {repeats}: together they are {ratio:.1f} "
-        f"times as fast (asked: {GOAL:.0f}), and {same} of {count} answers are the same."
-    )
-    return rows, note
+    return rows
 
 
 def main() -> None:
@@ -93,8 +91,15 @@ def main() -> None:
     parser.add_argument("--model", default="zoom", help="a bundled policy, a checkpoint's folder or hub id")
     parser.add_argument("--runs", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"], help="default: %(default)s")
     options = parser.parse_args()
-    rows, note = compare(options.model, count=options.runs, repeats=options.repeats)
+    rows = []
+    for dtype in options.dtypes:
+        rows += compare(options.model, dtype, count=options.runs, repeats=options.repeats)
+    note = (
+        f"{options.runs} greedy runs of the graph with {options.model}, medians of {options.repeats}; asked: together "
+        f"{GOAL:.0f} times as fast, with the same answers."
+    )
     report("concurrency", rows, note=note)
 
 
