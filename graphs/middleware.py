@@ -117,7 +117,9 @@ class ZoomMiddleware(AgentMiddleware[ZoomAgentState, Any, Any]):
         if not state["messages"]:
             return {"zoom": nothing_yet()}
         settings = settings_of(runtime.context, self.defaults)
-        changed = {message.id: message for message in noted(state["messages"][:-1], self.store, self.fetch)}
+        earlier = state["messages"][:-1]
+        readable = [noted(message, self.store, self.fetch) for message in earlier]
+        changed = {new.id: new for new, message in zip(readable, earlier, strict=True) if new is not message}
         messages = [changed.get(message.id, message) for message in state["messages"]]
         seen: Any = self._observe.run({**state, "messages": messages}, settings, runtime, {})  # type: ignore[typeddict-item]
         changed |= {message.id: message for message in seen.get("messages", ())}

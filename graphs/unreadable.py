@@ -5,7 +5,6 @@ The run to which a bad picture was sent fails with a clear error, and a checkpoi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from langchain_core.messages import BaseMessage
@@ -17,22 +16,20 @@ from vtagent.images import ImageStore
 __all__ = ["noted"]
 
 
-def noted(messages: Sequence[BaseMessage], store: ImageStore, fetch: Fetch | None) -> list[BaseMessage]:
-    """Those of the messages that hold a picture which cannot be used, with a note in its place.
+def noted(message: BaseMessage, store: ImageStore, fetch: Fetch | None) -> BaseMessage:
+    """The message, with a note in place of each picture that cannot be used; itself where all can be.
 
     Args:
-        messages: The earlier part of a conversation. Never modified.
+        message: Of the earlier part of a conversation. Never modified.
         store: Where pictures would go.
         fetch: As for `ingest`.
     """
-    changed = []
-    for message in messages:
-        try:
-            take_in([message], store, fetch)
-        except ImageError:
-            content = [_note(message, block, store, fetch) for block in message.content]
-            changed.append(message.model_copy(update={"content": content}))
-    return changed
+    try:
+        take_in([message], store, fetch)
+    except ImageError:
+        content = [_note(message, block, store, fetch) for block in message.content]
+        return message.model_copy(update={"content": content})
+    return message
 
 
 def _note(message: BaseMessage, block: Any, store: ImageStore, fetch: Fetch | None) -> Any:

@@ -86,7 +86,7 @@ class ZoomAgent(CompiledStateGraph[ZoomState, Any, Any, Any]):
         if ensure_config(config)["configurable"].get("checkpoint_ns") and isinstance(messages, list):
             # Inside another graph the whole conversation comes in, and its checkpoint may hold a picture that failed.
             *earlier, last = convert_to_messages(messages)
-            messages = [*((noted([message], store, fetch) or [message])[0] for message in earlier), last]
+            messages = [*(noted(message, store, fetch) for message in earlier), last]
         scale = settings_of(context, self.builder.defaults).scale
         return {**input, "messages": referenced(messages, store, fetch, scale=scale)}
 
