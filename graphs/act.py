@@ -56,7 +56,7 @@ class Act(Node):
         else:
             callable_ = self._callable(state)
             output = self.tools.invoke(callable_, config) if callable_ else []
-        return self._update(state, settings, output, runtime, start)
+        return self._update(state, settings, *_sorted_out(output), runtime, start)
 
     async def arun(self, state: ZoomState, settings: ZoomContext, runtime: ZoomRuntime, config: RunnableConfig) -> Any:
         """Run the calls, tools that are coroutines among them."""
@@ -66,9 +66,10 @@ class Act(Node):
         else:
             callable_ = self._callable(state)
             output = await self.tools.ainvoke(callable_, config) if callable_ else []
-        if is_quick(_sorted_out(output)[0].values(), self.store):
-            return self._update(state, settings, output, runtime, start)
-        return await asyncio.to_thread(self._update, state, settings, output, runtime, start)
+        answers, commands = _sorted_out(output)
+        if is_quick(answers.values(), self.store):
+            return self._update(state, settings, answers, commands, runtime, start)
+        return await asyncio.to_thread(self._update, state, settings, answers, commands, runtime, start)
 
     def _only_a_zoom(self, state: ZoomState) -> dict[str, Any] | None:
         """The one call, if it is a zoom: by far the usual case, and not worth `ToolNode`'s threads."""
@@ -88,9 +89,16 @@ class Act(Node):
         messages: list[AnyMessage] = [*state["messages"][:-1], reply.model_copy(update={"tool_calls": calls})]
         return {**state, "messages": messages}
 
-    def _update(self, state: ZoomState, settings: ZoomContext, output: Any, runtime: ZoomRuntime, start: float) -> Any:
+    def _update(
+        self,
+        state: ZoomState,
+        settings: ZoomContext,
+        answers: dict[str, ToolMessage],
+        commands: list[Command[Any]],
+        runtime: ZoomRuntime,
+        start: float,
+    ) -> Any:
         reply = _last_reply(state)
-        answers, commands = _sorted_out(output)
         said: list[BaseMessage] = []
         ledger = Ledger(state, settings, self.zoom, self.store, self.vision)
         for call in reply.tool_calls:

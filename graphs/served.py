@@ -53,12 +53,9 @@ def _agent(model: str, base_url: str, images: str) -> ZoomAgent:
 
 
 def _served(model: str, base_url: str) -> BaseChatModel:
-    from langchain_openai import ChatOpenAI
-    from pydantic import SecretStr
+    from vtagent.models.served import served_vlm
 
-    key = SecretStr(os.environ.get("OPENAI_API_KEY") or "none")
-    seconds = float(os.environ.get("VTAGENT_TIMEOUT") or 120)
-    return ChatOpenAI(model=model, base_url=base_url, api_key=key, temperature=0, max_retries=1, timeout=seconds)
+    return served_vlm(model, base_url, float(os.environ.get("VTAGENT_TIMEOUT") or 120))
 
 
 if _base_url := os.environ.get("VTAGENT_BASE_URL"):

@@ -68,7 +68,7 @@ class ZoomAgent(CompiledStateGraph[ZoomState, Any, Any, Any]):
         return self._events(input, config, version=version, **kwargs)
 
     async def _events(self, input: Any, config: Any, **kwargs: Any) -> AsyncIterator[Any]:
-        """The events of v1 and v2, the first of which repeats the input."""
+        """The events of v1 and v2, the first of which repeats the input; `astream` then finds nothing to take in."""
         taken_in = await self._ataken_in(input, config, self._settings(kwargs.get("context")))
         async for event in super().astream_events(taken_in, config, **kwargs):
             yield event

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,6 @@ from vtagent.visual_tokens import QWEN2_5_VL, QWEN3_VL, VisionSpec
 
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
-    from langchain_core.outputs import ChatResult
     from openai import OpenAI
 
 
@@ -30,24 +28,16 @@ def load_served(name: str | None, base_url: str, timeout: float) -> tuple[str, B
         ModelError: The server lists no model, or nothing that can be read.
         openai.OpenAIError: See `server_errors`.
     """
-    from langchain_openai import ChatOpenAI
-    from pydantic import SecretStr
+    from vtagent.models.served import readable, served_vlm
 
     if name is None:
-        with _readable(base_url):
+        with readable(base_url):
             served = [model.id for model in _client(base_url, timeout).models.list().data or ()]
         if not served:
             raise ModelError(f"the server at {base_url} lists no model; name one with --model")
         name = served[0]
 
-    class Served(ChatOpenAI):
-        def _generate(self, *args: Any, **kwargs: Any) -> ChatResult:
-            with _readable(base_url):
-                return super()._generate(*args, **kwargs)
-
-    key = SecretStr(_key())
-    server = Served(model=name, base_url=base_url, api_key=key, temperature=0, max_retries=1, timeout=timeout)
-    return name, server, QWEN2_5_VL if "qwen2.5-vl" in name.lower() else QWEN3_VL
+    return name, served_vlm(name, base_url, timeout), QWEN2_5_VL if "qwen2.5-vl" in name.lower() else QWEN3_VL
 
 
 def zoom_token_id(options: argparse.Namespace, name: str) -> int | None:
@@ -67,10 +57,12 @@ def zoom_token_id(options: argparse.Namespace, name: str) -> int | None:
         return int(options.zoom_token_id)
     import openai
 
+    from vtagent.models.served import readable
+
     root = options.base_url.rstrip("/").removesuffix("/v1")
     asked = {"model": name, "prompt": TOOL_CALL[0], "add_special_tokens": False}
     try:
-        with _readable(options.base_url):
+        with readable(options.base_url):
             told: Any = _client(options.base_url, options.timeout).post(f"{root}/tokenize", body=asked, cast_to=object)
     except openai.APIStatusError:
         told = None
@@ -106,27 +98,9 @@ def server_errors(base_url: str | None) -> Iterator[None]:
         raise ModelError(f"the server at {base_url} failed: {error}") from error
 
 
-@contextmanager
-def _readable(base_url: str) -> Iterator[None]:
-    """Around one request: the clients check little of an answer, and trip in many ways over one of another kind."""
-    import openai
-
-    try:
-        yield
-    except openai.OpenAIError:
-        raise
-    except Exception as error:
-        said = f"{type(error).__name__}: {error}"[:200]
-        raise ModelError(
-            f"the server at {base_url} does not answer as an OpenAI-compatible one does; is the URL right? ({said})"
-        ) from error
-
-
 def _client(base_url: str, timeout: float) -> OpenAI:
     from openai import OpenAI
 
-    return OpenAI(base_url=base_url, api_key=_key(), max_retries=0, timeout=timeout)
+    from vtagent.models.served import api_key
 
-
-def _key() -> str:
-    return os.environ.get("OPENAI_API_KEY") or "none"
+    return OpenAI(base_url=base_url, api_key=api_key(), max_retries=0, timeout=timeout)
