@@ -20,13 +20,13 @@ from vtagent.errors import ModelError
 class ServedVLM(ChatOpenAI):
     """`ChatOpenAI`, but an answer that is none (a page, cut JSON) raises a ModelError that names the server."""
 
-    def _generate(self, *args: Any, **kwargs: Any) -> ChatResult:
+    def _generate(self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> ChatResult:
         with readable(self.openai_api_base):
-            return super()._generate(*args, **kwargs)
+            return super()._generate(messages, stop, run_manager, **kwargs)
 
-    async def _agenerate(self, *args: Any, **kwargs: Any) -> ChatResult:
+    async def _agenerate(self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> ChatResult:
         with readable(self.openai_api_base):
-            return await super()._agenerate(*args, **kwargs)
+            return await super()._agenerate(messages, stop, run_manager, **kwargs)
 
     def _stream(self, *args: Any, **kwargs: Any) -> Iterator[ChatGenerationChunk]:
         with readable(self.openai_api_base):
