@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,27 +13,34 @@ import torch
 
 warnings.filterwarnings("ignore", r"`(is_)?gradient_checkpointing` is deprecated", FutureWarning)
 
-from tests.grpo_runs import parameters, trainer  # noqa: E402
+from tests.grpo_runs import logged, parameters, trainer  # noqa: E402
 from vtagent.training.data import RenderedPages  # noqa: E402
 
 
 def main(folder: Path, rows: int) -> None:
-    """Two steps of a group of eight, `rows` of them on this process; in the first its second half never zooms."""
+    """Two steps of a group of eight, `rows` of them on this process; in the first its second half never zooms.
+
+    Two of three pages have no right answer, so groups of them are replaced.
+    """
+    right, *others = RenderedPages(3, seed=3)
     run = trainer(
         folder,
-        examples=RenderedPages(4, seed=3),
+        examples=[right, *(replace(page, answers=("not on the page",)) for page in others)],
         max_steps=2,
         num_generations=8,
         per_device_train_batch_size=rows,
+        refill_rounds=8,
+        penalty="off",
         check_exactness=True,
     )
     tap = run.collector._invoke
+    first = run.accelerator.process_index * rows
     made = 0
 
     async def invoke(job: Any, own: Any) -> Any:
         nonlocal made
-        made += 1
-        if made <= rows and (run.accelerator.process_index or made > 4):
+        place, made = first + made % rows, made + 1
+        if run.state.global_step == 0 and place >= 4:
             own._banned |= {run.processing_class.tokenizer.convert_tokens_to_ids("<tool_call>")}
         return await tap(job, own)
 
@@ -45,6 +53,7 @@ def main(folder: Path, rows: int) -> None:
             {
                 "advantages": [[line["advantage"] for line in step] for step in lines],
                 "zooms": [[line["zooms"] for line in step] for step in lines],
+                "refilled": logged(run, "groups/refilled"),
                 "parameters": parameters(run),
             },
             folder / "result.pt",

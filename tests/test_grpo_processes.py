@@ -1,4 +1,4 @@
-"""Two processes train as one does, also where a group straddles them and where only one of them zooms."""
+"""Two processes train as one does: where a group straddles them, where it is replaced, where only one of them zooms."""
 
 from __future__ import annotations
 
@@ -31,6 +31,8 @@ def result(folder: Path, *, processes: int) -> Any:
 def test_two_processes_give_the_parameters_of_one(tmp_path: Path) -> None:
     one, two = result(tmp_path / "one", processes=1), result(tmp_path / "two", processes=2)
     assert one["advantages"] == two["advantages"]
+    assert one["refilled"] == two["refilled"]
+    assert sum(two["refilled"]) >= 1, "a group without a right answer should have been replaced"
     assert [len(rows) for rows in two["zooms"]] == [8, 8]
     uneven = [rows for rows in two["zooms"] if any(rows[:4]) != any(rows[4:])]
     assert uneven, "in one of the steps only one process should zoom"
