@@ -86,7 +86,8 @@ class Turns:
         offered = settings.max_zooms > 0 and (only_zooms or not stop)
         messages = without_lost_images(request.messages, self.store)
         again = name if offered and not stop else None
-        messages = newest_in_sight(messages, self.keep_images, tool_name=again, numbered=request.state["messages"])
+        numbered = without_lost_images(request.state["messages"], self.store)
+        messages = newest_in_sight(messages, self.keep_images, tool_name=again, numbered=numbered)
         views, usage = in_view(messages, usage, self.store, tool_name=name, vision=self.vision)
         offered = offered and bool(views)
         options: dict[str, Any] = {

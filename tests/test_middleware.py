@@ -500,6 +500,15 @@ def test_images_have_the_numbers_that_the_tool_knows_even_where_others_have_take
     assert texts(result)[0].startswith("Image 2 (640 × 352 pixels), the whole image")
 
 
+def test_a_lost_image_has_no_number() -> None:
+    """A is lost, so the tool counts B as 1: the note in B's place must, too."""
+    lost = put(MemoryImageStore(), picture(64, 48))
+    model = chat(zoom_call(image=1), "48.10")
+    result = run(model, HumanMessage([*lost]), asked("?", picture(640, 480), picture(800, 480)), keep_images=1)
+    assert "[Image 1 stood here and is no longer shown. zoom_image with image=1 shows it again.]" in repr(model.seen[0])
+    assert texts(result)[0].startswith("Image 1 (640 × 480 pixels), the whole image")
+
+
 def test_an_image_out_of_sight_can_be_asked_for_again_and_is_then_the_newest() -> None:
     model = chat(zoom_call(image=1), "48.10")
     result = run(model, asked("Compare.", picture(640, 480), picture(800, 480)), keep_images=1)
