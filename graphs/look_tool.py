@@ -9,15 +9,16 @@ gets is a few words of text, however many views the answer took.
 import asyncio
 from typing import Annotated, Any, Literal
 
-from langchain_core.messages import HumanMessage
+from langchain_core.messages import HumanMessage, convert_to_messages
 from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import BaseTool, ToolException
 from langgraph.prebuilt import InjectedState
 from pydantic import BaseModel, Field
 
 from vtagent.errors import ImageError
-from vtagent.graphs.observe import referenced
+from vtagent.graphs.observe import is_lost, referenced
 from vtagent.graphs.state import ViewRecord, ZoomState
+from vtagent.graphs.unreadable import noted
 from vtagent.graphs.zoom import ZoomAgent
 from vtagent.images import ImageStore
 from vtagent.tools.shown import image_blocks, name_of
@@ -29,6 +30,8 @@ DESCRIPTION = (
     "Ask a question about the images of this conversation. It is answered by a model that can see them and that looks "
     "closer where it must. Returns the answer, and where it was read."
 )
+
+LEFT_OUT = " Left out: images of this conversation that cannot be read or are no longer in the image store."
 
 
 class Question(BaseModel):
@@ -63,7 +66,8 @@ class LookTool(BaseTool):
         messages: Any = None,
         config: RunnableConfig | None = None,
     ) -> tuple[str, dict[str, Any]]:
-        return _told(self.agent.invoke(self._asked(question, images, messages), config))
+        asked, note = self._asked(question, images, messages)
+        return _told(self.agent.invoke(asked, config), note)
 
     async def _arun(
         self,
@@ -72,29 +76,36 @@ class LookTool(BaseTool):
         messages: Any = None,
         config: RunnableConfig | None = None,
     ) -> tuple[str, dict[str, Any]]:
-        asked = await asyncio.to_thread(self._asked, question, images, messages)
-        return _told(await self.agent.ainvoke(asked, config))
+        asked, note = await asyncio.to_thread(self._asked, question, images, messages)
+        return _told(await self.agent.ainvoke(asked, config), note)
 
     @property
     def _store(self) -> ImageStore:
         store: ImageStore = self.agent.builder.store
         return store
 
-    def _asked(self, question: str, images: list[str] | None, messages: Any) -> dict[str, Any]:
+    def _asked(self, question: str, images: list[str] | None, messages: Any) -> tuple[dict[str, Any], str]:
+        """What the agent is asked, and what the asking model is told beside the answer."""
         try:
-            if not images:
-                known = referenced(messages or [], self._store, self.agent.builder.fetch)
-                urls = [View.from_block(block, self._store).ref.url for _, block in image_blocks(known)]
-            else:
-                urls = images
+            urls, note = (images, "") if images else self._all(messages)
             blocks: list[str | dict[Any, Any]] = [
                 View.from_url(url, self._store).block() for url in dict.fromkeys(urls)
             ]
         except ImageError as error:
             raise ToolException(str(error)) from error
         if not blocks:
-            raise ToolException("There is no image in this conversation to ask about.")
-        return {"messages": [HumanMessage([*blocks, {"type": "text", "text": question}])]}
+            raise ToolException(f"There is no image in this conversation to ask about.{note}")
+        return {"messages": [HumanMessage([*blocks, {"type": "text", "text": question}])]}, note
+
+    def _all(self, messages: Any) -> tuple[list[str], str]:
+        """The references of the conversation's images, and a note if there are some that cannot be shown."""
+        store, fetch = self._store, self.agent.builder.fetch
+        given = convert_to_messages(messages or [])
+        readable = [noted(message, store, fetch) for message in given]
+        found = [block for _, block in image_blocks(referenced(readable, store, fetch))]
+        held = [View.from_block(block, store).ref.url for block in found if not is_lost(block, store)]
+        whole = len(held) == len(found) and all(new is old for new, old in zip(readable, given, strict=True))
+        return held, "" if whole else LEFT_OUT
 
 
 def as_tool(agent: ZoomAgent, *, name: str = "look", description: str = DESCRIPTION) -> BaseTool:
@@ -108,7 +119,7 @@ def as_tool(agent: ZoomAgent, *, name: str = "look", description: str = DESCRIPT
     Returns:
         A tool that takes `{"question": …, "images": [reference, …] | null}` and answers in words. Its artifact holds
         the agent's `answer`, `views`, `usage` and `stop`. A question that cannot be asked is answered with
-        `status="error"` and what was wrong.
+        `status="error"` and what was wrong. One about all images leaves out those that cannot be shown, and says so.
 
     Example:
         >>> look = as_tool(create_zoom_agent(model))
@@ -118,7 +129,7 @@ def as_tool(agent: ZoomAgent, *, name: str = "look", description: str = DESCRIPT
     return LookTool(name=name, description=description, agent=agent)
 
 
-def _told(state: ZoomState) -> tuple[str, dict[str, Any]]:
+def _told(state: ZoomState, note: str) -> tuple[str, dict[str, Any]]:
     """The answer with its evidence, for a model; and the same for a program."""
     views = state["views"]
     names = list(dict.fromkeys(name_of(view["url"]) for view in views))
@@ -126,7 +137,7 @@ def _told(state: ZoomState) -> tuple[str, dict[str, Any]]:
     answer = state["answer"] or "No answer was found."
     forced = f" The looking was cut short: {state['stop']}." if state["stop"] not in (None, "max_zooms") else ""
     evidence = {key: state[key] for key in ("answer", "views", "usage", "stop")}
-    return f"{answer}\n\nSeen: {seen}.{forced}", evidence
+    return f"{answer}\n\nSeen: {seen}.{forced}{note}", evidence
 
 
 def _where(view: ViewRecord) -> str:

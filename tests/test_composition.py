@@ -92,6 +92,27 @@ def test_naming_no_image_is_asking_about_all() -> None:
     assert told.startswith("48.10\n\nSeen: image 1, whole")
 
 
+LOST = {"type": "image", "url": "vtimg://sha256/" + "ab" * 32}
+UNREADABLE = {"type": "image", "base64": "bm90IGFuIGltYWdl"}
+LEFT_OUT = "Left out: images of this conversation that cannot be read or are no longer in the image store."
+
+
+@pytest.mark.parametrize("bad", [LOST, UNREADABLE])
+async def test_asking_about_all_is_asking_about_those_that_can_be_shown(bad: dict[str, Any]) -> None:
+    look = as_tool(create_zoom_agent(ScriptedChat(lines=[ANSWER])))
+    conversation = [HumanMessage([bad]), AIMessage("Yes?"), asked("?", picture()), AIMessage("Let me see.")]
+    told = f"48.10\n\nSeen: image 1, whole, at 640 × 480. {LEFT_OUT}"
+    assert look.invoke({"question": "?", "messages": conversation}) == told
+    assert await look.ainvoke({"question": "?", "messages": conversation}) == told
+
+
+@pytest.mark.parametrize("bad", [LOST, UNREADABLE])
+def test_where_no_image_can_be_shown_it_says_so(bad: dict[str, Any]) -> None:
+    look = as_tool(create_zoom_agent(ScriptedChat(lines=[ANSWER])))
+    told = look.invoke({"question": "?", "messages": [HumanMessage([bad])]})
+    assert told == f"There is no image in this conversation to ask about. {LEFT_OUT}"
+
+
 def test_without_any_image_it_says_so() -> None:
     look = as_tool(create_zoom_agent(ScriptedChat(lines=[ANSWER])))
     assert look.invoke({"question": "?"}) == "There is no image in this conversation to ask about."
