@@ -117,7 +117,7 @@ class ZoomMiddleware(AgentMiddleware[ZoomAgentState, Any, Any]):
         if not state["messages"]:
             return {"zoom": nothing_yet()}
         settings = settings_of(runtime.context, self.defaults)
-        earlier = state["messages"][:-1]
+        earlier = state["messages"][:-1]  # a run that failed left no reply: only the last is surely new
         readable = [noted(message, self.store, self.fetch) for message in earlier]
         changed = {new.id: new for new, message in zip(readable, earlier, strict=True) if new is not message}
         messages = [changed.get(message.id, message) for message in state["messages"]]

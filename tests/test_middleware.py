@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,12 +31,12 @@ from pydantic import BaseModel
 from tests.fakes import scripted_vlm
 from tests.scripted_chat import ANSWER, ZOOM, ScriptedChat, StreamingChat, asked, picture, put, zoom_call
 from tests.test_zoom_resolve import pictures as sizes
-from vtagent.errors import ModelError, UnreadableImage
+from vtagent.errors import ImageRefused, ImageTampered, ModelError, UnreadableImage
 from vtagent.graphs import ZoomContext
 from vtagent.graphs.middleware import ZoomMiddleware
-from vtagent.images import MemoryImageStore
+from vtagent.images import DirectoryImageStore, MemoryImageStore
 from vtagent.protocol import format_tool_call
-from vtagent.tools.shown import image_blocks
+from vtagent.tools.shown import image_blocks, name_of
 
 
 @tool
@@ -164,6 +166,33 @@ def test_the_thread_outlives_a_picture_that_could_not_be_read() -> None:
     assert result["messages"][-1].text == "It is 48.10."
     assert "[There was a picture here that could not be used: not a complete image" in model.seen[0][1].text
     assert "bm90IGFuIGltYWdl" not in repr(result["messages"])
+
+
+@pytest.mark.parametrize(
+    "url", ["file:///etc/passwd", "../../etc/passwd", "vtimg://sha256/../../etc/passwd", "https://example.org/a.png"]
+)
+def test_a_source_that_is_not_opened_ends_its_own_run_and_not_the_thread(url: str) -> None:
+    model = chat("It is 48.10.")
+    agent = create_agent(model, middleware=[ZoomMiddleware()], checkpointer=InMemorySaver())
+    config: Any = {"configurable": {"thread_id": "1"}}
+    with pytest.raises(ImageRefused, match=re.escape(url)):
+        agent.invoke({"messages": [HumanMessage([{"type": "image", "url": url}])]}, config)
+    assert model.seen == []
+    agent.invoke({"messages": [asked("And this?", picture())]}, config)
+    assert "[There was a picture here that could not be used:" in model.seen[0][1].text
+    assert sizes(model.seen[0]) == [("human", (640, 480))]
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_an_image_that_was_changed_in_the_store_is_never_shown(known: bool, tmp_path: Path) -> None:
+    """Whether this process has read the original before, or only finds the changed one."""
+    store, model = DirectoryImageStore(tmp_path), chat("48.10")
+    [block] = put(store, picture())
+    name = name_of(block["url"])
+    (tmp_path / name[:2] / name).write_bytes(picture(1280, 64))
+    with pytest.raises(ImageTampered, match=f"image {name} was changed in the store"):
+        run(model, HumanMessage([block]), store=store if known else DirectoryImageStore(tmp_path))
+    assert model.seen == []
 
 
 # ---------------------------------------------------------------- what the model is offered
