@@ -10,6 +10,7 @@ import pytest
 from langchain.agents import create_agent
 from langchain_core.messages import BaseMessage
 from langgraph.checkpoint.sqlite import SqliteSaver
+from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 from pydantic import Field
 
 from tests.scripted_chat import ANSWER, ZOOM, ScriptedChat, asked, picture
@@ -100,6 +101,32 @@ def test_what_a_checkpointer_is_handed(referenced: bool, durability: Any, kept: 
     with_pixels = [row for row in tables(path) if has_pixels(repr(row), data)]
     assert len(with_pixels) == kept
     assert sum(len(row) for row in tables(path) if row not in with_pixels) < 25_000
+
+
+@pytest.mark.parametrize(("referenced", "root", "kept"), [(True, 0, 0), (False, 2, 3)])
+async def test_all_of_this_holds_asynchronously(referenced: bool, root: int, kept: int, tmp_path: Any) -> None:
+    data = picture(640, 480, noise=True)
+    middleware, recorder, path = ZoomMiddleware(), Recorder(), str(tmp_path / "threads")
+    model = ScriptedChat(lines=[ZOOM, ANSWER], resolves_images=False)
+    messages: list[BaseMessage] = [asked("?", data)]
+    given: Any = middleware.referenced(messages) if referenced else messages
+    config: Any = {"configurable": {"thread_id": "1"}, "callbacks": [recorder]}
+    modes: Any = ["updates", "messages", "custom"]
+    async with AsyncSqliteSaver.from_conn_string(path) as saver:
+        agent = create_agent(model, middleware=[middleware], checkpointer=saver)
+        stream = agent.astream({"messages": given}, config, stream_mode=modes, durability="sync")
+        streamed = [chunk async for chunk in stream]
+        state = repr((await agent.aget_state(config)).values)
+    assert has_pixels(repr(model.seen[1]), data)
+    assert not has_pixels(state + repr(streamed), data)
+    assert len(state) < 3_000
+    with_pixels = [payload for payload in recorder.payloads if has_pixels(payload, data)]
+    assert all("LangGraph" in payload[:20] for payload in with_pixels)
+    assert (len(with_pixels), len(recorder.payloads) >= 10) == (root, True)
+    assert sum(len(payload) for payload in recorder.payloads if payload not in with_pixels) < 40_000
+    rows = [(row, has_pixels(repr(row), data)) for row in tables(path)]
+    assert sum(pixels for _, pixels in rows) == kept
+    assert sum(len(row) for row, pixels in rows if not pixels) < 25_000
 
 
 def test_without_it_the_same_is_megabytes(tmp_path: Any) -> None:
