@@ -260,6 +260,22 @@ def test_what_a_person_makes_of_one_zoom_is_not_held_against_the_next(
     assert (len(shown), usage["zooms"], usage["mistakes"]) == (zooms, zooms, approved)
 
 
+@pytest.mark.parametrize(("mode", "zooms", "mistakes"), [("batched", 1, 0), ("per_call", 0, 1)])
+def test_where_each_call_waits_alone_a_refused_zoom_counts_against_the_next(
+    mode: Any, zooms: int, mistakes: int
+) -> None:
+    two = zoom_call(region=QUARTERS[0]) + format_tool_call("zoom_image", {"region": QUARTERS[1]})
+    middleware: list[Any] = [HumanInTheLoopMiddleware({"zoom_image": True}, interrupt_mode=mode), ZoomMiddleware()]
+    agent = create_agent(ScriptedChat(lines=[two, ANSWER]), middleware=middleware, checkpointer=InMemorySaver())
+    asked_about = agent.invoke({"messages": [asked("?", picture())]}, CONFIG)["__interrupt__"]
+    decisions: list[Any] = [{"type": "reject", "message": "no"}, {"type": "approve"}]
+    each = {question.id: decision for question, decision in zip(asked_about, decisions, strict=False)}
+    resume = {"decisions": decisions} if mode == "batched" else each
+    result: Any = agent.invoke(Command(resume=resume), CONFIG)
+    assert result["messages"][-1].text.endswith("<answer>48.10</answer>")
+    assert (result["zoom"]["usage"]["zooms"], result["zoom"]["usage"]["mistakes"]) == (zooms, mistakes)
+
+
 # ---------------------------------------------------------------- back in time, many at once
 
 
