@@ -5,25 +5,27 @@ The checkpoints are small and random, so their replies say nothing; every pixel 
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import httpx
 import numpy as np
 import pytest
+from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
+from langchain_openai import ChatOpenAI
 from PIL import Image
+from pydantic import SecretStr
 
 from tests.checkpoints import FAMILIES, FamilyName, make_model, make_processor
 from tests.rescoring import rescored
 from tests.vllm.server import VLLMServer
+from vtagent.images import MemoryImageStore
 from vtagent.models.engine import EngineImage, Request, Sampling
 from vtagent.models.families import tool_template
 from vtagent.models.served_weights import save_for_server
 from vtagent.models.transformers import TransformersEngine
 from vtagent.models.vllm import VLLMEngine
+from vtagent.tools.zoom_image import create_zoom_tool
+from vtagent.views import data_url
 
 IMAGE = "<|vision_start|><|image_pad|><|vision_end|>"
 DOCUMENTED = {"qwen3_vl": "Qwen/Qwen3-VL-8B-Instruct", "qwen2_5_vl": "Qwen/Qwen2.5-VL-7B-Instruct"}
@@ -96,37 +98,36 @@ def test_prompts_with_no_one_and_several_images_get_the_same_tokens_and_logprobs
             assert reply.token_ids == own.token_ids
 
 
-def said(server: VLLMServer, image: EngineImage) -> dict[str, Any]:
-    """What chat completions answer to a conversation whose tool result shows an image."""
-    png = io.BytesIO()
-    image.pixels.save(png, "PNG")
-    url = "data:image/png;base64," + base64.b64encode(png.getvalue()).decode()
-    call = {"id": "1", "type": "function", "function": {"name": "zoom_image", "arguments": "{}"}}
-    messages = [
-        {"role": "user", "content": "What is the total?"},
-        {"role": "assistant", "content": "", "tool_calls": [call]},
-        {
-            "role": "tool",
-            "tool_call_id": "1",
-            "content": [{"type": "text", "text": "Closer."}, {"type": "image_url", "image_url": {"url": url}}],
-        },
-    ]
-    answer = httpx.post(
-        f"{server.url}/v1/chat/completions",
-        json={"messages": messages, "max_tokens": 12, "temperature": 0, "return_token_ids": True, "logprobs": True},
+def said(server: VLLMServer, here: TransformersEngine, image: EngineImage) -> AIMessage:
+    """What `ChatOpenAI` is answered in a conversation with tools, one of whose results shows an image."""
+    model = ChatOpenAI(
+        model=str(server.folder),
+        base_url=f"{server.url}/v1",
+        api_key=SecretStr("none"),
+        temperature=0,
+        max_completion_tokens=12,
+        logprobs=True,
         timeout=600,
+        extra_body={"return_tokens_as_token_ids": True},
     )
-    assert answer.status_code == 200, answer.text
-    found: dict[str, Any] = answer.json()
-    return found
+    shown = {"type": "image_url", "image_url": {"url": data_url(image.pixels)}}
+    messages = [
+        HumanMessage("What is the total?"),
+        AIMessage("", tool_calls=[{"id": "1", "name": "zoom_image", "args": {}}]),
+        ToolMessage([{"type": "text", "text": "Closer."}, shown], tool_call_id="1"),
+    ]
+    tool = create_zoom_tool(store=MemoryImageStore(), vision=here.processor.vision)
+    answer = model.bind_tools([tool]).invoke(messages)
+    assert isinstance(answer, AIMessage)
+    return answer
 
 
 def test_an_image_in_a_tool_message_is_seen(server: VLLMServer, here: TransformersEngine) -> None:
     small, large, other = picture(here, 1, 2, 2), picture(here, 1, 4, 4), picture(here, 9, 4, 4)
-    answers = [said(server, image) for image in (small, large, other)]
-    pads = [answer["prompt_token_ids"].count(here.processor.image_token_id) for answer in answers]
-    assert pads == [4, 16, 16]
-    ids = [answer["choices"][0]["token_ids"] for answer in answers]
+    answers = [said(server, here, image) for image in (small, large, other)]
+    prompts = [answer.usage_metadata["input_tokens"] for answer in answers if answer.usage_metadata]
+    assert [size - prompts[0] for size in prompts] == [0, 16 - 4, 16 - 4]
+    ids = [[token["token"] for token in answer.response_metadata["logprobs"]["content"]] for answer in answers]
     assert ids[1] != ids[2], "two images of one size"
 
 
