@@ -162,6 +162,25 @@ def test_a_judge_that_is_down_makes_rows_unscorable_and_never_wrong(tmp_path: Pa
     assert run._metrics["train"]["rollouts/judge_failed"] == [4]
 
 
+def test_a_judge_that_goes_down_while_groups_are_replaced_is_counted(tmp_path: Path) -> None:
+    class GoesDown:
+        """Finds everything wrong, so that all groups are replaced, and then says nothing more."""
+
+        def __init__(self) -> None:
+            self._asked = 0
+
+        async def grade(self, question: str, answers: Sequence[str], prediction: str | None) -> bool | None:
+            self._asked += 1
+            return False if self._asked <= 8 else None
+
+    run = trainer(tmp_path, grader=GoesDown(), format_reward=0.0, penalty="off", refill_rounds=1)
+    generation(run)
+    assert run._generation is not None
+    assert run._generation.refilled == 2
+    assert [member.reward for member in run._generation.members] == [None] * 8
+    assert run._metrics["train"]["rollouts/judge_failed"] == [8]
+
+
 def test_an_over_long_reply_keeps_its_attention_and_teaches_nothing(tmp_path: Path) -> None:
     run = trainer(tmp_path, max_completion_length=4, mask_truncated_completions=True)
     batch = generation(run)

@@ -86,3 +86,6 @@ def test_two_processes_replace_the_same_groups_as_one(tmp_path: Path) -> None:
     assert alone.same == 0
     assert {member.rollout.example.id for member in alone.members} <= {"some", "more", "most"}
     assert [row.example for row in both[0].groups[2]] == ["never"] * 4  # figures are of what was drawn first
+    replacing = [[[row.example for row in group] for group in one.replacing] for one in (alone, *both)]
+    assert [len(groups) for groups in replacing] == [alone.refilled] * 3
+    assert replacing == [replacing[0]] * 3

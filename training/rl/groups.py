@@ -50,6 +50,8 @@ class Generation:
     """Groups whose rewards are all the same in the end."""
     refilled: int
     """Groups that were replaced."""
+    replacing: Sequence[Sequence[Scored]] = ()
+    """Of all processes, those that replaced others; they may have been replaced themselves."""
 
 
 class GroupRoller:
@@ -94,6 +96,8 @@ class GroupRoller:
         made: dict[int, tuple[Rollout, Row, Scored]] = {}
         rewards: list[Reward | None] = []
         first: list[list[Scored]] = []
+        replacing: list[list[Scored]] = []
+        same: list[int] = []
         refilled = 0
         renewed = list(range(len(indices)))
         for attempt in range(self._args.refill_rounds + 1):
@@ -108,6 +112,7 @@ class GroupRoller:
             made |= dict(zip(renewed, self._made(jobs), strict=True))
             groups = self._groups([made[place][2] for place in range(len(indices))])
             first = first or groups
+            replacing += [groups[g] for g in same]
             rewards = [
                 reward
                 for group in groups
@@ -132,7 +137,7 @@ class GroupRoller:
             )
             for place, (rollout, row, scored) in sorted(made.items())
         ]
-        return Generation(members, first, len(same), refilled)
+        return Generation(members, first, len(same), refilled, replacing)
 
     def _read(self, index: int) -> Example:
         """The example; if its picture has gone since the start, one without any, whose runs fail."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -70,13 +71,15 @@ def decision(turn: Turn, codec: Codec) -> float | None:
     return None
 
 
-def summarize(groups: Sequence[Sequence[Scored]]) -> dict[str, float]:
+def summarize(groups: Sequence[Sequence[Scored]], replacing: Sequence[Sequence[Scored]] = ()) -> dict[str, float]:
     """The metrics of a generation batch, by name; those of which nothing is known are left out.
 
     Args:
         groups: The rollouts of all processes, one sequence for each prompt.
+        replacing: Those of prompts that replaced others; only what went wrong in them is counted, with the rest.
     """
     rows = [row for group in groups for row in group]
+    failures = Counter(row.failure for group in (*groups, *replacing) for row in group)
     ran = [row for row in rows if row.failure != "failed"]
     graded = [row for row in rows if row.verdict.right is not None]
     decided = [row.p_zoom for row in ran if row.p_zoom is not None]
@@ -93,9 +96,9 @@ def summarize(groups: Sequence[Sequence[Scored]]) -> dict[str, float]:
         "groups/r": _mean([r for group in groups if (r := direct_share([row.verdict for row in group])) is not None]),
         "visual_tokens/mean": _mean([row.visual_tokens for row in ran]),
         **_tokens(ran, ""),
-        "rollouts/failed": sum(row.failure == "failed" for row in rows),
-        "rollouts/truncated": sum(row.failure == "truncated" for row in rows),
-        "rollouts/judge_failed": sum(row.failure == "judge" for row in rows),
+        "rollouts/failed": failures["failed"],
+        "rollouts/truncated": failures["truncated"],
+        "rollouts/judge_failed": failures["judge"],
         "rollouts/mistakes": _mean([row.mistakes for row in ran]),
         "rollouts/seconds": _mean([row.seconds for row in rows]),
     }

@@ -219,7 +219,7 @@ class GraphGRPOTrainer(WholeCheckpoints, DistinctRows):
         return rewards
 
     def _report(self, generation: Generation, advantages: list[float]) -> None:
-        found = summarize(generation.groups)
+        found = summarize(generation.groups, generation.replacing)
         found["groups/same"] = generation.same * self.num_generations / self.args.generation_batch_size
         found["groups/refilled"] = float(generation.refilled)
         self._log_each(found)
