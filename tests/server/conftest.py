@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import socket
 import subprocess
 import time
@@ -35,9 +37,16 @@ class Server:
         return pages * os.sysconf("SC_PAGESIZE")
 
 
+def documented() -> list[str]:
+    """The options of the command that docs/serve.md gives for many runs at once."""
+    text = (ROOT / "docs" / "serve.md").read_text(encoding="utf-8")
+    [options] = re.findall(r"`langgraph dev (--[^`]+)`", text)
+    return shlex.split(options)
+
+
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """`langgraph dev` with the repository's own langgraph.json, the network out of reach, the images elsewhere."""
+    """The documented `langgraph dev`, the repository's own langgraph.json, no network, the images elsewhere."""
     folder = tmp_path_factory.mktemp("server")
     declared = json.loads((ROOT / "langgraph.json").read_text(encoding="utf-8"))
     declared["dependencies"] = [str(ROOT)]
@@ -48,10 +57,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         port = probe.getsockname()[1]
     nowhere = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), "http://127.0.0.1:9")
     settings = {"VTAGENT_IMAGES": str(folder / "images"), "HF_HUB_OFFLINE": "1", "NO_PROXY": "127.0.0.1,localhost"}
-    command = [os.environ["VTAGENT_SERVER"], "dev", "--no-browser", "--no-reload", "--port", str(port)]
+    langgraph = str(Path(os.environ["VTAGENT_SERVER"]).absolute())
+    command = [langgraph, "dev", *documented(), "--no-browser", "--no-reload", "--port", str(port)]
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
-            [*command, "--n-jobs-per-worker", "32"],
+            command,
             cwd=folder,
             env=os.environ | nowhere | settings,
             stdout=log,

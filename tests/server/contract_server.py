@@ -50,9 +50,8 @@ def test_every_dialect_of_images_is_read_and_none_is_kept(block: dict[str, Any],
     assert TEXT[100:140] not in kept
 
 
-def test_updates_messages_and_events_are_streamed(client: SyncLangGraphClient) -> None:
-    modes: Any = ["updates", "messages-tuple", "custom"]
-    chunks = list(client.runs.stream(None, "zoom", input=asked(), stream_mode=modes))
+def check_streamed(chunks: list[Any]) -> None:
+    """All of a run has come: its steps, its events, its words as they were said, and no pixels."""
     updates = [name for chunk in chunks if chunk.event == "updates" for name in chunk.data]
     assert updates == ["observe", "decide", "zoom", "decide", "answer"]
     events = [chunk.data["event"] for chunk in chunks if chunk.event == "custom"]
@@ -63,7 +62,14 @@ def test_updates_messages_and_events_are_streamed(client: SyncLangGraphClient) -
         if chunk.event == "messages" and chunk.data[0]["type"] == "AIMessageChunk"
     )
     assert f"<answer>{GOLD}</answer>" in said
-    assert not has_pixels(repr([chunk.data for chunk in chunks]), DATA)
+    sent = repr([chunk.data for chunk in chunks])
+    assert not has_pixels(sent, DATA)
+    assert TEXT[100:140] not in sent
+
+
+def test_updates_messages_and_events_are_streamed(client: SyncLangGraphClient) -> None:
+    modes: Any = ["updates", "messages-tuple", "custom"]
+    check_streamed(list(client.runs.stream(None, "zoom", input=asked(), stream_mode=modes)))
 
 
 def test_a_run_brings_its_own_settings(client: SyncLangGraphClient) -> None:
@@ -80,12 +86,12 @@ def test_a_thread_goes_on(client: SyncLangGraphClient) -> None:
     assert [view["kind"] for view in result["views"]][:2] == ["low", "zoom"]
 
 
-def test_as_a_remote_graph_it_is_a_graph_like_any_other(client: SyncLangGraphClient) -> None:
+@pytest.mark.parametrize("block", DIALECTS.values(), ids=DIALECTS)
+def test_as_a_remote_graph_it_is_a_graph_like_any_other(block: dict[str, Any], client: SyncLangGraphClient) -> None:
     remote = RemoteGraph("zoom", sync_client=client)
-    result = remote.invoke(asked())
-    assert result["answer"] == GOLD
-    streamed: list[Any] = list(remote.stream(asked(DIALECTS["Agent Chat UI"]), stream_mode=["updates", "custom"]))
-    assert [chunk.data["event"] for chunk in streamed if chunk.event == "custom"][-1] == "answer"
+    result = remote.invoke(asked(block))
+    assert (result["answer"], result["usage"]["zooms"]) == (GOLD, 1)
+    check_streamed(list(remote.stream(asked(block), stream_mode=["updates", "messages", "custom"])))
     assert {"observe", "decide", "zoom", "answer"} <= set(remote.get_graph().nodes)
 
 
