@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +11,20 @@ import pytest
 import torch
 from trl import GRPOTrainer
 
-from tests.grpo_runs import KNOWN_WARNINGS, generation, logged, trainer
+from tests.checkpoints import make_model, make_processor
+from tests.fakes import ScriptedEngine
+from tests.grpo_runs import KNOWN_WARNINGS, generation, logged, parameters, settings, trainer
+from tests.rescoring import rescored
+from tests.scripted_chat import ZOOM
 from vtagent.errors import ModelError
+from vtagent.models.engine import Generation, Request
+from vtagent.models.families import tool_template
+from vtagent.models.processor import VLProcessor
+from vtagent.training.data import RenderedPages
+from vtagent.training.rl import trainer as training
 from vtagent.training.rl.forward import Images
 from vtagent.training.rl.images import distinct
+from vtagent.training.rl.trainer import GraphGRPOTrainer
 
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in KNOWN_WARNINGS]
 
@@ -26,9 +38,59 @@ def test_every_sampled_token_scores_as_it_was_sampled(tmp_path: Path, temperatur
     assert len(logged(run, "exactness/largest_gap")) == 2  # the second of them after the weights have changed
 
 
-def test_samples_of_old_weights_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = trainer(tmp_path, check_exactness=True)
-    generation(run)
+class Scripted(ScriptedEngine):
+    """Zooms in every other run and says how many views it saw, as likely as one pass of the stock model finds it."""
+
+    def __init__(self, model: Any, processor: VLProcessor) -> None:
+        super().__init__(processor, self._say)
+        self.model = model
+        self._runs = 0
+
+    def forget(self) -> None:
+        """There is nothing to forget."""
+
+    def _say(self, request: Request, prompt: str) -> str:
+        views = len(request.images)
+        self._runs += views == 1
+        if views == 1 and self._runs % 2:
+            return ZOOM
+        return f"<think>I can read it.</think><answer>{views}</answer>"
+
+    def _reply(self, request: Request) -> Generation:
+        said = super()._reply(request)
+        engine: Any = self
+        logprobs = rescored(engine, request.token_ids, said.token_ids, request.images, temperature=1.0)
+        return replace(said, logprobs=tuple(logprobs))
+
+
+class TwoViews:
+    """Finds right what was said after two views."""
+
+    async def grade(self, question: str, answers: Sequence[str], prediction: str | None) -> bool | None:
+        return prediction == "2"
+
+
+def test_the_other_family_with_its_windowed_tower_scores_rows_of_one_image_and_of_two_as_stock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    processor = make_processor("qwen2_5_vl", chat_template=tool_template())
+    model = make_model("qwen2_5_vl", processor)
+    monkeypatch.setattr(training, "TransformersEngine", Scripted)
+    args = settings(tmp_path, check_exactness=True, max_completion_length=128)
+    run = GraphGRPOTrainer(model, args, RenderedPages(16, seed=3), processor, TwoViews())
+    before = parameters(run)
+    run.train()
+    assert logged(run, "zoom/all") == logged(run, "accuracy/all") == [0.5]
+    assert logged(run, "rollouts/failed") == logged(run, "rollouts/truncated") == [0]
+    assert 0 < max(logged(run, "exactness/largest_gap")) < 1e-4
+    assert {name for name, value in parameters(run).items() if not value.equal(before[name])}
+
+
+@pytest.mark.parametrize("longest", [48, 4])  # with 4 every reply is over-long, and no row is learned from
+def test_samples_of_old_weights_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, longest: int) -> None:
+    run = trainer(tmp_path, check_exactness=True, max_completion_length=longest)
+    batch = generation(run)
+    assert bool((batch["completion_mask"] * batch["tool_mask"]).any()) == (longest == 48)
     monkeypatch.setattr(run.engine, "forget", lambda: None)  # what was computed with the weights before is used again
     with torch.no_grad():
         for weight in run.model.parameters():

@@ -6,6 +6,7 @@ times as long as one that does not, to which TRL pads it. The numbers that come 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -106,11 +107,12 @@ class DistinctRows(GRPOTrainer):  # type: ignore[misc]
         return torch.cat(logps)[back], torch.cat(entropies)[back] if entropies else None, aux
 
     @torch.no_grad()
-    def largest_gap(self, batch: dict[str, Any]) -> float:
+    def largest_gap(self, batch: dict[str, Any], sampled: Sequence[Sequence[int]]) -> float:
         """How far the trainer's log-probabilities of sampled tokens are from those they were sampled with, at most.
 
         Args:
             batch: What `_generate_and_score_completions` returns, before any update of the weights.
+            sampled: For each row 1 on the tokens of its completion that were sampled, also where they teach nothing.
 
         Raises:
             ModelError: it is more than `EXACT`.
@@ -121,8 +123,10 @@ class DistinctRows(GRPOTrainer):  # type: ignore[misc]
         size, kept = self.args.per_device_train_batch_size, batch["completion_ids"].shape[1]
         images: dict[str, Any] = {name: batch.get(name) for name in names}
         own, _, _ = self._get_per_token_logps_and_entropies(self.model, ids, mask, kept, size, **images)
-        learned = (batch["completion_mask"] * batch["tool_mask"]).bool()
-        gap = (own - batch["sampling_per_token_logps"]).abs()[learned]
+        compared = torch.zeros_like(own, dtype=torch.bool)
+        for row, mask_of_row in zip(compared, sampled, strict=True):
+            row[: len(mask_of_row)] = torch.tensor(mask_of_row)
+        gap = (own - batch["sampling_per_token_logps"]).abs()[compared]
         largest = float(gap.max()) if len(gap) else 0.0
         if not largest <= EXACT:
             raise ModelError(

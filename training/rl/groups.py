@@ -36,6 +36,8 @@ class Member:
     row: Row
     scored: Scored
     reward: Reward | None
+    sampled: list[int]
+    """1 on the row's sampled tokens, learned from or not, as long as its completion."""
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,7 @@ class GroupRoller:
                 row.without_lesson() if own[place] is None or group_of[place] in idle else row,
                 scored,
                 own[place],
+                row.tool_mask,
             )
             for place, (rollout, row, scored) in sorted(made.items())
         ]

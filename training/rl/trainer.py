@@ -170,7 +170,8 @@ class GraphGRPOTrainer(WholeCheckpoints, DistinctRows):
         if "pixel_values" not in output and any(member.row.images for member in self._generation.members):
             raise ModelError("TRL has dropped the images of a batch whose placeholders were right: do not train on it")
         if self.args.check_exactness:
-            self._metrics["train"]["exactness/largest_gap"].append(self.largest_gap(output))
+            gap = self.largest_gap(output, [member.sampled for member in self._generation.members])
+            self._metrics["train"]["exactness/largest_gap"].append(gap)
         self._report(self._generation, output["advantages"].tolist())
         return output
 
