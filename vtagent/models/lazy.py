@@ -22,6 +22,12 @@ from vtagent.models.chat import ChatVLM
 from vtagent.models.families import resolve
 from vtagent.visual_tokens import QWEN2_5_VL, QWEN3_VL, VisionSpec
 
+try:  # at once: a factory that imports it takes most of a second
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+except ModuleNotFoundError:  # who only asks a server need not have it
+    try_to_load_from_cache = None  # type: ignore[assignment]
+
 __all__ = ["LazyVLM", "sizes_of"]
 
 _SIZES = "preprocessor_config.json"
@@ -120,10 +126,7 @@ def sizes_of(path: str) -> VisionSpec:
 
 def _downloaded(path: str) -> Path | None:
     """The file with the sizes of a checkpoint of the hub, if that was downloaded before."""
-    try:
-        from huggingface_hub import try_to_load_from_cache
-        from huggingface_hub.errors import HFValidationError
-    except ModuleNotFoundError:  # who only asks a server need not have it
+    if try_to_load_from_cache is None:
         return None
     try:
         found = try_to_load_from_cache(path, _SIZES)
