@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from accelerate.commands.launch import launch_command_parser
+from accelerate.utils.launch import prepare_simple_launcher_cmd_env
 from peft import LoraConfig
 from trl import GRPOTrainer
 
@@ -81,6 +84,25 @@ def test_autocast_is_off_and_refused_where_rollouts_are_sampled_without_it(
     args = settings(tmp_path)
     with pytest.raises(SettingsError, match="bf16: false"):
         check_settings(args, examples=2, external_engine=False)
+
+
+def test_one_process_of_the_several_that_were_asked_for_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    args = settings(tmp_path)
+    check = partial(check_settings, args, examples=2, external_engine=False)
+    for processes in ("1", "2"):
+        asked = launch_command_parser().parse_args(["--num_processes", processes, "-m", "training.grpo"])
+        asked.num_machines, asked.use_cpu, asked.mixed_precision, asked.dynamo_backend = 1, False, "no", "no"
+        _, environment = prepare_simple_launcher_cmd_env(asked)
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        if processes == "1":
+            check()
+    with pytest.raises(SettingsError, match="add --multi_gpu to accelerate launch"):
+        check()
+    monkeypatch.setenv("WORLD_SIZE", "2")  # as a launcher says that has started both
+    check()
 
 
 def test_dropout_is_refused(tmp_path: Path) -> None:

@@ -11,12 +11,15 @@ from typing import Any
 import pytest
 import torch
 
+from vtagent.training import grpo
+
 ROOT = Path(__file__).parents[1]
 
 
 def result(folder: Path, *, processes: int) -> Any:
     """What two steps of one group of eight came to, its rows spread over the processes."""
-    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes)]
+    documented = next(line.split() for line in str(grpo.__doc__).splitlines() if "accelerate launch" in line)
+    launch = ["-m", "accelerate.commands.launch", *documented[2 : documented.index("-m")]]  # two processes
     launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
     command = [sys.executable, *(launch if processes > 1 else []), "-m", "tests.grpo_worker", str(folder)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
@@ -31,6 +34,7 @@ def result(folder: Path, *, processes: int) -> Any:
 def test_two_processes_give_the_parameters_of_one(tmp_path: Path) -> None:
     one, two = result(tmp_path / "one", processes=1), result(tmp_path / "two", processes=2)
     assert one["advantages"] == two["advantages"]
+    assert one["rewards"] == two["rewards"]
     assert one["refilled"] == two["refilled"]
     assert sum(two["refilled"]) >= 1, "a group without a right answer should have been replaced"
     assert [len(rows) for rows in two["zooms"]] == [8, 8]

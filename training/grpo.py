@@ -2,10 +2,11 @@
 
     python -m training.grpo --config training/recipes/tiny.yaml
     python -m training.grpo --config training/recipes/tiny.yaml --penalty always --output_dir runs/always
-    accelerate launch --num_processes 2 -m training.grpo --config training/recipes/tiny.yaml
+    accelerate launch --multi_gpu --num_processes 2 -m training.grpo --config training/recipes/tiny.yaml
 
 Settings are TRL's (`GRPOConfig`, `ModelConfig`), ours beside them, in a YAML file and on the command line, which has
-the last word. Interrupted at any moment, the same command goes on from its last checkpoint, as if it had never stopped.
+the last word. `--multi_gpu` is for CPUs too: without, accelerate starts one process where it finds no second GPU.
+Interrupted at any moment, the same command goes on from its last checkpoint, as if it had never stopped.
 In `output_dir` are left: policy/, runs/ (metrics for TensorBoard), rollouts/ (see `python -m training.rollouts`), and
 evaluation/ with the table that is printed at the end.
 """

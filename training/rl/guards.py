@@ -94,6 +94,7 @@ def check_settings(args: GraphGRPOConfig, *, examples: int, external_engine: boo
     Raises:
         SettingsError: they cannot.
     """
+    _check_launch()
     _check_values(args)
     _check_batches(args, examples)
     if args.use_vllm:
@@ -141,6 +142,18 @@ def check_dropout(model: Any, peft_config: Any) -> None:
         )
     if any(module.p for module in model.modules() if isinstance(module, torch.nn.Dropout)):
         raise SettingsError("the model has dropout, which rollouts are sampled without: set its rates to 0")
+
+
+def _check_launch() -> None:
+    """All processes that `accelerate launch` was asked for are there.
+
+    Without a second GPU it starts one, with the address at which the others would be met, but no count of them.
+    """
+    if {"ACCELERATE_USE_CPU", "MASTER_ADDR"} <= os.environ.keys() and "WORLD_SIZE" not in os.environ:
+        raise SettingsError(
+            "accelerate has started one process of those that it was asked for, as it does where it finds no second "
+            "GPU: add --multi_gpu to accelerate launch, for CPUs too"
+        )
 
 
 def _autocast(args: GraphGRPOConfig) -> bool:
