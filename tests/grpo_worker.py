@@ -52,6 +52,7 @@ def main(folder: Path, rows: int) -> None:
         torch.save(
             {
                 "advantages": [[line["advantage"] for line in step] for step in lines],
+                "rewards": [[line["reward"] for line in step] for step in lines],
                 "zooms": [[line["zooms"] for line in step] for step in lines],
                 "refilled": logged(run, "groups/refilled"),
                 "parameters": parameters(run),
