@@ -8,22 +8,32 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from langchain_core.messages import AIMessage, AnyMessage, BaseMessage, InvalidToolCall, ToolMessage
+from langchain_core.messages import (
+    AIMessage,
+    AnyMessage,
+    BaseMessage,
+    InvalidToolCall,
+    ToolMessage,
+    convert_to_messages,
+)
 from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import BaseTool
+from langgraph.graph.message import add_messages
 from langgraph.prebuilt import ToolNode
 from langgraph.types import Command
 
-from vtagent.errors import ImageError
-from vtagent.graphs.ledger import record, visual_tokens
+from vtagent.errors import ImageError, ImageTampered
+from vtagent.graphs.ledger import in_view, record
 from vtagent.graphs.node import Node, ZoomRuntime
-from vtagent.graphs.observe import Fetch, is_quick, take_in
-from vtagent.graphs.state import ViewRecord, ZoomContext, ZoomState
+from vtagent.graphs.observe import Fetch, is_quick, referenced, take_in
+from vtagent.graphs.state import ZoomContext, ZoomState
+from vtagent.graphs.unreadable import noted
 from vtagent.images import ImageStore
-from vtagent.tools.shown import already_shown, shown_views
+from vtagent.tools.shown import already_shown, image_blocks
 from vtagent.tools.zoom_image import refusal
 from vtagent.views import View
 from vtagent.visual_tokens import VisionSpec
@@ -67,7 +77,7 @@ class Act(Node):
             callable_ = self._callable(state)
             output = await self.tools.ainvoke(callable_, config) if callable_ else []
         answers, commands = _sorted_out(output)
-        if is_quick(answers.values(), self.store):
+        if not commands and is_quick(answers.values(), self.store):
             return self._update(state, settings, answers, commands, runtime, start)
         return await asyncio.to_thread(self._update, state, settings, answers, commands, runtime, start)
 
@@ -99,6 +109,7 @@ class Act(Node):
         start: float,
     ) -> Any:
         reply = _last_reply(state)
+        commands = [self._without_pixels(command, settings) for command in commands]
         said: list[BaseMessage] = []
         ledger = Ledger(state, settings, self.zoom, self.store, self.vision)
         for call in reply.tool_calls:
@@ -116,16 +127,27 @@ class Act(Node):
         said += [without_pixels(answer, self.store, self.fetch) for answer in answers.values()]
         for event in ledger.events:
             runtime.stream_writer(event)
-        if tool_views := self._views_of_other_tools(said):
-            ledger.views += tool_views
-        ledger.usage["visual_tokens"] = visual_tokens(ledger.views)
-        ledger.usage["seconds"] += time.perf_counter() - start
-        update = {"messages": said, "views": ledger.views, "usage": ledger.usage}
+        views, usage = ledger.views, ledger.usage
+        told = [*_messages_of(commands), *said]
+        if any(message.name != self.zoom for message, _ in image_blocks(told)):
+            now: Any = add_messages(list(state["messages"]), told)
+            views, usage = in_view(now, usage, self.store, tool_name=self.zoom, vision=self.vision)
+        usage["seconds"] += time.perf_counter() - start
+        update = {"messages": said, "views": views, "usage": usage}
         return [*commands, update] if commands else update
 
-    def _views_of_other_tools(self, said: Iterable[BaseMessage]) -> list[ViewRecord]:
-        shown = shown_views([message for message in said if message.name != self.zoom], self.store)
-        return [record(view, by, tool_name=self.zoom, vision=self.vision) for view, by in shown]
+    def _without_pixels(self, command: Command[Any], settings: ZoomContext) -> Command[Any]:
+        """What a tool wants done to the state, with references for pictures in the messages it brings."""
+        if not isinstance(command.update, Mapping) or not command.update.get("messages"):
+            return command
+        brought = [
+            without_pixels(message, self.store, self.fetch)
+            if isinstance(message, ToolMessage)
+            else noted(message, self.store, self.fetch)
+            for message in convert_to_messages(command.update["messages"])
+        ]
+        messages = referenced(brought, self.store, self.fetch, scale=settings.scale)
+        return replace(command, update={**command.update, "messages": messages})
 
 
 class Ledger:
@@ -153,8 +175,9 @@ class Ledger:
         if text := self._objection(view):
             return self.mistake(text, self.tool_name, message.tool_call_id)
         self.granted_now.append(view)
-        self.usage["zooms"] += 1
         self.views.append(record(view, message, tool_name=self.tool_name, vision=self.vision))
+        self.usage["zooms"] += 1
+        self.usage["visual_tokens"] += self.views[-1]["tokens"]
         self.events.append({"event": "zoom", "view": self.views[-1], "zooms": self.usage["zooms"]})
         return message
 
@@ -164,7 +187,7 @@ class Ledger:
         if earlier := already_shown(view, self.granted_now, self.vision):
             return refusal(earlier)
         if self.settings.max_visual_tokens is not None:
-            left = self.settings.max_visual_tokens - visual_tokens(self.views)
+            left = self.settings.max_visual_tokens - self.usage["visual_tokens"]
             if (cost := view.tokens(self.vision)) > left:
                 return f"This view costs {cost} visual tokens and {left} are left. Ask for a smaller region, or answer."
         return None
@@ -198,8 +221,16 @@ def _sorted_out(output: Any) -> tuple[dict[str, ToolMessage], list[Command[Any]]
     return answers, commands
 
 
+def _messages_of(commands: Iterable[Command[Any]]) -> list[BaseMessage]:
+    """The messages that commands bring to this graph."""
+    own = [command.update for command in commands if command.graph is None and isinstance(command.update, Mapping)]
+    return [message for update in own for message in update.get("messages") or ()]
+
+
 def _say(error: Exception) -> str:
-    """An error of a tool, in words for the model."""
+    """An error of a tool, in words for the model; a store that was tampered with ends the run, whoever found it."""
+    if isinstance(error, ImageTampered):
+        raise error
     return f"{type(error).__name__}: {error}"[:1000]
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable
 from typing import Literal
 
 from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
 
 from vtagent.graphs.state import Stop, Usage, ViewRecord, ZoomContext
-from vtagent.tools.shown import images_of
+from vtagent.images import ImageRef, ImageStore
+from vtagent.tools.shown import shown_views
 from vtagent.views import View
 from vtagent.visual_tokens import VisionSpec
 
@@ -29,14 +31,26 @@ def record(view: View, message: BaseMessage, *, tool_name: str, vision: VisionSp
     )
 
 
-def visual_tokens(views: Iterable[ViewRecord]) -> int:
-    """What the views shown cost."""
-    return sum(view["tokens"] for view in views)
+def in_view(
+    messages: Iterable[BaseMessage], usage: Usage, store: ImageStore, *, tool_name: str, vision: VisionSpec
+) -> tuple[list[ViewRecord], Usage]:
+    """The distinct views in the messages, and the usage with what all of them cost, as often as they stand there."""
+    shown = shown_views(messages, store)
+    records = [record(view, by, tool_name=tool_name, vision=vision) for view, by in shown]
+    views: dict[str, ViewRecord] = {}
+    for each in records:
+        views.setdefault(each["url"], each)
+    tokens = sum(each["tokens"] for each in records)
+    full = _full_visual_tokens([view for view, _ in shown], vision)
+    return list(views.values()), {**usage, "visual_tokens": tokens, "full_visual_tokens": full}
 
 
-def full_visual_tokens(views: Sequence[View], vision: VisionSpec) -> int:
-    """What the images behind the views would have cost at full resolution, all at once."""
-    return sum(View(ref).tokens(vision) for ref in images_of(views))
+def _full_visual_tokens(views: Iterable[View], vision: VisionSpec) -> int:
+    """What the images would cost at full resolution: once, however many parts were shown, but twice if sent twice."""
+    times: dict[ImageRef, int] = {}
+    for view, count in Counter(views).items():
+        times[view.ref] = max(count, times.get(view.ref, 0))
+    return sum(count * View(ref).tokens(vision) for ref, count in times.items())
 
 
 def after_call(usage: Usage, message: AIMessage, seconds: float) -> Usage:

@@ -10,12 +10,12 @@ from typing import Any
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, convert_to_messages
 from langchain_core.runnables import RunnableConfig
 
-from vtagent.graphs.ledger import full_visual_tokens, record, visual_tokens
+from vtagent.graphs.ledger import in_view
 from vtagent.graphs.node import Node, ZoomRuntime
 from vtagent.graphs.state import ZoomContext, ZoomState, no_usage
 from vtagent.images import ImageStore
 from vtagent.ingest import ingest_one
-from vtagent.tools.shown import name_of, shown_views
+from vtagent.tools.shown import name_of
 from vtagent.views import View, is_reference
 from vtagent.visual_tokens import VisionSpec
 
@@ -45,11 +45,7 @@ class Observe(Node):
             if fresh and (low := at_scale(taken_in.get(message.id, message), settings.scale, self.store)) is not None:
                 changed[message.id] = low
         now = [changed.get(message.id, message) for message in messages]
-        shown = shown_views(now, self.store)
-        views = [record(view, by, tool_name=self.tool_name, vision=self.vision) for view, by in shown]
-        usage = no_usage()
-        usage["visual_tokens"] = visual_tokens(views)
-        usage["full_visual_tokens"] = full_visual_tokens([view for view, _ in shown], self.vision)
+        views, usage = in_view(now, no_usage(), self.store, tool_name=self.tool_name, vision=self.vision)
         usage["seconds"] = time.perf_counter() - start
         runtime.stream_writer({"event": "observe", "views": views, "visual_tokens": usage["visual_tokens"]})
         update = {"answer": None, "stop": None, "views": views, "usage": usage}

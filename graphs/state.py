@@ -32,9 +32,9 @@ class Usage(TypedDict):
     """What one run has cost."""
 
     visual_tokens: int
-    """Sum over the distinct views in the conversation."""
+    """Sum over the views in the conversation; one that stands there twice is shown, and counts, twice."""
     full_visual_tokens: int
-    """What the conversation's images would cost at full resolution, all at once."""
+    """What the conversation's images would cost at full resolution, all at once; sent twice, one counts twice."""
     input_tokens: int
     output_tokens: int
     turns: int

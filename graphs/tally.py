@@ -12,11 +12,10 @@ from typing import Any
 from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
 from typing_extensions import TypedDict
 
-from vtagent.graphs.ledger import forced_by, full_visual_tokens, record, visual_tokens
+from vtagent.graphs.ledger import forced_by
+from vtagent.graphs.ledger import in_view as in_view
 from vtagent.graphs.state import Stop, Usage, ViewRecord, ZoomContext, no_usage
-from vtagent.images import ImageStore
-from vtagent.tools.shown import image_blocks, shown_views
-from vtagent.visual_tokens import VisionSpec
+from vtagent.tools.shown import image_blocks
 
 REFUSED = {"refused": True}
 """The artifact of a zoom's answer that counts as a mistake; a person's refusal has none."""
@@ -77,16 +76,6 @@ def last_batch(messages: Sequence[BaseMessage]) -> tuple[AIMessage | None, list[
         if isinstance(message, ToolMessage):
             answers.append(message)
     return None, []
-
-
-def in_view(
-    messages: Sequence[BaseMessage], usage: Usage, store: ImageStore, *, tool_name: str, vision: VisionSpec
-) -> tuple[list[ViewRecord], Usage]:
-    """The distinct views in the messages, and the usage with what these cost."""
-    shown = shown_views(messages, store)
-    views = [record(view, by, tool_name=tool_name, vision=vision) for view, by in shown]
-    full = full_visual_tokens([view for view, _ in shown], vision)
-    return views, {**usage, "visual_tokens": visual_tokens(views), "full_visual_tokens": full}
 
 
 def spent(usage: Usage, settings: ZoomContext) -> Stop | None:

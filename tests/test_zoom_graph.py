@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.tools import BaseTool, tool
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, MessagesState, StateGraph
@@ -16,10 +16,10 @@ from langgraph.types import Command, interrupt
 
 from tests.scripted_chat import ANSWER, ZOOM, ScriptedChat, StreamingChat, asked, picture, put, zoom_call
 from vtagent import prompts
-from vtagent.errors import UnreadableImage
+from vtagent.errors import ImageTampered, UnreadableImage
 from vtagent.graphs import zoom
 from vtagent.graphs.zoom import ZoomContext, build_zoom_graph, create_zoom_agent
-from vtagent.images import MemoryImageStore
+from vtagent.images import DirectoryImageStore, MemoryImageStore
 from vtagent.prompts import zoom_prompt
 from vtagent.tools.shown import image_blocks
 from vtagent.visual_tokens import QWEN3_VL
@@ -436,6 +436,100 @@ def test_a_picture_that_another_tool_returns_becomes_a_view() -> None:
     result = run([other("page"), ANSWER], [page])
     assert [view["kind"] for view in result["views"]] == ["low", "tool"]
     assert result["usage"]["visual_tokens"] == 300 + 300
+    assert result["usage"]["full_visual_tokens"] == 1200 + 300
+
+
+@pytest.mark.parametrize("by", [HumanMessage, ToolMessage])
+@pytest.mark.parametrize("asynchronously", [True, False])
+async def test_pictures_in_a_command_of_a_tool_become_views_too(by: type[BaseMessage], asynchronously: bool) -> None:
+    block = asked("", picture(640, 480)).content[0]
+
+    @tool
+    def page() -> Command[Any]:
+        """Show a page."""
+        if by is ToolMessage:
+            return Command(update={"messages": [ToolMessage([block], tool_call_id="call_1_0")]})
+        return Command(update={"messages": [ToolMessage("below", tool_call_id="call_1_0"), HumanMessage([block])]})
+
+    model = ScriptedChat(lines=[other("page"), zoom_call(image=2, region=[0, 0, 500, 500]), ANSWER])
+    agent = create_zoom_agent(model, tools=[page])
+    asking = {"messages": [asked("?", picture())]}
+    result = await agent.ainvoke(asking) if asynchronously else agent.invoke(asking)
+    assert "base64" not in repr(result)
+    seen = ("tool", 300) if by is ToolMessage else ("low", 80)  # 640 × 480, or half of it snapped to the grid
+    assert [(view["kind"], view["tokens"]) for view in result["views"][:2]] == [("low", 300), seen]
+    assert urls(model.seen[1]) == ["scale=0.5", "" if by is ToolMessage else "scale=0.5"]
+    assert result["usage"]["full_visual_tokens"] == 1200 + 300
+
+
+def test_of_an_unusable_picture_in_a_command_the_model_is_told_in_words() -> None:
+    broken = {"type": "image", "base64": "bm8=", "mime_type": "image/png"}
+
+    @tool
+    def page() -> Command[Any]:
+        """Show a page."""
+        return Command(update={"messages": [ToolMessage([broken], tool_call_id="call_1_0"), HumanMessage([broken])]})
+
+    result = run([other("page"), ANSWER], [page])
+    assert tool_messages(result)[0].text.startswith("page returned an image that cannot be used")
+    assert "could not be used" in result["messages"][3].text
+    assert result["answer"] == "48.10"
+
+
+def test_a_command_to_a_parent_graph_carries_no_pixels_either() -> None:
+    block = asked("", picture(640, 480)).content[0]
+
+    @tool
+    def hand_over() -> Command[Any]:
+        """Give the page to the parent."""
+        messages = [ToolMessage([block], tool_call_id="call_1_0")]
+        return Command(update={"messages": messages}, goto="last", graph=Command.PARENT)
+
+    parent = StateGraph(MessagesState)
+    parent.add_node("look", create_zoom_agent(ScriptedChat(lines=[other("hand_over")]), tools=[hand_over]))
+    parent.add_node("last", lambda state: {"messages": [("ai", "done")]})
+    parent.add_edge(START, "look")
+    result = parent.compile().invoke({"messages": [asked("?", picture())]})
+    given = [message for message in result["messages"] if isinstance(message, ToolMessage)]
+    assert [block["url"][:9] for _, block in image_blocks(given)] == ["vtimg://s"]
+
+
+def test_an_image_that_is_sent_twice_is_paid_for_twice() -> None:
+    model = ScriptedChat(lines=[ANSWER, ZOOM, ANSWER])
+    agent = create_zoom_agent(model, checkpointer=InMemorySaver())
+    config: Any = {"configurable": {"thread_id": "1"}}
+    page = picture(1280, 960)
+
+    def tokens(result: dict[str, Any]) -> tuple[int, int, int]:
+        usage = result["usage"]
+        return len(result["views"]), usage["visual_tokens"], usage["full_visual_tokens"]
+
+    assert tokens(agent.invoke({"messages": [asked("?", page, page)]}, config)) == (1, 600, 2400)
+    assert len(urls(model.seen[0])) == 2
+    assert tokens(agent.invoke({"messages": [asked("And now?", page)]}, config)) == (2, 900 + 1200, 3600)
+
+
+def test_a_budget_for_visual_tokens_counts_an_image_as_often_as_it_is_sent() -> None:
+    agent = create_zoom_agent(ScriptedChat(lines=[zoom_call(region=[0, 0, 500, 500]), ANSWER]))
+    page = picture(1280, 960)
+    result = agent.invoke({"messages": [asked("?", page, page)]}, context={"max_visual_tokens": 899})
+    assert tool_messages(result)[0].text.startswith("This view costs 300 visual tokens and 299 are left.")
+    assert result["usage"]["visual_tokens"] == 600
+
+
+@pytest.mark.parametrize("beside", [False, True])
+async def test_a_store_that_was_tampered_with_ends_the_run_and_is_named(beside: bool, tmp_path: Path) -> None:
+    store = DirectoryImageStore(tmp_path)
+
+    def tampering(*_: Any) -> str:
+        [file] = tmp_path.glob("*/*")
+        file.write_bytes(picture(64, 48))
+        store._refs.clear()  # as in a process that takes the run up again
+        return ZOOM + (other("add", a=2, b=3).removeprefix("<think>a</think>") if beside else "")
+
+    agent = create_zoom_agent(ScriptedChat(lines=[tampering, ANSWER]), tools=[add], store=store)
+    with pytest.raises(ImageTampered, match="was changed in the store"):
+        await agent.ainvoke({"messages": [asked("?", picture())]})
 
 
 def test_two_tools_of_one_name_are_refused() -> None:

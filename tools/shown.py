@@ -33,13 +33,15 @@ def image_blocks(messages: Iterable[BaseMessage]) -> Iterator[tuple[BaseMessage,
 
 
 def shown_views(messages: Iterable[BaseMessage], store: ImageStore) -> list[tuple[View, BaseMessage]]:
-    """The distinct views in the messages, each with the message that showed it first; lost images are left out."""
-    found: dict[str, tuple[View, BaseMessage]] = {}
-    for message, block in image_blocks(messages):
-        url = block["url"]
-        if url not in found and name_of(url) in store:
-            found[url] = View.from_block(block, store), message
-    return list(found.values())
+    """Every view in the messages, in order, with the message that shows it; lost images are left out.
+
+    A view that stands there twice is there twice, as a model is shown it twice.
+    """
+    return [
+        (View.from_block(block, store), message)
+        for message, block in image_blocks(messages)
+        if name_of(block["url"]) in store
+    ]
 
 
 def images_of(views: Iterable[View]) -> list[ImageRef]:
