@@ -15,7 +15,7 @@ from langgraph.types import Command
 
 from vtagent.errors import ModelError
 from vtagent.graphs.in_sight import newest_in_sight
-from vtagent.graphs.ledger import after_call
+from vtagent.graphs.ledger import after_call, in_view
 from vtagent.graphs.replies import structured, without_calls
 from vtagent.graphs.resolve import (
     PixelModel,
@@ -27,7 +27,7 @@ from vtagent.graphs.resolve import (
     zoom_biased,
 )
 from vtagent.graphs.state import ZoomContext, settings_of
-from vtagent.graphs.tally import Looking, in_view, looking_of, spent, with_answers
+from vtagent.graphs.tally import Looking, looking_of, spent, with_answers
 from vtagent.images import ImageStore
 from vtagent.prompts import PromptTemplate
 from vtagent.tools.shown import image_blocks, name_of
