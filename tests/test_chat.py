@@ -313,6 +313,14 @@ def test_stop_texts_end_the_reply_and_are_not_part_of_it() -> None:
     assert "".join(chunk.text for chunk in model.stream("Hi")) == "The total is 48.10"
 
 
+def test_the_first_of_several_stop_texts_ends_the_reply() -> None:
+    model = scripted_vlm(["One.\nTwo.\n\nThree. ### Four."] * 2)
+    reply = model.invoke("Hi", stop=["###", "\n\n"])
+    assert reply.text == "One.\nTwo."
+    assert len(record(reply)["completion_ids"]) == len(model._codec.encode("One.\nTwo.\n\n"))
+    assert model.invoke("Hi", stop=["nowhere", "###"]).text == "One.\nTwo.\n\nThree."
+
+
 # --- streaming and async ---
 
 

@@ -104,7 +104,8 @@ class Call:
         def watch(token: int) -> bool:
             if show is not None:
                 show(token)
-            return any(stop in reader.push(token) for stop in self.stops)
+            text = reader.push(token)
+            return any(stop in text for stop in self.stops)
 
         return replace(self.request, on_token=watch)
 
