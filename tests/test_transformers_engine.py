@@ -435,7 +435,29 @@ def test_the_worker_ends_when_idle_and_comes_back(three: TransformersEngine, mon
     assert three.generate([ask(three, "What?")])[0].token_ids
 
 
-def test_what_is_no_checkpoint_is_refused_in_one_line(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="no model at") as caught:
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        (None, "no model at .*config.json"),
+        ("{broken", "no model at .*not a valid JSON file"),
+        ('{"model_type": "of_tomorrow"}', "no model at .*of_tomorrow.*Transformers does not recognize"),
+        ('{"model_type": "qwen3_vl", "text_config": 3}', "no model at .*text_config"),
+        ('{"model_type": "qwen3_vl_moe"}', "'qwen3_vl_moe' is not served; take a dense model"),
+    ],
+)
+def test_what_is_no_checkpoint_is_refused_in_one_line_that_says_why(
+    config: str | None, reason: str, tmp_path: Path
+) -> None:
+    if config is not None:
+        (tmp_path / "config.json").write_text(config)
+    with pytest.raises(ModelError, match=reason) as caught:
+        TransformersEngine.from_pretrained(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_that_were_cut_short_are_refused_in_one_line(tmp_path: Path) -> None:
+    weights = make_checkpoint(tmp_path, "qwen3_vl") / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    with pytest.raises(ModelError, match="cannot be loaded") as caught:
         TransformersEngine.from_pretrained(tmp_path)
     assert "\n" not in str(caught.value)

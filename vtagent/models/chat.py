@@ -84,7 +84,7 @@ class ChatVLM(BaseChatModel):
         dtype: Any = None,
         **defaults: Any,
     ) -> ChatVLM:
-        """Load a Qwen3-VL or Qwen2.5-VL checkpoint with transformers.
+        """Load a dense Qwen3-VL or Qwen2.5-VL checkpoint with transformers.
 
         Args:
             path: A folder, a hub id, or the name of a bundled policy ("base", "zoom").

@@ -15,6 +15,8 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from vtagent.errors import ModelError
@@ -41,8 +43,8 @@ class TransformersEngine:
     """Batched generation with KV and image reuse over a transformers model.
 
     Args:
-        model: Qwen3-VL or Qwen2.5-VL, in evaluation mode, on one device; with PEFT adapters or without. It may be a
-            model that is being trained: call `forget` after each change of its weights.
+        model: A dense Qwen3-VL or Qwen2.5-VL, in evaluation mode, on one device; with PEFT adapters or without. It may
+            be a model that is being trained: call `forget` after each change of its weights.
         processor: the checkpoint's processor.
         max_rows: Requests decoded together; more wait.
         cache_tokens: Bound on the KV kept for reuse, in tokens.
@@ -103,7 +105,7 @@ class TransformersEngine:
         dtype: torch.dtype | str | None = None,
         **options: Any,
     ) -> TransformersEngine:
-        """Load a checkpoint: a folder, a hub id, or the name of a bundled policy.
+        """Load a dense checkpoint: a folder, a hub id, or the name of a bundled policy.
 
         Args:
             path: Where it is.
@@ -112,24 +114,22 @@ class TransformersEngine:
             options: Those of the constructor.
 
         Raises:
-            ModelError: nothing there, or not a family that we serve.
+            ModelError: nothing there, something that cannot be loaded, or not a family that we serve.
         """
         path = resolve(str(path))
         try:
             config = AutoConfig.from_pretrained(path)
-        except (OSError, ValueError) as error:
-            raise ModelError(
-                f"no model at {path!r}; give a checkpoint folder, a hub id, or a bundled policy's name"
-            ) from error
+        except (OSError, ValueError, StrictDataclassError) as error:
+            places = "give a checkpoint folder, a hub id, or a bundled policy's name"
+            raise ModelError(f"no model at {path!r} ({places}): {_reason(error)}") from error
         family_of(config.model_type)
         processor = VLProcessor.from_pretrained(path)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         dtype = dtype or (torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16)
         try:
             model: Any = AutoModelForImageTextToText.from_pretrained(path, dtype=dtype, attn_implementation="sdpa")
-        except (OSError, ValueError, RuntimeError) as error:
-            text = " ".join(str(error).split())[:300]
-            raise ModelError(f"the weights at {path!r} cannot be loaded: {text}") from error
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+            raise ModelError(f"the weights at {path!r} cannot be loaded: {_reason(error)}") from error
         return cls(model.to(torch.device(device)).eval(), processor, **options)
 
     def submit(self, request: Request) -> Future[Generation]:
@@ -274,6 +274,11 @@ class TransformersEngine:
         self._scheduler.fail_active(error)
         for future in [future for _, future in queued] + [row.future for row in waiting]:
             reject(future, error)
+
+
+def _reason(error: Exception) -> str:
+    """What a library says of a failure, in one line."""
+    return " ".join(str(error).split())[:300]
 
 
 def _ids(tokenizer: Any, names: Sequence[str]) -> list[int]:
