@@ -9,8 +9,8 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,11 @@ import pytest
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.postgres import PostgresSaver
+from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 from langgraph.checkpoint.serde.encrypted import EncryptedSerializer
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.checkpoint.sqlite import SqliteSaver
+from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 
 from vtagent.graphs import OffloadSerializer
 from vtagent.images import MemoryImageStore
@@ -38,12 +40,19 @@ def programs() -> Path | None:
 
 
 SKIPPED = not programs() and not os.environ.get("REQUIRE_POSTGRES")
-POSTGRES = pytest.param(
-    "postgres",
-    id="postgres-skipped-as-no-server-is-installed" if SKIPPED else "postgres",
-    marks=pytest.mark.skipif(SKIPPED, reason="no PostgreSQL server is installed"),
-)
-KINDS = ["memory", "sqlite", POSTGRES, "strict", "encrypted", "offload"]
+
+
+def _on_postgres(kind: str) -> Any:
+    return pytest.param(
+        kind,
+        id=f"{kind}-skipped-as-no-server-is-installed" if SKIPPED else kind,
+        marks=pytest.mark.skipif(SKIPPED, reason="no PostgreSQL server is installed"),
+    )
+
+
+POSTGRES = _on_postgres("postgres")
+KINDS = ["memory", "sqlite", POSTGRES, "strict", "encrypted", "offload", _on_postgres("offload-postgres")]
+SAVERS: dict[str, Any] = {"sqlite": SqliteSaver, "postgres": PostgresSaver}
 
 
 @contextmanager
@@ -104,15 +113,19 @@ def _free_port() -> int:
         return port
 
 
-@contextmanager
-def postgres_saver(uri: str, **options: Any) -> Iterator[PostgresSaver]:
-    """A saver in a database of its own."""
+def fresh_database(uri: str) -> str:
+    """Where an empty database of a server answers; the one before it is dropped."""
     with psycopg.connect(uri, autocommit=True) as admin:
         admin.execute("DROP DATABASE IF EXISTS fresh WITH (FORCE)")
         admin.execute("CREATE DATABASE fresh")
-    with PostgresSaver.from_conn_string(uri.removesuffix("postgres") + "fresh") as saver:
-        for name, value in options.items():
-            setattr(saver, name, value)
+    return uri.removesuffix("postgres") + "fresh"
+
+
+@contextmanager
+def postgres_saver(uri: str, serde: Any = None) -> Iterator[PostgresSaver]:
+    """A saver in a database of its own."""
+    with PostgresSaver.from_conn_string(fresh_database(uri)) as plain:
+        saver = PostgresSaver(plain.conn, serde=serde)
         saver.setup()
         yield saver
 
@@ -137,6 +150,8 @@ def opened(kind: str, folder: Path, uri: Callable[[], str]) -> AbstractContextMa
             return postgres_saver(uri())
         case "sqlite":
             return SqliteSaver.from_conn_string(path)
+        case "offload-postgres":
+            return postgres_saver(uri(), OffloadSerializer(MemoryImageStore()))
     serde: Any = {"strict": strict, "encrypted": encrypted, "offload": lambda: OffloadSerializer(MemoryImageStore())}
     return _with_serde(path, serde[kind]())
 
@@ -145,3 +160,17 @@ def opened(kind: str, folder: Path, uri: Callable[[], str]) -> AbstractContextMa
 def _with_serde(path: str, serde: Any) -> Iterator[SqliteSaver]:
     with SqliteSaver.from_conn_string(path) as plain:
         yield SqliteSaver(plain.conn, serde=serde)
+
+
+@asynccontextmanager
+async def opened_async(
+    kind: str, folder: Path, uri: Callable[[], str], serde: Any = None
+) -> AsyncIterator[AsyncSqliteSaver | AsyncPostgresSaver]:
+    """An asynchronous checkpointer, "sqlite" or "postgres"."""
+    if kind == "sqlite":
+        async with AsyncSqliteSaver.from_conn_string(str(folder / "threads.sqlite")) as plain:
+            yield AsyncSqliteSaver(plain.conn, serde=serde)
+    else:
+        async with AsyncPostgresSaver.from_conn_string(fresh_database(uri()), serde=serde) as saver:
+            await saver.setup()
+            yield saver

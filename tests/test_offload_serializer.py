@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import doctest
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,10 @@ from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langgraph.checkpoint.serde.encrypted import EncryptedSerializer
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.checkpoint.sqlite import SqliteSaver
+from langgraph.graph import START, MessagesState, StateGraph
 from pydantic import BaseModel
 
+from tests.checkpointers import POSTGRES, postgres_saver
 from tests.image_samples import encode, scene
 from tests.scripted_chat import ANSWER, ZOOM, ScriptedChat, asked, picture
 from tests.test_persistence import base64_in_state
@@ -252,6 +255,33 @@ def test_a_stock_agent_leaves_no_pixels_in_the_database_whatever_its_durability(
         assert agent.get_state(config).values["zoom"]["usage"]["zooms"] == 1
     kept = b"".join(file.read_bytes() for file in tmp_path.glob("threads*"))
     assert not has_pixels(repr(kept), data)
+
+
+class Scanned(MessagesState):
+    """A conversation, and a key that is one bare string of base64."""
+
+    scan: str
+
+
+@pytest.mark.parametrize("kind", [POSTGRES])
+def test_postgresql_keeps_only_a_bare_string_by_itself(kind: str, tmp_path: Path, postgres: Callable[[], str]) -> None:
+    data, scan = picture(640, 480, noise=True), base64.b64encode(picture(160, 120, noise=True)).decode()
+    serde = OffloadSerializer(DirectoryImageStore(tmp_path))
+    with postgres_saver(postgres(), serde) as saver:
+        graph = StateGraph(Scanned).add_node("model", lambda state: {"messages": [("ai", "48.10")]})
+        agent = graph.add_edge(START, "model").compile(checkpointer=saver)
+        config: Any = {"configurable": {"thread_id": "1"}}
+        asking = asked("?", data)
+        agent.invoke({"messages": [asking], "scan": scan}, config, durability="sync")
+        values = agent.get_state(config).values
+        with saver._cursor() as cursor:
+            kept = {
+                table: repr(cursor.execute(f"SELECT * FROM {table}").fetchall())  # type: ignore[arg-type, call-overload]
+                for table in ("checkpoints", "checkpoint_blobs", "checkpoint_writes")
+            }
+    assert (values["messages"][0].content, values["scan"]) == (asking.content, scan)
+    assert not any(has_pixels(text.replace(scan, ""), data) for text in kept.values())
+    assert [table for table, text in kept.items() if scan in text] == ["checkpoints"]
 
 
 def test_the_example_in_the_docstring_holds() -> None:

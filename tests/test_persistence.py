@@ -13,11 +13,12 @@ from typing import Any
 
 import pytest
 from langchain_core.messages import HumanMessage
+from langgraph.checkpoint.postgres import PostgresSaver
 from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.types import Command
 
-from tests.checkpointers import KINDS, POSTGRES, opened, postgres_saver
+from tests.checkpointers import KINDS, POSTGRES, SAVERS, fresh_database, opened, opened_async, postgres_saver
 from tests.scripted_chat import ANSWER, ZOOM, ScriptedChat, asked, picture, put
 from tests.test_zoom_state import conversation
 from vtagent.errors import ImageRefused, ImageTampered
@@ -43,6 +44,18 @@ def test_a_conversation_goes_on_where_it_was_left(kind: str, tmp_path: Path, pos
     assert (result["usage"]["zooms"], result["answer"]) == (0, "48.10")
 
 
+@pytest.mark.parametrize("kind", ["sqlite", POSTGRES])
+async def test_the_same_asynchronously(kind: str, tmp_path: Path, postgres: Callable[[], str]) -> None:
+    store = DirectoryImageStore(tmp_path / "images")
+    async with opened_async(kind, tmp_path, postgres) as saver:
+        first = create_zoom_agent(ScriptedChat(lines=[ZOOM, ANSWER]), store=store, checkpointer=saver)
+        await first.ainvoke({"messages": [asked("What is the total?", picture())]}, CONFIG)
+        second = create_zoom_agent(ScriptedChat(lines=[ANSWER]), store=store, checkpointer=saver)
+        result = await second.ainvoke({"messages": [HumanMessage("And in words?")]}, CONFIG)
+    assert [message.type for message in result["messages"]] == ["human", "ai", "tool", "ai", "human", "ai"]
+    assert (result["usage"]["zooms"], result["answer"]) == (0, "48.10")
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_pause_before_a_zoom_is_kept(kind: str, tmp_path: Path, postgres: Callable[[], str]) -> None:
     graph = review_zooms(build_zoom_graph(ScriptedChat(lines=[ZOOM, ANSWER])))
@@ -62,19 +75,33 @@ def test_encrypted_checkpoints_show_nothing(tmp_path: Path) -> None:
     assert b"vtimg" not in kept
 
 
+def ordinary_agent(saver: Any) -> Any:
+    """A graph that knows nothing of images, and keeps what it is given."""
+    graph = StateGraph(MessagesState).add_node("model", lambda state: {"messages": [("ai", "48.10")]})
+    return graph.add_edge(START, "model").compile(checkpointer=saver)
+
+
 def base64_in_state(turns: list[Any], saver: Any, durability: Any = None) -> None:
     """The same conversation as an ordinary graph keeps it."""
-    graph = StateGraph(MessagesState).add_node("model", lambda state: {"messages": [("ai", "48.10")]})
-    agent = graph.add_edge(START, "model").compile(checkpointer=saver)
+    agent = ordinary_agent(saver)
     for turn in turns:
         agent.invoke({"messages": [turn]}, CONFIG, durability=durability)
 
+
+def value_of(saver: PostgresSaver, query: str) -> Any:
+    """The one value, called `n`, that a query gives."""
+    with saver._cursor() as cursor:
+        return cursor.execute(query).fetchone()["n"]  # type: ignore[index, arg-type, call-overload]
+
+
+TABLES = "SELECT sum(pg_total_relation_size(relid)) AS n FROM pg_stat_user_tables"
+"""Bytes of all tables, with their indexes."""
 
 SIZES = {
     ("sqlite", "exit"): (100_000, 6_000_000),
     ("sqlite", "sync"): (350_000, 20_000_000),
     ("postgres", "exit"): (400_000, 6_000_000),
-    ("postgres", "sync"): (450_000, 16_000_000),
+    ("postgres", "sync"): (400_000, 16_000_000),
 }
 """Bytes of five turns on a 1 MB image: ours at the most, base64 in the state at the least; docs/persist.md has more."""
 
@@ -93,9 +120,7 @@ def test_five_turns_on_a_megabyte_stay_small(
             return sum(file.stat().st_size for file in folder.iterdir())
         with postgres_saver(postgres()) as saver:
             talk(saver)
-            with saver._cursor() as cursor:
-                tables = "SELECT sum(pg_total_relation_size(relid)) AS bytes FROM pg_stat_user_tables"
-                return int(cursor.execute(tables).fetchone()["bytes"])  # type: ignore[index]
+            return int(value_of(saver, TABLES))
 
     model, turns, data = conversation(tmp_path)
 
@@ -110,9 +135,27 @@ def test_five_turns_on_a_megabyte_stay_small(
     assert size(lambda saver: base64_in_state(turns, saver, durability)) > least
 
 
+@pytest.mark.parametrize("kind", [POSTGRES])
+def test_of_a_pruned_thread_only_the_last_step_is_left(kind: str, tmp_path: Path, postgres: Callable[[], str]) -> None:
+    model, turns, _ = conversation(tmp_path)
+    with postgres_saver(postgres()) as saver:
+        agent = create_zoom_agent(model, checkpointer=saver)
+        for turn in turns:
+            agent.invoke({"messages": [turn]}, CONFIG, durability="sync")
+        assert value_of(saver, "SELECT count(*) AS n FROM checkpoints") > 20
+        saver.prune(["1"])
+        rows = [value_of(saver, f"SELECT count(*) AS n FROM {table}") for table in ("checkpoints", "checkpoint_writes")]
+        assert rows == [1, 0]
+        with saver._cursor() as cursor:
+            cursor.execute("VACUUM FULL")
+        assert value_of(saver, TABLES) < 170_000
+        result = agent.invoke({"messages": [HumanMessage("And in words?")]}, CONFIG)
+    assert len(result["messages"]) == 14
+
+
 KILLED = """
 import sys, time
-from langgraph.checkpoint.sqlite import SqliteSaver
+from tests.checkpointers import SAVERS
 from tests.scripted_chat import ZOOM, ScriptedChat, asked, picture
 from vtagent.graphs import create_zoom_agent
 from vtagent.images import DirectoryImageStore
@@ -121,23 +164,28 @@ def never(messages, options):
     print("deciding what to say of the zoom", flush=True)
     time.sleep(3600)
 
-folder = sys.argv[1]
-with SqliteSaver.from_conn_string(folder + "/threads.sqlite") as saver:
-    store = DirectoryImageStore(folder + "/images")
+kind, where, images = sys.argv[1:]
+with SAVERS[kind].from_conn_string(where) as saver:
+    saver.setup()
+    store = DirectoryImageStore(images)
     agent = create_zoom_agent(ScriptedChat(lines=[ZOOM, never]), store=store, checkpointer=saver)
     config = {"configurable": {"thread_id": "1"}}
     agent.invoke({"messages": [asked("What is the total?", picture())]}, config, durability="sync")
 """
 
 
-def test_a_run_killed_between_zoom_and_answer_answers_without_a_second_zoom(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", KILLED, str(tmp_path)]
+@pytest.mark.parametrize("kind", ["sqlite", POSTGRES])
+def test_a_run_killed_between_zoom_and_answer_answers_without_a_second_zoom(
+    kind: str, tmp_path: Path, postgres: Callable[[], str]
+) -> None:
+    where = fresh_database(postgres()) if kind == "postgres" else str(tmp_path / "threads.sqlite")
+    command = [sys.executable, "-c", KILLED, kind, where, str(tmp_path / "images")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline().startswith("deciding")
         os.kill(process.pid, signal.SIGKILL)
     model = ScriptedChat(lines=[ANSWER])
-    with SqliteSaver.from_conn_string(str(tmp_path / "threads.sqlite")) as saver:
+    with SAVERS[kind].from_conn_string(where) as saver:
         agent = create_zoom_agent(model, store=DirectoryImageStore(tmp_path / "images"), checkpointer=saver)
         assert agent.get_state(CONFIG).next == ("decide",)
         result = agent.invoke(None, CONFIG)
