@@ -143,7 +143,7 @@ class Conversation:
         self._keep_the_end()
         if self.as_json:
             report = {"answer": state["answer"], "stop": state["stop"], "views": state["views"], **state["usage"]}
-            print(json.dumps(report, ensure_ascii=False), flush=True)
+            print(json.dumps(report), flush=True)
         else:
             self._show(state)
         if not state["answer"]:

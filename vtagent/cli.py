@@ -110,7 +110,7 @@ def _ask(options: argparse.Namespace) -> None:
     if options.save_views:
         _save_views(report["path"], options.save_views, ViewRenderer(store, vision), store)
     if options.json:
-        print(json.dumps(report, ensure_ascii=False))
+        print(json.dumps(report))  # in ASCII: a file name or a reply may hold what no encoding can print
     else:
         show(report)
     if not report["answer"]:
@@ -182,4 +182,4 @@ def _samples(options: argparse.Namespace) -> None:
         lines.append(json.dumps(row, ensure_ascii=False) + "\n")
     with table.open("x", encoding="utf-8") as file:  # last: what was cut short can simply be asked for again
         file.writelines(lines)
-    print(f"{options.count} documents and their questions are in {table}")
+    print(f"{options.count} documents and their questions are in {plain(str(table))}")

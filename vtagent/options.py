@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import re
 from importlib.metadata import version
 from pathlib import Path
@@ -195,7 +196,7 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--zoom-bias",
         metavar="B",
-        type=float,
+        type=_bias,
         default=0.0,
         help="added to the log-odds of zooming; default: 0. A server gets it as the logit_bias of one token",
     )
@@ -222,6 +223,16 @@ def _seconds(text: str) -> float:
     if not 0 < seconds < float("inf"):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds")
     return seconds
+
+
+def _bias(text: str) -> float:
+    try:
+        bias = float(text)
+    except ValueError:
+        bias = math.nan
+    if not math.isfinite(bias):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a finite number")
+    return bias
 
 
 def _count(text: str) -> int:
