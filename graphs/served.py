@@ -5,7 +5,7 @@ The environment says what is served:
     VTAGENT_MODEL       base or zoom (bundled), a checkpoint's folder or hub id; default: zoom.
                         With VTAGENT_BASE_URL, a name that is served there
     VTAGENT_BASE_URL    an OpenAI-compatible server, asked instead of a model on this machine
-    VTAGENT_TIMEOUT     seconds that the server may take for one answer; default: 120. It is asked twice
+    VTAGENT_TIMEOUT     seconds that the server may stay silent; default: 120. Then it is asked once more
     VTAGENT_IMAGES      the folder of the image store, shared by all workers; default: .vtagent/images
 
 Each run may bring its own settings as its context: {"max_zooms": 2, "scale": 0.25, …}.

@@ -22,16 +22,15 @@ def load_served(name: str | None, base_url: str, timeout: float) -> tuple[str, B
     Args:
         name: As it is served.
         base_url: Where.
-        timeout: Seconds that the server may stay silent; it is asked twice.
+        timeout: Seconds that the server may stay silent; the list is asked for once, an answer twice.
 
     Raises:
-        ModelError: The server lists no model, or nothing that can be read.
-        openai.OpenAIError: See `server_errors`.
+        ModelError: The server lists no model, or does not answer.
     """
-    from vtagent.models.served import readable, served_vlm
+    from vtagent.models.served import asking, served_vlm
 
     if name is None:
-        with readable(base_url):
+        with asking(base_url):
             served = [model.id for model in _client(base_url, timeout).models.list().data or ()]
         if not served:
             raise ModelError(f"the server at {base_url} lists no model; name one with --model")
@@ -48,8 +47,7 @@ def zoom_token_id(options: argparse.Namespace, name: str) -> int | None:
         name: The served model's name. vLLM is asked for the id; other servers do not tell.
 
     Raises:
-        ModelError: The id is neither given nor told.
-        openai.OpenAIError: See `server_errors`.
+        ModelError: The id is neither given nor told, or the server does not answer.
     """
     if not options.base_url or not options.zoom_bias:
         return None
@@ -57,15 +55,15 @@ def zoom_token_id(options: argparse.Namespace, name: str) -> int | None:
         return int(options.zoom_token_id)
     import openai
 
-    from vtagent.models.served import readable
+    from vtagent.models.served import asking
 
     root = options.base_url.rstrip("/").removesuffix("/v1")
     asked = {"model": name, "prompt": TOOL_CALL[0], "add_special_tokens": False}
-    try:
-        with readable(options.base_url):
+    with asking(options.base_url):
+        try:
             told: Any = _client(options.base_url, options.timeout).post(f"{root}/tokenize", body=asked, cast_to=object)
-    except openai.APIStatusError:
-        told = None
+        except openai.APIStatusError:
+            told = None
     match told:
         case {"tokens": [int(token)]}:
             return token
@@ -77,25 +75,18 @@ def zoom_token_id(options: argparse.Namespace, name: str) -> int | None:
 
 @contextmanager
 def server_errors(base_url: str | None) -> Iterator[None]:
-    """Tell what the server at `base_url` did wrong, as a ModelError."""
+    """Tell what the server at `base_url` did wrong, as a ModelError; a model of `load_served` does so by itself."""
     if base_url is None:
         yield
         return
     import openai
 
+    from vtagent.models.served import failure
+
     try:
         yield
-    except openai.APITimeoutError as error:
-        raise ModelError(f"the server at {base_url} takes too long to answer; --timeout gives it more") from error
-    except openai.APIConnectionError as error:
-        cause: BaseException = error
-        while cause.__cause__ is not None:  # the clients themselves say "Connection error." of everything
-            cause = cause.__cause__
-        raise ModelError(f"no server answers at {base_url} ({cause})") from error
-    except openai.APIStatusError as error:
-        raise ModelError(f"the server at {base_url} refused ({error.status_code}): {error.message}") from error
     except openai.OpenAIError as error:
-        raise ModelError(f"the server at {base_url} failed: {error}") from error
+        raise failure(error, base_url) from error
 
 
 def _client(base_url: str, timeout: float) -> OpenAI:
