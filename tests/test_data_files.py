@@ -141,6 +141,23 @@ def test_a_data_set_that_the_hub_does_not_have_is_one_line() -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_a_data_set_of_the_hub_is_read_with_its_own_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def load(name: str, *, split: str) -> Dataset:
+        asked.append((name, split))
+        features = Features({"page": Image(), "ask": Value("string"), "gold": Value("string"), "from": Value("string")})
+        row = {"page": {"bytes": png(), "path": None}, "ask": "Total?", "gold": "48.10", "from": "bills"}
+        return Dataset.from_list([row], features=features)
+
+    monkeypatch.setattr("datasets.load_dataset", load)
+    columns = ["image=page", "question=ask", "answers=gold", "source=from"]
+    (example,) = open_examples("some/pages", columns=columns, split="validation")
+    assert asked == [("some/pages", "validation")]
+    assert (example.image, example.question, example.answers) == (png(), "Total?", ("48.10",))
+    assert example.source == "bills"
+
+
 def test_two_rows_with_one_id_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"1 ids stand for several rows, 'x' for one; name another column"):
         open_examples(write(tmp_path, {**GOOD, "id": "x"}, {**GOOD, "id": "x"}))
