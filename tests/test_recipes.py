@@ -71,6 +71,9 @@ def test_every_setting_exists_and_they_fit_together(recipe: str, processes: int,
     check_settings(args, examples=20_000, external_engine=run.engine_url is not None)
     check_dropout(torch.nn.Module(), get_peft_config(model_args))
     assert args.drop_same
+    generation = args.batches_per_window // args.gradient_accumulation_steps
+    assert args.probe_steps  # accuracy with the decision forced either way is logged,
+    assert args.probe_steps % generation == 0  # as often as it says: only where a generation begins
     Columns.parse(run.columns)
     assert model_args.model_name_or_path.startswith("Qwen/")
     assert recipe in arguments
