@@ -38,7 +38,10 @@ class GraphGRPOConfig(GRPOConfig):  # type: ignore[misc]
     )
     drop_same: bool = field(
         default=False,
-        metadata={"help": "Leave out of the loss, of its KL term too, groups whose rollouts all earned the same."},
+        metadata={
+            "help": "Leave out of the loss, of its KL term too, groups whose rollouts all earned the same. They still "
+            "count where loss_type grpo takes the mean over rows: the fewer rows are left, the smaller the loss."
+        },
     )
     run_seconds: float = field(default=600.0, metadata={"help": "Seconds after which a run is given up."})
     concurrency: int = field(default=256, metadata={"help": "Runs under way together on each process."})
