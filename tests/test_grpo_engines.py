@@ -18,6 +18,7 @@ from vtagent.models.transformers import TransformersEngine
 from vtagent.training.data import RenderedPages
 from vtagent.training.grpo import save_policy
 from vtagent.training.rewards import build_grader
+from vtagent.training.rl import serving
 from vtagent.training.rl.trainer import GraphGRPOTrainer
 
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in KNOWN_WARNINGS]
@@ -32,6 +33,7 @@ class Server:
 
     def __init__(self) -> None:
         self.loaded: list[str] = []
+        self.followed: list[str] = []
         self._engine: TransformersEngine | None = None
 
     def reload(self, path: str | PathLike[str], *, version: str | None = None) -> str:
@@ -40,7 +42,7 @@ class Server:
         return f"version {len(self.loaded)}"
 
     def follow(self, version: str) -> None:
-        raise AssertionError("there is one process only")
+        self.followed.append(version)
 
     def submit(self, request: Request) -> Future[Generation]:
         assert self._engine is not None
@@ -96,5 +98,42 @@ def test_an_engine_with_weights_of_its_own_is_given_the_new_ones_before_each_ste
     )
     run.train()
     assert len(server.loaded) == 2
+    assert server.followed == []  # there is one process only
     assert max(logged(run, "exactness/largest_gap")) < 1e-4
     assert logged(run, "sampling/importance_sampling_ratio/mean") == pytest.approx([1.0, 1.0], abs=1e-3)
+
+
+class Process:
+    """Accelerate's view of one process of several that all hold the whole model."""
+
+    def __init__(self, rank: int) -> None:
+        self.is_main_process = rank == 0
+
+    def get_state_dict(self, model: Any) -> dict[str, torch.Tensor]:
+        weights: dict[str, torch.Tensor] = model.state_dict()
+        return weights
+
+    def unwrap_model(self, model: Any) -> Any:
+        return model
+
+
+def test_one_process_writes_and_loads_the_weights_and_the_others_follow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str | None] = []
+
+    def broadcast(given: list[str | None]) -> None:
+        if not told:  # the main process, which comes first
+            told.extend(given)
+        given[:] = told
+
+    monkeypatch.setattr(serving, "broadcast_object_list", broadcast)
+    model, processor = base()
+    servers = [Server(), Server(), Server()]
+    for rank, server in enumerate(servers):
+        folder = tmp_path / str(rank)
+        serving.hand_over(server, model, processor, Process(rank), folder)
+    assert [server.loaded for server in servers] == [[str(tmp_path / "0" / "served")], [], []]
+    assert [server.followed for server in servers] == [[], ["version 1"], ["version 1"]]
+    assert [path.name for path in tmp_path.iterdir()] == ["0"]
+    servers[0].close()

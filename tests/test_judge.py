@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import random
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -202,6 +203,28 @@ async def test_a_judge_that_is_down_makes_the_row_unscorable_and_the_next_one_is
     grader = judge(in_turn(*[ConnectionError("refused")] * 4, "RIGHT"))
     assert await grader.grade("?", ["5"], "five") is None
     assert await grader.grade("?", ["5"], "five") is True
+
+
+async def test_each_wait_for_a_judge_is_twice_the_one_before_and_not_much_above_half_a_minute(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    waits: list[float] = []
+    nap = asyncio.sleep
+
+    async def sleep(seconds: float) -> None:
+        if seconds:
+            waits.append(seconds)
+        await nap(0)
+
+    def scatter(least: float, most: float) -> float:
+        assert (least, most) == (0.5, 1.5)
+        return 1.0
+
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    monkeypatch.setattr(random, "uniform", scatter)
+    grader = judge(in_turn(ConnectionError("refused")), backoff=1.0, attempts=8)
+    assert await grader.grade("?", ["5"], "five") is None
+    assert waits == [1, 2, 4, 8, 16, 30, 30]
 
 
 async def test_a_judge_that_hangs_is_given_up() -> None:
