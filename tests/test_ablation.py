@@ -55,6 +55,15 @@ def test_a_long_run_is_looked_at_at_five_steps_from_the_first_full_mean_to_the_e
     assert [cell.strip() for cell in head.split("|") if "step" in cell] == [f"step {n}" for n in (5, 19, 33, 47, 61)]
 
 
+def test_a_run_whose_last_state_was_cut_off_is_not_finished(tmp_path: Path) -> None:
+    state = tmp_path / "trainer_state.json"
+    assert not ablation.finished(tmp_path)
+    state.write_text('{"global_step": 3, "max_steps": 3}')
+    assert ablation.finished(tmp_path)
+    state.write_text('{"global_step": 3, "max')
+    assert not ablation.finished(tmp_path)
+
+
 def test_runs_are_made_once_and_laid_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     small = ["--max_steps", "1", "--per_device_train_batch_size", "4", "--num_generations", "2", "--report_to", "none"]
     command = ["--config", str(RECIPE), "--out", str(tmp_path), "--penalties", "always", "--seeds", "1", *small]

@@ -69,10 +69,10 @@ def _run(options: argparse.Namespace, others: Sequence[str]) -> None:
 
 
 def finished(folder: Path) -> bool:
-    """Whether a run's folder holds its last step."""
+    """Whether a run's folder holds its last step; one whose state was cut off while it was written does not."""
     try:
         state = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):
         return False
     return bool(state["global_step"] >= state["max_steps"])
 
