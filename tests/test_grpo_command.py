@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.grpo_runs import KNOWN_WARNINGS
 from vtagent.errors import SettingsError
@@ -57,6 +58,35 @@ def test_a_model_that_does_not_exist_is_named(tmp_path: Path) -> None:
     assert "give a model to start from" in fails(*common)
 
 
+def test_a_revision_is_that_of_processor_and_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    common = ["--output_dir", str(tmp_path), "--use_cpu", "true", "--max_steps", "1", "--save_strategy", "no"]
+    common += ["--model_revision", "v2", "--model_name_or_path"]
+    said = fails(*common, "base")
+    assert "no model at" in said
+    assert "in revision 'v2'" in said
+    asked = []
+
+    def fetched(name: str, *, revision: str) -> str:
+        asked.append((name, revision))
+        return str(tmp_path / "fetched")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fetched)
+    assert f"no Qwen tokenizer and image processor at '{tmp_path / 'fetched'}'" in fails(*common, "some/model")
+    assert asked == [("some/model", "v2")]
+
+
+@pytest.mark.parametrize("bits", ["4", "8"])
+def test_a_quantised_model_is_refused(tmp_path: Path, bits: str) -> None:
+    said = fails("--config", str(RECIPE), "--output_dir", str(tmp_path), f"--load_in_{bits}bit", "true")
+    assert "load_in_8bit have no effect" in said
+
+
+def test_settings_are_checked_before_anything_is_read(tmp_path: Path) -> None:
+    common = ["--output_dir", str(tmp_path), "--use_cpu", "true", "--max_steps", "1", "--save_strategy", "no"]
+    common += ["--model_name_or_path", str(tmp_path / "none"), "--data", "none.jsonl"]
+    assert "sample at 1" in fails(*common, "--temperature", "0")
+
+
 def test_a_group_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     assert "must be divisible by num_generations" in fails("--config", str(RECIPE), "--num_generations", "7")
 
@@ -68,6 +98,22 @@ def test_a_run_is_gone_on_with_under_its_own_settings_only(tmp_path: Path) -> No
         grpo.remember({"learning_rate": 1e-3}, tmp_path, going_on=True)
 
 
+def test_a_start_that_is_killed_leaves_the_settings_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    grpo.remember({"learning_rate": 1e-4}, tmp_path, going_on=False)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            grpo.remember({"learning_rate": 1e-4, "drop_same": True}, tmp_path, going_on=True)
+    assert json.loads((tmp_path / "run.json").read_text()) == {"learning_rate": 1e-4}
+    (tmp_path / "run.json").write_text('{"learning_rate":')
+    with pytest.raises(SettingsError, match=r"run\.json is not JSON; remove it, or name another --output_dir"):
+        grpo.remember({"learning_rate": 1e-4}, tmp_path, going_on=True)
+
+
 def test_a_run_goes_on_when_its_servers_have_moved_or_a_newer_version_knows_more_settings(tmp_path: Path) -> None:
     begun = {"learning_rate": 1e-4, "engine_url": "http://a:8000", "judge_url": "http://a:8001/v1"}
     grpo.remember(begun, tmp_path, going_on=False)
@@ -77,12 +123,12 @@ def test_a_run_goes_on_when_its_servers_have_moved_or_a_newer_version_knows_more
 
 
 @pytest.mark.timeout(600)
-def test_a_run_ends_with_a_policy_in_half_precision_and_a_table(
+def test_a_run_ends_with_a_policy_in_half_precision_a_table_and_curves_for_tensorboard(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ["--model_name_or_path", "base", "--output_dir", str(tmp_path), "--max_steps", "1", "--save_steps", "1"]
     command += ["--num_generations", "2", "--per_device_train_batch_size", "2", "--max_completion_length", "48"]
-    command += ["--use_cpu", "true", "--activation_checkpointing", "false", "--report_to", "none", "--scale", "0.75"]
+    command += ["--use_cpu", "true", "--activation_checkpointing", "false", "--scale", "0.75"]
     grpo.main([*command, "--half_precision", "true", "--evaluate_documents", "1", "--logging_steps", "1"])
     weights = load_file(tmp_path / "policy" / "model.safetensors")
     assert {weight.dtype for weight in weights.values()} == {torch.float16}
@@ -97,6 +143,12 @@ def test_a_run_ends_with_a_policy_in_half_precision_and_a_table(
     assert (seen["full"], seen["quarter"]) == (140, 35)
     assert 35 < seen["forced-direct"] < 140
     assert (tmp_path / "evaluation" / "curves.png").exists()
+    (file,) = (tmp_path / "runs").rglob("events.*")
+    events = EventAccumulator(str(file)).Reload()
+    curves = {name.removeprefix("train/"): events.Scalars(name) for name in events.Tags()["scalars"]}
+    source = json.loads((tmp_path / "rollouts" / "step-000001.jsonl").read_text().splitlines()[0])["source"]
+    for name in (f"accuracy/{source}", "zoom/all", "visual_tokens/of_full", "visual_tokens/kept_of_full"):
+        assert [event.step for event in curves[name]] == [1], name
 
 
 def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vtagent.errors import ModelError, SettingsError, VtagentError
+from vtagent.training.measure.journal import write_whole
 
 if TYPE_CHECKING:
     from vtagent.training.rl.settings import GraphGRPOConfig
@@ -151,12 +152,18 @@ def _trainer(run: RunArguments, args: GraphGRPOConfig, model_args: Any) -> Any:
     from vtagent.models.vllm import VLLMEngine
     from vtagent.training.data import mixed, open_examples
     from vtagent.training.rewards import build_grader
+    from vtagent.training.rl.guards import check_settings, check_trl
     from vtagent.training.rl.progress import ShowProgress
     from vtagent.training.rl.trainer import GraphGRPOTrainer
 
     if not model_args.model_name_or_path:
         raise SettingsError("give a model to start from: --model_name_or_path base")
-    path = resolve(model_args.model_name_or_path)
+    if model_args.load_in_4bit or model_args.load_in_8bit:
+        raise SettingsError("load_in_4bit and load_in_8bit have no effect; leave them out, and set dtype: bfloat16")
+    # The trainer checks again, with the number of examples; what is wrong by itself is told before they are read.
+    check_trl()
+    check_settings(args, external_engine=run.engine_url is not None, adapters=model_args.use_peft)
+    path = _at_revision(resolve(model_args.model_name_or_path), model_args.model_revision)
     processor = VLProcessor.from_pretrained(path)
     grader = build_grader(
         run.grader, judge_model=run.judge_model, judge_url=run.judge_url, cache=Path(args.output_dir) / "judge"
@@ -193,16 +200,32 @@ def _trainer(run: RunArguments, args: GraphGRPOConfig, model_args: Any) -> Any:
     return trainer
 
 
+def _at_revision(path: str, revision: str) -> str:
+    """Where a hub's model lies in that revision, fetched whole, so that processor and weights are of one."""
+    if revision == "main":
+        return path
+    from huggingface_hub import snapshot_download
+
+    try:
+        return snapshot_download(path, revision=revision)
+    except (OSError, ValueError) as error:
+        said = " ".join(str(error).split())[:200]
+        raise ModelError(f"no model at {path!r} in revision {revision!r}: {said}") from error
+
+
 def remember(settings: dict[str, Any], folder: Path, *, going_on: bool) -> None:
     """Keep a run's settings beside it; a run is gone on with under its own settings only.
 
     Raises:
-        SettingsError: the folder's checkpoints were made under others.
+        SettingsError: the folder's checkpoints were made under others, or its settings cannot be read.
     """
     path = folder / RUN
     now = json.loads(json.dumps({name: value for name, value in settings.items() if name not in _FREE}, default=str))
     if going_on and path.exists():
-        before = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            before = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise SettingsError(f"{path} is not JSON; remove it, or name another --output_dir") from error
         # A setting that the run was begun without is newer than the run, which went as it does by default.
         other = sorted(name for name in before if name not in _FREE and before[name] != now.get(name))
         if other:
@@ -212,7 +235,7 @@ def remember(settings: dict[str, Any], folder: Path, *, going_on: bool) -> None:
                 "name another --output_dir, or delete it"
             )
     folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(now, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    write_whole(path, json.dumps(now, indent=1, sort_keys=True) + "\n")
 
 
 def save_policy(trainer: Any, folder: Path, *, half: bool) -> None:

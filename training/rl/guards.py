@@ -82,12 +82,14 @@ def check_trl(trainer: type[Any] = GRPOTrainer) -> None:
         )
 
 
-def check_settings(args: GraphGRPOConfig, *, examples: int, external_engine: bool, adapters: bool = False) -> None:
+def check_settings(
+    args: GraphGRPOConfig, *, examples: int | None = None, external_engine: bool, adapters: bool = False
+) -> None:
     """The settings can work together.
 
     Args:
         args: The settings.
-        examples: How many there are to train on.
+        examples: How many there are to train on; None: not known yet.
         external_engine: Rollouts are sampled by something other than the trained model in this process.
         adapters: PEFT's are trained, not the model's own weights.
 
@@ -186,14 +188,14 @@ def _check_values(args: GraphGRPOConfig) -> None:
         raise SettingsError("eval_strategy runs TRL's own loop: use probe_steps, and vtagent.training.evaluate")
 
 
-def _check_batches(args: GraphGRPOConfig, examples: int) -> None:
+def _check_batches(args: GraphGRPOConfig, examples: int | None) -> None:
     rows, group = int(args.generation_batch_size), int(args.num_generations)
     if group < 2 or rows % group:
         raise SettingsError(
             f"groups of {group} rollouts do not fit a generation of {rows} (per_device_train_batch_size × processes × "
             "steps_per_generation): make one a multiple of the other"
         )
-    if examples < args.prompts_per_window:
+    if examples is not None and examples < args.prompts_per_window:
         raise SettingsError(f"{examples} examples are too few: a generation takes {args.prompts_per_window} prompts")
     window, step = args.batches_per_window, int(args.gradient_accumulation_steps)
     saves = args.save_strategy != "no"
