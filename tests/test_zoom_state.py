@@ -20,6 +20,7 @@ from tests.scripted_chat import ANSWER, ZOOM, ScriptedChat, StreamingChat, asked
 from vtagent.graphs.resolve import LOST
 from vtagent.graphs.zoom import build_zoom_graph, create_zoom_agent
 from vtagent.images import DirectoryImageStore, MemoryImageStore
+from vtagent.models.records import KEY, make_record
 from vtagent.tools.shown import image_blocks
 
 
@@ -120,26 +121,35 @@ def test_the_state_is_json() -> None:
         assert json.loads(json.dumps(fields)) == fields
 
 
-def weighty(text: str) -> AIMessage:
-    """A reply with records beside it as `ChatVLM` keeps them."""
-    said = ScriptedChat(lines=[text]).invoke("")
-    tokens = {"prompt_ids": list(range(150_000, 150_100)), "completion_ids": list(range(90_000, 90_060))}
-    record = {**tokens, "logprobs": [-1 / (3 + i) for i in range(60)], "prefix": "ab" * 32}
-    said.response_metadata = {"finish_reason": "stop", "model_name": "m", "tokens": record}
+def weighty(text: str, tokens: int, new_ids: int = 30) -> AIMessage:
+    """A reply of so many tokens with its record as `ChatVLM` keeps it; most ids are small, as in Qwen's vocabulary."""
+    thought = " What I look for is there." * (tokens // 7 - 3) + "</think>"
+    said = ScriptedChat(lines=[text.replace("</think>", thought)]).invoke("")
+    record = make_record(
+        said,
+        prompt_ids=[number * 7919 % 90_000 for number in range(new_ids)],
+        completion_ids=[number * 7919 % 90_000 for number in range(tokens)],
+        logprobs=[-1 / (3 + number) for number in range(tokens)],
+        prefix="ab" * 16,
+    )
+    said.response_metadata = {"finish_reason": "stop", "model_name": "Qwen/Qwen3-VL-4B-Instruct", KEY: record}
     return said
 
 
-def conversation(path: Path) -> tuple[Any, list[Any], bytes]:
+def conversation(path: Path, tokens: int = 60, prompt: int = 100) -> tuple[Any, list[Any], bytes]:
+    """A model, five questions on an image of a megabyte, and that image. A Qwen model's first prompt has about 600 tokens
+    beside the image's, the tools among them; the bundled policy's has 100."""
     data = picture(640, 540, noise=True)
-    lines: list[Any] = [weighty(ZOOM), *[weighty(ANSWER)] * 5]
+    lines: list[Any] = [weighty(ZOOM, tokens, prompt), *[weighty(ANSWER, tokens)] * 5]
     for number, line in enumerate(lines):
         line.tool_calls = [{**call, "id": f"call_{number}"} for call in line.tool_calls]
     turns = [asked("What is the total?", data), *[HumanMessage(f"And line {n}?") for n in range(2, 6)]]
     return ScriptedChat(lines=lines), turns, data
 
 
-def test_five_turns_on_a_megabyte_keep_the_database_under_100_kb(tmp_path: Path) -> None:
-    model, turns, data = conversation(tmp_path)
+@pytest.mark.parametrize(("tokens", "prompt"), [(60, 100), (100, 600)])
+def test_five_turns_on_a_megabyte_keep_the_database_under_100_kb(tokens: int, prompt: int, tmp_path: Path) -> None:
+    model, turns, data = conversation(tmp_path, tokens, prompt)
     assert len(data) > 900_000
     config: Any = {"configurable": {"thread_id": "1"}}
     with SqliteSaver.from_conn_string(str(tmp_path / "state.sqlite")) as saver:
