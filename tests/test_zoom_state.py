@@ -137,8 +137,10 @@ def weighty(text: str, tokens: int, new_ids: int = 30) -> AIMessage:
 
 
 def conversation(path: Path, tokens: int = 60, prompt: int = 100) -> tuple[Any, list[Any], bytes]:
-    """A model, five questions on an image of a megabyte, and that image. A Qwen model's first prompt has about 600 tokens
-    beside the image's, the tools among them; the bundled policy's has 100."""
+    """A model, five questions on an image of a megabyte, and that image.
+
+    The bundled policy's first prompt has about 100 tokens beside the image's; a Qwen model's 600, tools among them.
+    """
     data = picture(640, 540, noise=True)
     lines: list[Any] = [weighty(ZOOM, tokens, prompt), *[weighty(ANSWER, tokens)] * 5]
     for number, line in enumerate(lines):
