@@ -8,8 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from langgraph.checkpoint.sqlite import SqliteSaver
 
+from tests.scripted_chat import ANSWER, ZOOM, ScriptedChat, asked, picture
+from tests.test_chat_standard import SKIPPED
 from tests.vllm.server import documented
+from vtagent.graphs import create_zoom_agent
 from vtagent.models import ChatVLM
 from vtagent.models.families import tool_template
 from vtagent.options import parsers
@@ -47,6 +51,19 @@ def test_its_snippets_run(
     printed = capsys.readouterr().out
     for shown in SHOWN.get(page, ()):
         assert shown in printed
+
+
+def test_the_snippet_that_drops_steps_leaves_the_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    [snippet] = [snippet for snippet in SNIPPETS["persist.md"] if "DELETE" in snippet]
+    model, thread = ScriptedChat(lines=[ZOOM, ANSWER]), {"configurable": {"thread_id": "receipt"}}
+    names = {"SqliteSaver": SqliteSaver, "create_zoom_agent": create_zoom_agent, "model": model, "thread": thread}
+    with SqliteSaver.from_conn_string("threads.sqlite") as saver:
+        agent: Any = create_zoom_agent(model, checkpointer=saver)
+        agent.invoke({"messages": [asked("What is the total?", picture())]}, thread, durability="sync")
+        exec(compile(snippet, "persist.md", "exec"), names)
+        rows = [saver.conn.execute(f"SELECT count(*) FROM {table}").fetchone() for table in ("checkpoints", "writes")]
+        assert (rows, agent.get_state(thread).values["answer"]) == ([(1,), (0,)], "48.10")
 
 
 def commands() -> list[list[str]]:
@@ -94,3 +111,10 @@ def test_the_tests_own_page_names_files_that_exist() -> None:
     text = (ROOT / "tests" / "README.md").read_text(encoding="utf-8")
     for name in re.findall(r"`((?:vllm/|server/|test_|contract_)[\w/*]*)(?:\.py)?`", text):
         assert any((ROOT / "tests").rglob(f"{name.rstrip('/*')}*")), name
+
+
+def test_the_tests_own_page_lists_the_standard_tests_that_are_skipped() -> None:
+    text = (ROOT / "tests" / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ([^|]+) \| (\d+) \|", text, re.MULTILINE)
+    assert rows == [(name, str(len(tests))) for name, tests in SKIPPED.items()]
+    assert re.findall(r"\s(\d+) skipped", text.replace(",\n", ", ")) == [str(sum(map(len, SKIPPED.values())))]

@@ -17,6 +17,7 @@ from langchain_tests.unit_tests import ToolsUnitTests
 from tests.checkpoints import make_processor
 from tests.fakes import ScriptedEngine
 from tests.image_samples import encode, quarters
+from tests.test_chat_standard import OnlyKnownSkips
 from vtagent.images import MemoryImageStore
 from vtagent.models.chat import ChatVLM
 from vtagent.models.engine import Request
@@ -57,7 +58,7 @@ def obliging(request: Request, prompt: str) -> str:
     return reply.removeprefix(begun) if begun else f"<think>Let me call it.</think>\n\n{reply}"
 
 
-class TestChatVLMIntegration(ChatModelIntegrationTests):
+class TestChatVLMIntegration(OnlyKnownSkips, ChatModelIntegrationTests):
     """The standard tests, over an engine whose policy obliges; the images that they would fetch are ours."""
 
     @pytest.fixture(autouse=True)
@@ -105,9 +106,9 @@ class _ZoomImage:
         return {"region": [0, 0, 500, 500], "image": 1, "messages": SHOWN}
 
 
-class TestZoomImageUnit(_ZoomImage, ToolsUnitTests):
+class TestZoomImageUnit(OnlyKnownSkips, _ZoomImage, ToolsUnitTests):
     """The standard unit tests for tools."""
 
 
-class TestZoomImageIntegration(_ZoomImage, ToolsIntegrationTests):
+class TestZoomImageIntegration(OnlyKnownSkips, _ZoomImage, ToolsIntegrationTests):
     """The standard integration tests for tools."""
