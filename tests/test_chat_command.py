@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +25,8 @@ from vtagent.chat_command import state_folder
 from vtagent.cli import run
 from vtagent.errors import ModelError
 from vtagent.tools.shown import image_blocks
+
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture
@@ -85,6 +91,44 @@ def test_a_run_that_ended_badly_is_finished_first_without_zooming_again(
     assert chat(monkeypatch, state, "", "--json") == 0
     told = json.loads(capsys.readouterr().out)
     assert (told["answer"], told["zooms"], told["turns"], len(model.seen)) == ("48.10", 1, 2, 1)
+
+
+PROCESS = """
+import sys, time
+import vtagent.cli
+from tests.scripted_chat import ANSWER, ZOOM, ScriptedChat
+from vtagent.visual_tokens import QWEN3_VL
+
+def never(messages, options):
+    print("deciding what to say of the zoom", flush=True)
+    time.sleep(3600)
+
+lines = {"zooms": [ZOOM, never], "answers": [ANSWER]}[sys.argv[1]]
+vtagent.cli._load = lambda *_, **__: ("m", ScriptedChat(lines=lines), QWEN3_VL)
+sys.exit(vtagent.cli.run(sys.argv[2:]))
+"""
+
+
+def test_a_killed_process_leaves_its_question_to_the_next_one_that_reads_strictly(page: Path, state: Path) -> None:
+    def process(does: str, *arguments: object) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", PROCESS, does, "chat", *map(str, arguments)]
+        environment = {**os.environ, "LANGGRAPH_STRICT_MSGPACK": "true"}
+        pipe = subprocess.PIPE
+        return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, cwd=ROOT, env=environment, text=True)
+
+    thread = ("--thread", "t1", "--state", state)
+    with process("zooms", page, *thread) as first:
+        assert first.stdin is not None
+        assert first.stdout is not None
+        first.stdin.write("What is the total?\n")
+        first.stdin.close()
+        assert first.stdout.readline().startswith("deciding")
+        os.kill(first.pid, signal.SIGKILL)
+    with process("answers", *thread, "--json") as second:
+        said, complaints = second.communicate()
+    told = json.loads(said)
+    assert (told["answer"], told["zooms"], told["turns"]) == ("48.10", 1, 2)
+    assert "Blocked" not in complaints
 
 
 def test_images_can_be_added_on_the_way(page: Path, state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
