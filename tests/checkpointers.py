@@ -81,7 +81,10 @@ def postgres_server() -> Iterator[str]:
         "UTF8",
     ]
     subprocess.run(initdb, check=True, capture_output=True, cwd=place, **rights)
-    options = ["-h", "127.0.0.1", "-p", str(port), "-k", str(place), "-c", "fsync=off", "-c", "max_connections=20"]
+    options = ["-h", "127.0.0.1", "-p", str(port), "-k", str(place)]
+    # A vacuum that begins by itself in the middle of a test adds its maps to what is measured.
+    for setting in ("fsync=off", "max_connections=20", "autovacuum=off"):
+        options += ["-c", setting]
     server = subprocess.Popen(
         [folder / "postgres", "-D", data, *options], cwd=place, stderr=subprocess.DEVNULL, **rights
     )
