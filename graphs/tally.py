@@ -13,7 +13,6 @@ from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
 from typing_extensions import TypedDict
 
 from vtagent.graphs.ledger import forced_by
-from vtagent.graphs.ledger import in_view as in_view
 from vtagent.graphs.state import Stop, Usage, ViewRecord, ZoomContext, no_usage
 from vtagent.tools.shown import image_blocks
 
