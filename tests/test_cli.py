@@ -340,6 +340,14 @@ def test_a_model_that_a_server_lacks_is_named(page: Path, server: str, capsys: p
     assert "no such model here" in line
 
 
+@pytest.mark.parametrize("named", [True, False])
+def test_what_cannot_be_a_servers_url_is_named(named: bool, page: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = ["--model", "served"] if named else []
+    code, line = failure(capsys, "ask", page, "Total?", "--base-url", "http://localhost:abc/v1", *model)
+    assert code == 4
+    assert "http://localhost:abc/v1" in line
+
+
 def test_an_unreachable_server_is_named(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, line = failure(capsys, "ask", page, "Total?", "--base-url", "http://127.0.0.1:9/v1")
     assert code == 4

@@ -28,7 +28,7 @@ from vtagent.graphs import ZoomContext, create_zoom_agent
 from vtagent.graphs.in_use import images_in_use
 from vtagent.graphs.zoom import ZoomAgent
 from vtagent.images import DirectoryImageStore, ImageStore
-from vtagent.served import server_errors, zoom_token_id
+from vtagent.served import zoom_token_id
 from vtagent.terminal import FORCED, plain, working
 from vtagent.views import View
 from vtagent.visual_tokens import VisionSpec
@@ -57,10 +57,7 @@ def chat(options: argparse.Namespace, load: Load) -> None:
         context = ZoomContext(
             max_zooms=options.max_zooms, zoom_bias=options.zoom_bias, zoom_token_id=zoom_token_id(options, name)
         )
-        conversation = Conversation(
-            agent, saver, options.thread, context, base_url=options.base_url, as_json=options.json
-        )
-        conversation.hold(blocks)
+        Conversation(agent, saver, options.thread, context, as_json=options.json).hold(blocks)
 
 
 def forget(options: argparse.Namespace) -> None:
@@ -93,17 +90,9 @@ class Conversation:
     """One thread at a terminal, or with a script."""
 
     def __init__(
-        self,
-        agent: ZoomAgent,
-        saver: SqliteSaver,
-        thread: str,
-        context: ZoomContext,
-        *,
-        base_url: str | None,
-        as_json: bool,
+        self, agent: ZoomAgent, saver: SqliteSaver, thread: str, context: ZoomContext, *, as_json: bool
     ) -> None:
-        self.agent, self.saver, self.thread, self.context = agent, saver, thread, context
-        self.base_url, self.as_json = base_url, as_json
+        self.agent, self.saver, self.thread, self.context, self.as_json = agent, saver, thread, context, as_json
         self.config: Any = {"configurable": {"thread_id": thread}}
         self.console = Console(highlight=False)
 
@@ -138,7 +127,7 @@ class Conversation:
                 self._told(error)
 
     def _answer(self, question: Any) -> None:
-        with server_errors(self.base_url), working("looking"):
+        with working("looking"):
             state = self.agent.invoke(question, self.config, context=self.context, durability="sync")
         self._keep_the_end()
         if self.as_json:

@@ -19,7 +19,7 @@ from langchain_core.messages import HumanMessage
 from vtagent.errors import DataError, ImageError, ModelError, VtagentError
 from vtagent.images import ImageStore, MemoryImageStore
 from vtagent.options import parsers
-from vtagent.served import load_served, server_errors, zoom_token_id
+from vtagent.served import load_served, zoom_token_id
 from vtagent.terminal import path_taken, plain, show, working
 from vtagent.views import View, ViewRenderer
 
@@ -86,16 +86,15 @@ def _ask(options: argparse.Namespace) -> None:
     if options.save_views:
         options.save_views.mkdir(parents=True, exist_ok=True)
     question = HumanMessage([*(look.block() for look in looks), {"type": "text", "text": options.question}])
-    with server_errors(options.base_url):
-        began = time.perf_counter()
-        name, model, vision = _load(options.model, options.base_url, store, timeout=options.timeout)
-        agent = create_zoom_agent(model, store=store, vision=vision)
-        loaded = time.perf_counter()
-        with working("looking"):
-            context = ZoomContext(
-                max_zooms=options.max_zooms, zoom_bias=options.zoom_bias, zoom_token_id=zoom_token_id(options, name)
-            )
-            state = agent.invoke({"messages": [question]}, context=context)
+    began = time.perf_counter()
+    name, model, vision = _load(options.model, options.base_url, store, timeout=options.timeout)
+    agent = create_zoom_agent(model, store=store, vision=vision)
+    loaded = time.perf_counter()
+    with working("looking"):
+        context = ZoomContext(
+            max_zooms=options.max_zooms, zoom_bias=options.zoom_bias, zoom_token_id=zoom_token_id(options, name)
+        )
+        state = agent.invoke({"messages": [question]}, context=context)
     report: dict[str, Any] = {
         "question": options.question,
         "images": [str(path) for path in options.images],
@@ -120,8 +119,7 @@ def _ask(options: argparse.Namespace) -> None:
 def _chat(options: argparse.Namespace) -> None:
     from vtagent.chat_command import chat
 
-    with server_errors(options.base_url):
-        chat(options, partial(_load, timeout=options.timeout))
+    chat(options, partial(_load, timeout=options.timeout))
 
 
 def _forget(options: argparse.Namespace) -> None:

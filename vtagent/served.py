@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from vtagent.errors import ModelError
@@ -35,8 +33,9 @@ def load_served(name: str | None, base_url: str, timeout: float) -> tuple[str, B
         if not served:
             raise ModelError(f"the server at {base_url} lists no model; name one with --model")
         name = served[0]
-
-    return name, served_vlm(name, base_url, timeout), QWEN2_5_VL if "qwen2.5-vl" in name.lower() else QWEN3_VL
+    with asking(base_url):  # its client refuses what cannot be a URL
+        model = served_vlm(name, base_url, timeout)
+    return name, model, QWEN2_5_VL if "qwen2.5-vl" in name.lower() else QWEN3_VL
 
 
 def zoom_token_id(options: argparse.Namespace, name: str) -> int | None:
@@ -71,22 +70,6 @@ def zoom_token_id(options: argparse.Namespace, name: str) -> int | None:
         f"the server at {options.base_url} does not tell the id of a token {TOOL_CALL[0]}; "
         "--zoom-bias needs it: give it with --zoom-token-id"
     )
-
-
-@contextmanager
-def server_errors(base_url: str | None) -> Iterator[None]:
-    """Tell what the server at `base_url` did wrong, as a ModelError; a model of `load_served` does so by itself."""
-    if base_url is None:
-        yield
-        return
-    import openai
-
-    from vtagent.models.served import failure
-
-    try:
-        yield
-    except openai.OpenAIError as error:
-        raise failure(error, base_url) from error
 
 
 def _client(base_url: str, timeout: float) -> OpenAI:
