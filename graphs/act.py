@@ -128,9 +128,10 @@ class Act(Node):
         for event in ledger.events:
             runtime.stream_writer(event)
         views, usage = ledger.views, ledger.usage
-        told = [*_messages_of(commands), *said]
+        told: list[Any] = [*_messages_of(commands), *said]
         if any(message.name != self.zoom for message, _ in image_blocks(told)):
-            now: Any = add_messages(list(state["messages"]), told)
+            before: list[Any] = state["messages"]
+            now: Any = add_messages(before, told)
             views, usage = in_view(now, usage, self.store, tool_name=self.zoom, vision=self.vision)
         usage["seconds"] += time.perf_counter() - start
         update = {"messages": said, "views": views, "usage": usage}
