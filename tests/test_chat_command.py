@@ -12,7 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import openai
 import pytest
 from langchain_core.messages import BaseMessage
 from langgraph.checkpoint.sqlite import SqliteSaver
@@ -219,13 +218,12 @@ def failing_once(monkeypatch: pytest.MonkeyPatch, error: Exception) -> Scripted:
 
 
 SERVED = ("--base-url", "http://127.0.0.1:9/v1")
-NO_REQUEST: Any = None
 
 
 @pytest.mark.parametrize(
     ("error", "told"),
     [
-        (openai.APIConnectionError(request=NO_REQUEST), f"no server answers at {SERVED[1]}"),
+        (ModelError(f"no server answers at {SERVED[1]}"), f"no server answers at {SERVED[1]}"),
         (PermissionError(13, "Permission denied", "images"), "Permission denied: 'images'"),
     ],
 )

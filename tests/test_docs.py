@@ -81,7 +81,16 @@ def test_its_commands_can_be_read(
 ) -> None:
     monkeypatch.chdir(ROOT)
     match words:
-        case ["python", "-m", "vtagent.training.grpo", *rest]:
+        case ["python", "-m", "vtagent.training.grpo", *rest] | [
+            "accelerate",
+            "launch",
+            "--multi_gpu",
+            "--num_processes",
+            _,
+            "-m",
+            "vtagent.training.grpo",
+            *rest,
+        ]:
             parse(rest)
         case ["python", "-c", code, ">", "tool_chat.jinja"]:
             exec(code, {})
