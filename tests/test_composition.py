@@ -269,7 +269,8 @@ def test_where_each_call_waits_alone_a_refused_zoom_counts_against_the_next(
     agent = create_agent(ScriptedChat(lines=[two, ANSWER]), middleware=middleware, checkpointer=InMemorySaver())
     asked_about = agent.invoke({"messages": [asked("?", picture())]}, CONFIG)["__interrupt__"]
     decisions: list[Any] = [{"type": "reject", "message": "no"}, {"type": "approve"}]
-    each = {question.id: decision for question, decision in zip(asked_about, decisions, strict=False)}
+    of = [one.value["action_requests"][0]["args"]["region"] for one in asked_about]  # calls wait in any order
+    each = {one.id: decisions[QUARTERS.index(region)] for one, region in zip(asked_about, of, strict=True)}
     resume = {"decisions": decisions} if mode == "batched" else each
     result: Any = agent.invoke(Command(resume=resume), CONFIG)
     assert result["messages"][-1].text.endswith("<answer>48.10</answer>")
