@@ -276,7 +276,7 @@ def test_postgresql_keeps_only_a_bare_string_by_itself(kind: str, tmp_path: Path
         values = agent.get_state(config).values
         with saver._cursor() as cursor:
             kept = {
-                table: repr(cursor.execute(f"SELECT * FROM {table}").fetchall())  # type: ignore[arg-type, call-overload]
+                table: repr(cursor.execute(f"SELECT * FROM {table}").fetchall())
                 for table in ("checkpoints", "checkpoint_blobs", "checkpoint_writes")
             }
     assert (values["messages"][0].content, values["scan"]) == (asking.content, scan)

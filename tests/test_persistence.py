@@ -91,7 +91,7 @@ def base64_in_state(turns: list[Any], saver: Any, durability: Any = None) -> Non
 def value_of(saver: PostgresSaver, query: str) -> Any:
     """The one value, called `n`, that a query gives."""
     with saver._cursor() as cursor:
-        return cursor.execute(query).fetchone()["n"]  # type: ignore[index, arg-type, call-overload]
+        return cursor.execute(query).fetchone()["n"]  # type: ignore[index]
 
 
 TABLES = "SELECT sum(pg_total_relation_size(relid)) AS n FROM pg_stat_user_tables"
