@@ -269,9 +269,9 @@ def test_where_each_call_waits_alone_a_refused_zoom_counts_against_the_next(
     agent = create_agent(ScriptedChat(lines=[two, ANSWER]), middleware=middleware, checkpointer=InMemorySaver())
     asked_about = agent.invoke({"messages": [asked("?", picture())]}, CONFIG)["__interrupt__"]
     decisions: list[Any] = [{"type": "reject", "message": "no"}, {"type": "approve"}]
-    of = [one.value["action_requests"][0]["args"]["region"] for one in asked_about]  # calls wait in any order
-    each = {one.id: decisions[QUARTERS.index(region)] for one, region in zip(asked_about, of, strict=True)}
-    resume = {"decisions": decisions} if mode == "batched" else each
+    resume: Any = {"decisions": decisions}
+    if mode == "per_call":  # they come in any order
+        resume = {one.id: decisions[QUARTERS.index(one.value["args"]["region"])] for one in asked_about}
     result: Any = agent.invoke(Command(resume=resume), CONFIG)
     assert result["messages"][-1].text.endswith("<answer>48.10</answer>")
     assert (result["zoom"]["usage"]["zooms"], result["zoom"]["usage"]["mistakes"]) == (zooms, mistakes)
