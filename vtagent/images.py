@@ -221,7 +221,7 @@ class DirectoryImageStore(ImageStore):
                 os.fsync(stream.fileno())
             os.replace(part, file)
         except BaseException:
-            os.unlink(part)
+            Path(part).unlink(missing_ok=True)
             raise
 
 
