@@ -21,10 +21,10 @@ test: $(VENV)/.dev  ## Run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 test-vllm: $(VENV)/.dev $(VLLM)/.made  ## Run the contract tests against real vLLM on the CPU, from an environment of its own (2 GB)
-	VTAGENT_VLLM=$(VLLM)/bin/vllm $(BIN)/python -m pytest --timeout 3600 tests/vllm/contract_*.py
+	VTAGENT_VLLM=$(VLLM)/bin/vllm $(BIN)/python -m pytest -s --timeout 3600 tests/vllm/contract_*.py
 
 test-server: $(VENV)/.dev $(SERVER)/.made  ## Run the contract tests against a LangGraph development server, from an environment of its own
-	VTAGENT_SERVER=$(SERVER)/bin/langgraph $(BIN)/python -m pytest --timeout 3600 tests/server/contract_*.py
+	VTAGENT_SERVER=$(SERVER)/bin/langgraph $(BIN)/python -m pytest -s --timeout 3600 tests/server/contract_*.py
 
 lint: $(VENV)/.dev  ## Run the linter
 	$(BIN)/ruff check .

@@ -8,11 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tests.checkpoints import make_processor
 from tests.fake_vllm import FakeVLLM
 from vtagent.errors import ModelError
-from vtagent.models.engine import Generation, Request, Sampling
+from vtagent.models.engine import EngineImage, Generation, Request, Sampling
 from vtagent.models.processor import VLProcessor
 from vtagent.models.vllm import VLLMEngine
 
@@ -105,6 +106,32 @@ def test_a_reload_waits_for_requests_under_way_and_new_ones_wait_for_it(
     old, new = running.result(60), later.result(60)
     assert old.token_ids != new.token_ids
     assert [path for path, _ in server.calls].index("/resume") == len(server.calls) - 2
+
+
+def test_a_reload_waits_for_a_request_whose_image_is_still_encoded(
+    engine: VLLMEngine, processor: VLProcessor, step: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held, begun = threading.Event(), threading.Event()
+    encode = engine._urls.of
+
+    def hold(image: EngineImage) -> str:
+        begun.set()
+        assert held.wait(60)
+        return encode(image)
+
+    monkeypatch.setattr(engine._urls, "of", hold)
+    ids = processor.tokenizer.encode("<|vision_start|><|image_pad|><|vision_end|>What?")
+    side = 2 * processor.vision.factor
+    asked = Request(tuple(ids), (EngineImage("blank", Image.new("RGB", (side, side))),), Sampling(max_tokens=12))
+    before = engine.submit(asked)
+    assert begun.wait(60)
+    reloading = threading.Thread(target=engine.reload, args=(step,))
+    reloading.start()
+    while not engine._weights._changing:
+        time.sleep(0.001)
+    held.set()
+    reloading.join(60)
+    assert before.result(60).token_ids != engine.submit(asked).result(60).token_ids
 
 
 @pytest.mark.parametrize("order", sorted({order.partition("?")[0] for order in ORDERS} - {"/resume"}))

@@ -46,14 +46,19 @@ def test_answers_and_decisions_on_200_documents_are_those_of_the_local_engine(lo
     assert far.logprob <= TOLERANCE
 
 
-@pytest.mark.parametrize("temperature", [1.0, 0.7])
+@pytest.mark.parametrize(("temperature", "tolerance"), [(1.0, TOLERANCE), (0.7, 0.01)])  # .7: see VLLMEngine
 def test_sampled_tokens_have_the_logprobs_of_a_plain_forward_pass(
-    engine: VLLMEngine, local: ChatVLM, yardstick: TransformersEngine, few: list[Example], temperature: float
+    engine: VLLMEngine,
+    local: ChatVLM,
+    yardstick: TransformersEngine,
+    few: list[Example],
+    temperature: float,
+    tolerance: float,
 ) -> None:
     asked = requests(local, few, temperature=temperature, seed=1)
     for request, generation in zip(asked, engine.generate(asked), strict=True):
         plain = rescored(yardstick, request.token_ids, generation.token_ids, request.images, temperature=temperature)
-        assert generation.logprobs == pytest.approx(plain, abs=TOLERANCE)
+        assert generation.logprobs == pytest.approx(plain, abs=tolerance)
 
 
 def test_a_seed_gives_one_reply_in_any_company(engine: VLLMEngine, local: ChatVLM, few: list[Example]) -> None:

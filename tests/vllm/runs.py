@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -32,17 +31,8 @@ def run(
 ) -> list[Any]:
     """The final state of a run of the graph for each example, all of them concurrently."""
     agent = create_zoom_agent(model, store=store, vision=vision)
-
-    async def all_of_them() -> list[Any]:
-        gate = asyncio.Semaphore(_AT_ONCE)
-
-        async def one(example: Example) -> Any:
-            async with gate:
-                return await agent.ainvoke({"messages": [question(store, example)]})
-
-        return await asyncio.gather(*(one(example) for example in examples))
-
-    return asyncio.run(all_of_them())
+    questions: list[Any] = [{"messages": [question(store, example)]} for example in examples]
+    return agent.batch(questions, {"max_concurrency": _AT_ONCE})
 
 
 def records(state: Any) -> list[dict[str, Any]]:

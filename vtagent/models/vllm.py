@@ -152,30 +152,31 @@ class VLLMEngine:
         seed = request.sampling.seed
         if seed is None and request.on_token is not None:
             seed = secrets.randbits(62)  # so that a second try says again what was already shown
-        asked = body(
-            request,
-            [await asyncio.to_thread(self._urls.of, image) for image in request.images],
-            banned=self.banned,
-            stop=self.stop,
-            seed=seed,
-            stream=request.on_token is not None,
-            model=self._model,
-        )
-        shown = _Shown(request)
-
-        async def attempt() -> Generation:
-            reply = Reply(request.sampling)
-            if request.on_token is None:
-                reply.add(await self._server.post(_GENERATE, asked))
-            else:
-                await self._stream(asked, reply, shown)
-            generation = reply.generation(
-                expanded, expanded.count(self._image_token_id), self.banned | request.sampling.banned
+        # Its turn comes first: a reload waits for all that was submitted before, also where images are still encoded.
+        async with self._weights.in_use(), self._places:
+            asked = body(
+                request,
+                [await asyncio.to_thread(self._urls.of, image) for image in request.images],
+                banned=self.banned,
+                stop=self.stop,
+                seed=seed,
+                stream=request.on_token is not None,
+                model=self._model,
             )
-            self._weights.check(reply.weights)
-            return generation
+            shown = _Shown(request)
 
-        async with self._places, self._weights.in_use():
+            async def attempt() -> Generation:
+                reply = Reply(request.sampling)
+                if request.on_token is None:
+                    reply.add(await self._server.post(_GENERATE, asked))
+                else:
+                    await self._stream(asked, reply, shown)
+                generation = reply.generation(
+                    expanded, expanded.count(self._image_token_id), self.banned | request.sampling.banned
+                )
+                self._weights.check(reply.weights)
+                return generation
+
             return await self._server.patiently(attempt)
 
     async def _stream(self, asked: Any, reply: Reply, shown: _Shown) -> None:
