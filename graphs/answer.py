@@ -21,7 +21,7 @@ class Answer(Node):
         assert isinstance(last, AIMessage)
         reply = parse_reply(last.text)
         usage = {**state["usage"], "untagged": not reply.answer}
-        answer = reply.answer or reply.rest or None
+        answer = reply.best_answer
         stop = state["stop"] if answer or state["stop"] else "no_answer"
         runtime.stream_writer({"event": "answer", "answer": answer, "stop": stop, "usage": usage})
         return {"answer": answer, "stop": stop, "usage": usage}

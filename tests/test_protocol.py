@@ -66,6 +66,23 @@ def test_what_is_outside_every_tag_is_the_rest() -> None:
     assert (reply.answer, reply.rest) == (None, "It is 48.10.")
 
 
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("<think>It says 12.</think><answer>12</answer>", "12"),
+        ("<think>Hm.</think> It is 12. ", "It is 12."),
+        ("12</answer>", "12"),
+        ("<answer>12", "12"),
+        ("<answer><answer>12</answer></answer>", "12"),
+        ("</answer>", None),
+        ("<think>Hm.</think><answer> </answer>", None),
+        ("", None),
+    ],
+)
+def test_the_best_answer_has_no_tags(text: str, answer: str | None) -> None:
+    assert parse_reply(text).best_answer == answer
+
+
 def test_content_is_the_text_without_its_calls() -> None:
     assert parse_reply(f"<think>Small.</think>\n{CALL}\n").content == "<think>Small.</think>"
 

@@ -57,6 +57,11 @@ def summary(result: dict[str, Any]) -> tuple[Any, ...]:
     return result["answer"], result["stop"], result["usage"]["zooms"], result["usage"]["mistakes"]
 
 
+def test_a_reply_of_tags_alone_is_no_answer() -> None:
+    result = run("</answer>")
+    assert (result["answer"], result["stop"]) == (None, "no_answer")
+
+
 def test_an_untagged_answer_is_taken_and_marked() -> None:
     result = run("<think>Large.</think> It is 48.10.")
     assert summary(result) == ("It is 48.10.", None, 0, 0)

@@ -68,6 +68,19 @@ class Reply:
     """The text without its `<tool_call>` blocks, stripped right: what a message shows beside its structured calls."""
 
     @property
+    def best_answer(self) -> str | None:
+        """What `<answer>` holds, else what stands outside every tag; tags that lost their other half are no part of it.
+
+        Example:
+            >>> [parse_reply(text).best_answer for text in ("<answer>12</answer>", "12</answer>", "</answer>")]
+            ['12', '12', None]
+        """
+        answer = self.answer or self.rest
+        for tag in (*THINK, *ANSWER):
+            answer = answer.replace(tag, "")
+        return answer.strip() or None
+
+    @property
     def errors(self) -> tuple[str, ...]:
         """What to tell the model about each invalid call."""
         return tuple(call.error for call in self.invalid_calls)
