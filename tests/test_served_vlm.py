@@ -195,9 +195,10 @@ def test_a_server_may_say_how_long_it_wants_to_be_left_alone(
     assert pauses == [slept]
 
 
-def test_so_it_is_in_a_graph_whichever_way_that_runs(model: ServedVLM, server: Any) -> None:
+@pytest.mark.parametrize("none", [bad("a page", "invoke"), Answer(b'{"choices": []}')], ids=["a page", "no choices"])
+def test_so_it_is_in_a_graph_whichever_way_that_runs(none: Answer, model: ServedVLM, server: Any) -> None:
     agent = create_zoom_agent(model)
-    server.answers = [bad("a page", "invoke")]
+    server.answers = [none]
     asked: Any = {"messages": [HumanMessage("Total?")]}
     with pytest.raises(ModelError, match="is the URL right"):
         agent.invoke(asked)

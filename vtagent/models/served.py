@@ -27,15 +27,15 @@ class ServedVLM(ChatOpenAI):
     """`ChatOpenAI`, but a failure that may pass is tried once more, and one that stays is a ModelError.
 
     What may pass: no connection, a server that is too slow, too busy or broken (408, 409, 429, 5xx), and an answer that
-    is none (a page, cut JSON). What has begun to stream is not tried again. The error names the server, in one line;
-    the client's own is its `__cause__`.
+    is none (a page, cut JSON, no choices). What has begun to stream is not tried again. The error names the server, in
+    one line; the client's own is its `__cause__`.
     """
 
     def _generate(self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> ChatResult:
         again = True
         while True:
             try:
-                return super()._generate(messages, stop, run_manager, **kwargs)
+                return _answered(super()._generate(messages, stop, run_manager, **kwargs))
             except Exception as error:
                 time.sleep(self._pause(error, again))
                 again = False
@@ -44,7 +44,7 @@ class ServedVLM(ChatOpenAI):
         again = True
         while True:
             try:
-                return await super()._agenerate(messages, stop, run_manager, **kwargs)
+                return _answered(await super()._agenerate(messages, stop, run_manager, **kwargs))
             except Exception as error:
                 await asyncio.sleep(self._pause(error, again))
                 again = False
@@ -94,6 +94,12 @@ class ServedVLM(ChatOpenAI):
         if not (again and may_pass):
             raise failure(error, self.openai_api_base) from error
         return pause
+
+
+def _answered(result: ChatResult) -> ChatResult:
+    if not result.generations:
+        raise ValueError("no choices")
+    return result
 
 
 def _some(chunk: ChatGenerationChunk | None) -> None:
