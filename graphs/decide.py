@@ -24,6 +24,7 @@ from vtagent.graphs.resolve import (
     can_be_forbidden,
     reads_references,
     takes_tool_images,
+    with_open_calls_answered,
     without_lost_images,
     zoom_biased,
 )
@@ -91,7 +92,8 @@ class Decide(Node):
             raise ModelError("no model: give one to the builder, or to the run with context=ZoomContext(model=…)")
         offered = settings.max_zooms > 0 and bool(state["views"] or self.tools)
         forced = forced_by(state["usage"], settings, other_tools=bool(self.tools))
-        messages = self._with_prompt(without_lost_images(state["messages"], self.store), settings)
+        messages = with_open_calls_answered(without_lost_images(state["messages"], self.store))
+        messages = self._with_prompt(messages, settings)
         if not takes_tool_images(model):
             messages = after_tool_messages(messages)
         caller, bound = self._bound(model, offered, forced is not None)

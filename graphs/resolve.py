@@ -24,6 +24,7 @@ from vtagent.images import ImageStore
 from vtagent.views import View, ViewRenderer, data_url, is_reference
 from vtagent.visual_tokens import VisionSpec
 
+NOT_RUN = "This call was not run."
 LOST = "[There was an image here. It is no longer in the image store and cannot be shown.]"
 
 
@@ -35,6 +36,24 @@ def without_lost_images(messages: Iterable[BaseMessage], store: ImageStore) -> l
             content = [{"type": "text", "text": LOST} if is_lost(block, store) else block for block in message.content]
             message = message.model_copy(update={"content": content})
         said.append(message)
+    return said
+
+
+def with_open_calls_answered(messages: Sequence[BaseMessage]) -> list[BaseMessage]:
+    """The messages, with a sentence in answer to each call that has none.
+
+    Somebody asked anew instead of approving a zoom, or a run was killed: servers refuse a conversation with open calls.
+    """
+    said: list[BaseMessage] = []
+    answered = {message.tool_call_id for message in messages if isinstance(message, ToolMessage)}
+    for message in messages:
+        said.append(message)
+        if isinstance(message, AIMessage):
+            said += [
+                ToolMessage(NOT_RUN, name=call["name"], tool_call_id=call["id"] or "", status="error")
+                for call in (*message.tool_calls, *message.invalid_tool_calls)
+                if call["id"] not in answered
+            ]
     return said
 
 

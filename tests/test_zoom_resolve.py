@@ -11,10 +11,11 @@ from langchain_core.caches import InMemoryCache
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_openai import ChatOpenAI
+from langgraph.checkpoint.memory import InMemorySaver
 from PIL import Image
 
 from tests.scripted_chat import ANSWER, ZOOM, ScriptedChat, StreamingChat, asked, picture, put, zoom_call
-from vtagent.graphs.resolve import PixelModel, after_tool_messages
+from vtagent.graphs.resolve import NOT_RUN, PixelModel, after_tool_messages
 from vtagent.graphs.zoom import create_zoom_agent
 from vtagent.images import MemoryImageStore
 from vtagent.protocol import format_tool_call
@@ -46,6 +47,22 @@ def test_the_image_stays_in_the_tool_message_where_the_model_says_so() -> None:
     model = ScriptedChat(lines=[ZOOM, ANSWER], resolves_images=False, profile=profile)
     create_zoom_agent(model).invoke({"messages": [asked("?", picture(1280, 960))]})
     assert pictures(model.seen[1]) == [("human", (640, 480)), ("tool", (1280, 960))]
+
+
+@pytest.mark.parametrize("call", [ZOOM, "<tool_call>zoom, please</tool_call>"], ids=["valid", "invalid"])
+def test_a_call_that_was_never_run_is_answered_in_words_when_another_question_comes(call: str) -> None:
+    model = ScriptedChat(lines=[call, ANSWER])
+    agent = create_zoom_agent(model, checkpointer=InMemorySaver())
+    config: Any = {"configurable": {"thread_id": "1"}}
+    agent.invoke({"messages": [asked("?", picture())]}, config, interrupt_before=["zoom"])
+    result = agent.invoke({"messages": [HumanMessage("Something else?")]}, config)
+    assert result["answer"] == "48.10"
+    _, _, asking, answer, question = model.seen[1]
+    assert [message.type for message in (asking, answer, question)] == ["ai", "tool", "human"]
+    assert isinstance(asking, AIMessage)
+    assert isinstance(answer, ToolMessage)
+    [open_call] = [*asking.tool_calls, *asking.invalid_tool_calls]
+    assert (answer.tool_call_id, answer.text, answer.status) == (open_call["id"], NOT_RUN, "error")
 
 
 def test_the_placement_is_the_calls_affair_the_state_is_the_same() -> None:
