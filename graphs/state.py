@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Literal, NotRequired
 
 from langchain_core.language_models import BaseChatModel
@@ -87,13 +89,29 @@ class ZoomContext:
     """The model's `<tool_call>` token, if it is no `ChatVLM`, which knows its own: this token gets a `logit_bias`."""
 
     def __post_init__(self) -> None:
+        for names, kinds, meant in _KINDS:
+            for name in names:
+                if not isinstance(value := getattr(self, name), kinds):
+                    raise TypeError(f"{name} must be {meant}, not {type(value).__name__}")
         if not 0 < self.scale <= 1:
             raise ValueError(f"scale must be above 0 and at most 1, not {self.scale}")
         for name in ("max_zooms", "max_mistakes", "max_visual_tokens", "max_seconds"):
-            if (value := getattr(self, name)) is not None and value < 0:
+            if (value := getattr(self, name)) is not None and not value >= 0:  # so put, it refuses NaN, too
                 raise ValueError(f"{name} must not be negative, not {value}")
         if self.max_turns < 1:
             raise ValueError(f"max_turns must be at least 1, not {self.max_turns}")
+        if not math.isfinite(self.zoom_bias):
+            raise ValueError(f"zoom_bias must be finite, not {self.zoom_bias}")
+
+
+_KINDS: tuple[tuple[tuple[str, ...], tuple[type, ...], str], ...] = (
+    (("model",), (BaseChatModel, type(None)), "a LangChain chat model"),
+    (("max_zooms", "max_mistakes", "max_turns"), (int, Integral), "a whole number"),
+    (("max_visual_tokens", "zoom_token_id"), (int, type(None), Integral), "a whole number or None"),
+    (("scale", "zoom_bias"), (float, Real), "a number"),
+    (("max_seconds",), (type(None), float, Real), "a number or None"),
+)
+"""The settings, what each may be, and how to say so; plain types stand first because looking them up is quick."""
 
 
 def settings_of(context: object, defaults: ZoomContext) -> ZoomContext:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import doctest
+import math
 import threading
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.tools import BaseTool, tool
@@ -178,11 +180,43 @@ def test_a_dict_of_settings_overrides_the_graphs_defaults_one_by_one() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"scale": 0}, {"scale": 1.5}, {"max_zooms": -1}, {"max_turns": 0}, {"max_seconds": -1}]
+    "wrong",
+    [
+        {"scale": 0},
+        {"scale": 1.5},
+        {"scale": math.nan},
+        {"max_zooms": -1},
+        {"max_turns": 0},
+        {"max_seconds": -1},
+        {"max_seconds": math.nan},
+        {"zoom_bias": math.nan},
+        {"zoom_bias": math.inf},
+    ],
 )
 def test_settings_that_cannot_be_meant_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         ZoomContext(**wrong)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"model": "zoom"},
+        {"scale": "0.5"},
+        {"max_zooms": "2"},
+        {"max_zooms": 1.5},
+        {"max_turns": None},
+        {"max_seconds": "60"},
+        {"zoom_token_id": 1.5},
+    ],
+)
+def test_settings_of_the_wrong_type_are_named(wrong: dict[str, Any]) -> None:
+    with pytest.raises(TypeError, match=f"^{next(iter(wrong))} must be"):
+        create_zoom_agent(ScriptedChat(lines=[ANSWER])).invoke({"messages": [asked("?", picture())]}, context=wrong)
+
+
+def test_settings_may_be_numbers_of_numpy() -> None:
+    assert ZoomContext(max_zooms=np.int64(2), scale=np.float32(0.5)).max_zooms == 2  # type: ignore[arg-type]
 
 
 def test_a_run_without_messages_is_refused() -> None:
