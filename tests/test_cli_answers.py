@@ -137,6 +137,18 @@ def test_half_a_character_from_a_model_does_not_end_a_chat(
     assert told["answer"] == "48\ud83d"
 
 
+@pytest.mark.parametrize("errors", ["strict", "surrogateescape"])
+def test_a_question_that_is_not_utf_8_is_a_mistake(
+    errors: str, page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scripted(monkeypatch, ANSWER)
+    code, line = failure(capsys, "ask", page, "What \udcff is?")
+    assert (code, line) == (2, "vtagent ask: error: the question is not UTF-8\n")
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"What \xff is?\n"), "utf-8", errors))
+    code, line = failure(capsys, "chat", page, "--thread", "t1", "--state", tmp_path / "state")
+    assert (code, line) == (2, "vtagent chat: error: the question is not UTF-8\n")
+
+
 # --- options ----------------------------------------------------------------------------------------------------------
 
 

@@ -12,6 +12,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator
+from io import TextIOWrapper
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from vtagent.graphs.in_use import images_in_use
 from vtagent.graphs.zoom import ZoomAgent
 from vtagent.images import DirectoryImageStore, ImageStore
 from vtagent.served import zoom_token_id
-from vtagent.terminal import FORCED, plain, working
+from vtagent.terminal import FORCED, plain, utf_8, working
 from vtagent.views import View
 from vtagent.visual_tokens import VisionSpec
 
@@ -118,7 +119,7 @@ class Conversation:
                     store = self.agent.builder.store
                     blocks.append(View(store.put_file(Path(line.removeprefix("/image ").strip()))).block())
                     continue
-                content: list[str | dict[Any, Any]] = [*blocks, {"type": "text", "text": line}]
+                content: list[str | dict[Any, Any]] = [*blocks, {"type": "text", "text": utf_8(line)}]
                 blocks = []
                 self._answer({"messages": [HumanMessage(content)]})
             except (VtagentError, OSError) as error:
@@ -160,6 +161,8 @@ class Conversation:
 
 def _lines() -> Iterator[str]:
     """What is typed, or what a script sends, line by line; `/quit` or the end of the input ends it."""
+    if isinstance(sys.stdin, TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")  # as in arguments: a path need not be UTF-8, a question must
     if not sys.stdin.isatty():
         yield from (line.strip() for line in sys.stdin if line.strip())
         return

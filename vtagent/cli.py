@@ -20,7 +20,7 @@ from vtagent.errors import DataError, ImageError, ModelError, VtagentError
 from vtagent.images import ImageStore, MemoryImageStore
 from vtagent.options import parsers
 from vtagent.served import load_served, zoom_token_id
-from vtagent.terminal import path_taken, plain, show, working
+from vtagent.terminal import path_taken, plain, show, utf_8, working
 from vtagent.views import View, ViewRenderer
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def _ask(options: argparse.Namespace) -> None:
     looks = [View(store.put_file(path)) for path in options.images]
     if options.save_views:
         options.save_views.mkdir(parents=True, exist_ok=True)
-    question = HumanMessage([*(look.block() for look in looks), {"type": "text", "text": options.question}])
+    question = HumanMessage([*(look.block() for look in looks), {"type": "text", "text": utf_8(options.question)}])
     began = time.perf_counter()
     name, model, vision = _load(options.model, options.base_url, store, timeout=options.timeout)
     agent = create_zoom_agent(model, store=store, vision=vision)

@@ -11,6 +11,7 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from vtagent.errors import DataError
 from vtagent.protocol import reply_of
 from vtagent.views import View
 
@@ -27,6 +28,13 @@ FORCED = {
 def plain(text: str) -> str:
     """What a model said, safe to print: no control characters, so no escape sequence reaches the terminal."""
     return "".join(character for character in text if character.isprintable() or character == "\n")
+
+
+def utf_8(question: str) -> str:
+    """A question as it is; a DataError if what was typed is not UTF-8, which no model can be asked."""
+    if any("\ud800" <= character <= "\udfff" for character in question):
+        raise DataError("the question is not UTF-8")
+    return question
 
 
 def path_taken(messages: Sequence[BaseMessage], views: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
