@@ -6,6 +6,7 @@ import io
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
@@ -313,6 +314,34 @@ def test_forgetting_a_thread_deletes_the_images_that_only_it_showed(
 def test_forgetting_what_is_not_there_says_so(state: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["forget", "t1", "--state", str(state)]) == 2
     assert "there is no thread 't1'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [["chat", "--thread"], ["forget"]])
+def test_a_state_file_that_cannot_be_used_is_named(
+    command: list[str], state: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scripted(monkeypatch, ANSWER)
+    monkeypatch.setattr("sys.stdin", io.StringIO("Hello?\n"))
+    file = state / "threads.sqlite"
+    state.mkdir()
+    file.write_text("no database " * 100)
+    assert run([*command, "t1", "--state", str(state)]) == 2
+    assert capsys.readouterr().err == f"vtagent {command[0]}: error: {file}: file is not a database\n"
+
+
+def test_a_state_file_that_another_process_has_locked_is_named(
+    state: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scripted(monkeypatch, ANSWER)
+    assert chat(monkeypatch, state, "Hello?") == 0
+    capsys.readouterr()
+    connect = sqlite3.connect
+    monkeypatch.setattr(sqlite3, "connect", lambda *given, **options: connect(*given, **options, timeout=0.01))
+    other = connect(file := state / "threads.sqlite", isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    assert chat(monkeypatch, state, "Hello?") == 2
+    assert capsys.readouterr().err == f"vtagent chat: error: {file}: database is locked\n"
+    other.close()
 
 
 def test_the_folder_is_where_the_system_keeps_a_users_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,8 +10,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sqlite3
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from io import TextIOWrapper
 from itertools import chain
 from pathlib import Path
@@ -47,12 +49,13 @@ def chat(options: argparse.Namespace, load: Load) -> None:
     Raises:
         ImageError: One of the images cannot be used.
         ModelError: A question got no answer.
+        DataError: The folder's database cannot be used, or a question not be asked.
     """
     folder = state_folder(options.state)
     store = DirectoryImageStore(folder / "images")
     blocks = [View(store.put_file(path)).block() for path in options.images]
     name, model, vision = load(options.model, options.base_url, store)
-    with SqliteSaver.from_conn_string(str(folder / "threads.sqlite")) as saver:
+    with threads(folder) as saver:
         saver.conn.execute("PRAGMA auto_vacuum = FULL")  # a new file shrinks when steps are dropped
         agent = create_zoom_agent(model, store=store, vision=vision, checkpointer=saver)
         context = ZoomContext(
@@ -65,10 +68,10 @@ def forget(options: argparse.Namespace) -> None:
     """Delete a thread, and every image that no thread shows any more and that was not put within the grace period.
 
     Raises:
-        DataError: There is no such thread.
+        DataError: There is no such thread, or the folder's database cannot be used.
     """
     folder = state_folder(options.state)
-    with SqliteSaver.from_conn_string(str(folder / "threads.sqlite")) as saver:
+    with threads(folder) as saver:
         if saver.get_tuple({"configurable": {"thread_id": options.thread}}) is None:
             raise DataError(f"there is no thread {options.thread!r} in {folder}")
         saver.delete_thread(options.thread)
@@ -85,6 +88,17 @@ def state_folder(given: Path | None) -> Path:
     folder = given or home / "vtagent"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+@contextmanager
+def threads(folder: Path) -> Iterator[SqliteSaver]:
+    """The threads in a folder; a DataError names their file if it is no database, or is locked or full."""
+    file = folder / "threads.sqlite"
+    try:
+        with SqliteSaver.from_conn_string(str(file)) as saver:
+            yield saver
+    except sqlite3.DatabaseError as error:
+        raise DataError(f"{file}: {error}") from error
 
 
 class Conversation:
