@@ -9,14 +9,14 @@ also what the trainer rolls out, unchanged.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import BaseMessage, convert_to_messages
 from langchain_core.runnables.config import ensure_config
-from langchain_core.tools import BaseTool
+from langchain_core.tools import BaseTool, tool
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
@@ -126,7 +126,7 @@ def build_zoom_graph(
     *,
     store: ImageStore | None = None,
     vision: VisionSpec | None = None,
-    tools: Sequence[BaseTool] = (),
+    tools: Sequence[BaseTool | Callable[..., Any]] = (),
     prompt: str | PromptTemplate | None = zoom_prompt,
     tool_name: str = "zoom_image",
     defaults: ZoomContext | None = None,
@@ -138,11 +138,15 @@ def build_zoom_graph(
         model: The model; a run may bring its own in its context.
         store: Where images are kept; the model's own, or else this process's memory.
         vision: The model family's patch grid and limits; the model's own, or else Qwen3-VL's.
-        tools: Other tools the model may call; their errors become messages, too.
+        tools: Other tools the model may call, or functions that have a docstring; their errors become messages, too.
         prompt: The system prompt: a text, a function of the run's settings, or None for none.
         tool_name: What the model calls the zoom tool.
         defaults: The settings of runs that bring none.
         fetch: Reads an http(s) image URL in a message; without it such URLs are refused.
+
+    Raises:
+        TypeError: An argument that is something else, such as a model's name.
+        ValueError: Two tools of one name.
 
     Example:
         As a subgraph of a conversation, sharing its messages:
@@ -154,20 +158,30 @@ def build_zoom_graph(
         >>> parent.compile().invoke({"messages": [question]})["messages"][-1].text
         '<think>It is large.</think><answer>48.10</answer>'
     """
+    kinds: list[tuple[str, object, type]] = [
+        ("model", model, BaseChatModel),
+        ("store", store, ImageStore),
+        ("defaults", defaults, ZoomContext),
+    ]
+    for argument, value, kind in kinds:
+        if value is not None and not isinstance(value, kind):
+            raise TypeError(f"{argument} must be of type {kind.__name__}, not {type(value).__name__}")
     defaults = defaults or ZoomContext()
-    store = store or getattr(model, "store", None) or MemoryImageStore()
+    own = getattr(model, "store", None)  # of another model it may be a setting, as ChatOpenAI's is
+    store = store or (own if isinstance(own, ImageStore) else MemoryImageStore())
     vision = vision or getattr(model, "vision", None) or QWEN3_VL
     zoom_tool = create_zoom_tool(store=store, vision=vision, name=tool_name)
-    if tool_name in (names := [tool.name for tool in tools]) or len(set(names)) != len(names):
+    others = [_tool(each) for each in tools]
+    if tool_name in (names := [each.name for each in others]) or len(set(names)) != len(names):
         raise ValueError(f"two tools have the same name: {[tool_name, *names]}")
     graph = ZoomGraph(store=store, fetch=fetch, defaults=defaults)
     graph.add_node("observe", Observe(defaults, store=store, vision=vision, tool_name=tool_name, fetch=fetch))
     graph.add_node(
         "decide",
-        Decide(defaults, model=model, store=store, vision=vision, zoom_tool=zoom_tool, tools=tools, prompt=prompt),
+        Decide(defaults, model=model, store=store, vision=vision, zoom_tool=zoom_tool, tools=others, prompt=prompt),
         destinations=("zoom", "answer"),
     )
-    graph.add_node("zoom", Act(defaults, zoom_tool=zoom_tool, tools=tools, store=store, vision=vision, fetch=fetch))
+    graph.add_node("zoom", Act(defaults, zoom_tool=zoom_tool, tools=others, store=store, vision=vision, fetch=fetch))
     graph.add_node("answer", Answer(defaults))
     graph.add_edge(START, "observe")
     graph.add_edge("observe", "decide")
@@ -181,7 +195,7 @@ def create_zoom_agent(
     *,
     store: ImageStore | None = None,
     vision: VisionSpec | None = None,
-    tools: Sequence[BaseTool] = (),
+    tools: Sequence[BaseTool | Callable[..., Any]] = (),
     prompt: str | PromptTemplate | None = zoom_prompt,
     tool_name: str = "zoom_image",
     defaults: ZoomContext | None = None,
@@ -213,3 +227,11 @@ def create_zoom_agent(
         fetch=fetch,
     )
     return graph.compile(checkpointer=checkpointer, name=name)
+
+
+def _tool(given: object) -> BaseTool:
+    if isinstance(given, BaseTool):
+        return given
+    if not callable(given):
+        raise TypeError(f"a tool must be a LangChain tool or a function, not {type(given).__name__}")
+    return tool(given)

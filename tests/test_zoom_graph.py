@@ -566,6 +566,33 @@ async def test_a_store_that_was_tampered_with_ends_the_run_and_is_named(beside: 
         await agent.ainvoke({"messages": [asked("?", picture())]})
 
 
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"model": "gpt-4o"}, "model must be of type BaseChatModel, not str"),
+        (
+            {"model": ScriptedChat(lines=[ANSWER]).with_retry()},
+            "model must be of .* not RunnableRetry",
+        ),
+        ({"store": "/tmp/images"}, "store must be of type ImageStore, not str"),
+        ({"defaults": {"max_zooms": 1}}, "defaults must be of type ZoomContext, not dict"),
+        ({"tools": [{"type": "web_search"}]}, "a tool must be a LangChain tool or a function, not dict"),
+    ],
+)
+def test_what_the_graph_cannot_be_built_from_is_named_at_once(wrong: dict[str, Any], says: str) -> None:
+    with pytest.raises(TypeError, match=says):
+        create_zoom_agent(**wrong)
+
+
+def test_a_function_is_a_tool() -> None:
+    def double(number: int) -> int:
+        """Twice the number."""
+        return 2 * number
+
+    agent = create_zoom_agent(ScriptedChat(lines=[other("double", number=21), ANSWER]), tools=[double])
+    assert tool_messages(agent.invoke({"messages": [asked("?", picture())]}))[0].text == "42"
+
+
 def test_two_tools_of_one_name_are_refused() -> None:
     with pytest.raises(ValueError, match="same name"):
         build_zoom_graph(tools=[add, add])
@@ -579,3 +606,11 @@ def test_the_models_own_store_and_vision_are_used() -> None:
     model = Local(lines=[ANSWER], store=MemoryImageStore(), vision=QWEN3_VL)
     result = create_zoom_agent(model).invoke({"messages": [asked("?", picture())]})
     assert result["views"][0]["url"].split("/")[-1].split("?")[0] in model.store
+
+
+def test_what_another_model_calls_its_store_is_not_taken_for_images() -> None:
+    class Elsewhere(ScriptedChat):
+        store: bool = True
+
+    result = create_zoom_agent(Elsewhere(lines=[ANSWER])).invoke({"messages": [asked("?", picture())]})
+    assert result["answer"] == "48.10"
