@@ -149,6 +149,19 @@ def test_a_question_that_is_not_utf_8_is_a_mistake(
     assert (code, line) == (2, "vtagent chat: error: the question is not UTF-8\n")
 
 
+def test_a_terminal_that_lacks_a_character_gets_the_answer_all_the_same(
+    page: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scripted(monkeypatch, ANSWER)
+    printed = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(printed, "ascii", write_through=True))
+    assert run(["ask", str(page), "Total?"]) == 0
+    assert printed.getvalue().startswith(b"48.10")
+    assert b"320 ? 256 pixels" in printed.getvalue()
+    with pytest.raises(SystemExit, match="0"):
+        run(["chat", "--help"])
+
+
 # --- options ----------------------------------------------------------------------------------------------------------
 
 

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import partial
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +44,8 @@ EXTRAS = {
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command line; return its exit code. An error becomes one line on stderr; --debug shows its traceback."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that lacks a character still gets the answer
     top, commands = parsers()
     if not arguments or arguments[0] not in commands:
         top.parse_args(arguments or ["--help"])
