@@ -67,7 +67,7 @@ class LookTool(BaseTool):
         config: RunnableConfig | None = None,
     ) -> tuple[str, dict[str, Any]]:
         asked, note = self._asked(question, images, messages)
-        return _told(self.agent.invoke(asked, config), note)
+        return _told(self.agent.invoke(asked, config, context=self.agent.builder.defaults), note)
 
     async def _arun(
         self,
@@ -77,7 +77,7 @@ class LookTool(BaseTool):
         config: RunnableConfig | None = None,
     ) -> tuple[str, dict[str, Any]]:
         asked, note = await asyncio.to_thread(self._asked, question, images, messages)
-        return _told(await self.agent.ainvoke(asked, config), note)
+        return _told(await self.agent.ainvoke(asked, config, context=self.agent.builder.defaults), note)
 
     @property
     def _store(self) -> ImageStore:
@@ -112,7 +112,8 @@ def as_tool(agent: ZoomAgent, *, name: str = "look", description: str = DESCRIPT
     """Make a zoom agent a tool of another agent, such as a supervisor.
 
     Args:
-        agent: Made with `create_zoom_agent`, or compiled from `build_zoom_graph`. Its own defaults hold.
+        agent: Made with `create_zoom_agent`, or compiled from `build_zoom_graph`. Its own defaults hold, whatever the
+            context of the asking agent.
         name: What the asking model calls the tool.
         description: What the asking model is told about it.
 

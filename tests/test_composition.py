@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from langchain.agents import create_agent
 from langchain.agents.middleware import HumanInTheLoopMiddleware
+from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
@@ -63,6 +64,32 @@ async def test_as_a_tool_asynchronously_and_several_at_once() -> None:
     agent = create_agent(supervisor(two, "Done."), [as_tool(reader)])
     result = await agent.ainvoke({"messages": [asked("?", picture())]})
     assert [answer.artifact["answer"] for answer in answers(result)] == ["48.10", "48.10"]
+
+
+@pytest.mark.parametrize("asynchronously", [False, True])
+async def test_as_a_tool_it_keeps_its_own_settings_and_is_given_the_asking_agents_config(asynchronously: bool) -> None:
+    inner, other = ScriptedChat(lines=[ZOOM, ANSWER]), ScriptedChat(lines=["<answer>other</answer>"])
+    asking = create_agent(
+        supervisor(format_tool_call("look", {"question": "What is the total?"}), "Paid."),
+        [as_tool(create_zoom_agent(inner))],
+        context_schema=ZoomContext,
+    )
+    given: Any = {"messages": [asked("?", picture())]}
+    theirs = ZoomContext(model=other, max_zooms=0)
+    called: list[Any] = []
+
+    class Seen(BaseCallbackHandler):
+        def on_chat_model_start(self, serialized: Any, messages: Any, **kwargs: Any) -> None:
+            called.append(kwargs["tags"])
+
+    config: Any = {"callbacks": [Seen()], "tags": ["audit"]}
+    if asynchronously:
+        result: Any = await asking.ainvoke(given, config, context=theirs)
+    else:
+        result = asking.invoke(given, config, context=theirs)
+    [told] = answers(result)
+    assert (told.artifact["answer"], told.artifact["usage"]["zooms"], other.seen) == ("48.10", 1, [])
+    assert ["audit" in tags for tags in called] == [True] * 4
 
 
 def test_a_supervisor_that_cannot_see_names_the_image() -> None:
