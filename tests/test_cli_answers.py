@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +161,28 @@ def test_a_terminal_that_lacks_a_character_gets_the_answer_all_the_same(
     assert b"320 ? 256 pixels" in printed.getvalue()
     with pytest.raises(SystemExit, match="0"):
         run(["chat", "--help"])
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["ask", "PAGE", "Total?"], ["ask", "PAGE", "Total?", "--json"], ["chat", "--thread", "t1"], ["--help"]],
+)
+def test_who_stops_reading_is_told_nothing(
+    arguments: list[str],
+    page: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    scripted(monkeypatch, ANSWER)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.setattr("sys.stdin", io.StringIO("Total?\n"))
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as pipe:
+        monkeypatch.setattr("sys.stdout", pipe)
+        assert run([str(page) if argument == "PAGE" else argument for argument in arguments]) == 141
+    assert capsys.readouterr().err == ""
 
 
 # --- options ----------------------------------------------------------------------------------------------------------

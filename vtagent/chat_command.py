@@ -32,7 +32,7 @@ from vtagent.graphs.in_use import images_in_use
 from vtagent.graphs.zoom import ZoomAgent
 from vtagent.images import DirectoryImageStore, ImageStore
 from vtagent.served import zoom_token_id
-from vtagent.terminal import FORCED, plain, utf_8, working
+from vtagent.terminal import FORCED, Output, plain, utf_8, working
 from vtagent.views import View
 from vtagent.visual_tokens import VisionSpec
 
@@ -109,7 +109,7 @@ class Conversation:
     ) -> None:
         self.agent, self.saver, self.thread, self.context, self.as_json = agent, saver, thread, context, as_json
         self.config: Any = {"configurable": {"thread_id": thread}}
-        self.console = Console(highlight=False)
+        self.console = Output(highlight=False)
 
     def hold(self, blocks: list[dict[str, Any]]) -> None:
         """Answer until stdin ends; `blocks` are shown with the first question.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import sys
 import time
@@ -46,6 +47,17 @@ def run(arguments: Sequence[str]) -> int:
     """Run one command line; return its exit code. An error becomes one line on stderr; --debug shows its traceback."""
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal that lacks a character still gets the answer
+    try:
+        try:
+            return _run(arguments)
+        finally:
+            print(end="", flush=True)  # a stdout that is closed from the start is no error, to `print`
+    except BrokenPipeError:  # who reads has read enough, as `head` does; what is left to write must go somewhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+
+
+def _run(arguments: Sequence[str]) -> int:
     top, commands = parsers()
     if not arguments or arguments[0] not in commands:
         top.parse_args(arguments or ["--help"])
@@ -56,6 +68,8 @@ def run(arguments: Sequence[str]) -> int:
         {"ask": _ask, "samples": _samples, "chat": _chat, "forget": _forget}[arguments[0]](options)
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:
+        raise
     except Exception as error:
         if options.debug:
             raise

@@ -14,6 +14,7 @@ exit codes:
   0  answered, or done                       3    an extra is not installed
   1  a bug in vtagent                        4    the model or the server failed
   2  a wrong option or an unusable image     130  interrupted
+                                             141  nobody reads the output
 """
 
 OVERVIEW = """\

@@ -67,6 +67,14 @@ def path_taken(messages: Sequence[BaseMessage], views: Sequence[Mapping[str, Any
     return path
 
 
+class Output(Console):
+    """stdout, as a Rich console that leaves a broken pipe to who called."""
+
+    def on_broken_pipe(self) -> None:
+        """Raise it again; Rich would exit as if something had gone wrong."""
+        raise  # Rich calls this while it handles the error
+
+
 @contextmanager
 def working(what: str) -> Iterator[None]:
     """A spinner on stderr while something slow happens; nothing where stderr is not a terminal."""
@@ -96,7 +104,7 @@ def show(report: dict[str, Any]) -> None:
         "time",
         Text(f"{report['seconds']:.2f} s, after {report['load_seconds']:.1f} s to load {plain(report['model'])}"),
     )
-    Console(highlight=False).print(Group(answer, Text(), path))
+    Output(highlight=False).print(Group(answer, Text(), path))
 
 
 def _row(step: dict[str, Any]) -> tuple[str, Text]:
