@@ -137,6 +137,14 @@ def test_images_can_be_added_on_the_way(page: Path, state: Path, monkeypatch: py
     assert [len(list(image_blocks(seen))) for seen in model.seen] == [0, 1]
 
 
+def test_quit_ends_a_script_too_and_is_no_question(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = scripted(monkeypatch, ANSWER)
+    assert chat(monkeypatch, state, "/images of what?\n/quit\nNever asked?\n") == 0
+    assert [[message.text for message in seen if message.type == "human"] for seen in model.seen] == [
+        ["/images of what?"]
+    ]
+
+
 def test_json_is_one_object_a_line(
     page: Path, state: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -165,6 +173,7 @@ def test_five_turns_on_a_megabyte_keep_the_database_small_though_every_step_is_s
     [
         ("?", ["nowhere.png"], 2, "no image file at 'nowhere.png'"),
         ("/image nowhere.png\n?", [], 2, "no image file at 'nowhere.png'"),
+        ("/image\n?", [], 2, "say which image: /image PATH"),
     ],
 )
 def test_a_mistake_in_a_script_is_one_line(

@@ -22,7 +22,6 @@ from typing import Any
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import HumanMessage
 from langgraph.checkpoint.sqlite import SqliteSaver
-from rich.console import Console
 from rich.text import Text
 
 from vtagent.errors import DataError, ModelError, VtagentError
@@ -129,9 +128,10 @@ class Conversation:
                 self._told(error)
         for line in lines:
             try:
-                if line.startswith("/image "):
-                    store = self.agent.builder.store
-                    blocks.append(View(store.put_file(Path(line.removeprefix("/image ").strip()))).block())
+                if line.split()[0] == "/image":
+                    if not (path := line.removeprefix("/image").strip()):
+                        raise DataError("say which image: /image PATH")
+                    blocks.append(View(self.agent.builder.store.put_file(Path(path))).block())
                     continue
                 content: list[str | dict[Any, Any]] = [*blocks, {"type": "text", "text": utf_8(line)}]
                 blocks = []
@@ -162,7 +162,7 @@ class Conversation:
         self.console.print(Text(f"{zoomed}; {usage['visual_tokens']}{of} visual tokens in view{cut}", style="dim"))
 
     def _told(self, error: Exception) -> None:
-        where = self.console if sys.stdin.isatty() else Console(stderr=True, highlight=False)
+        where = self.console if sys.stdin.isatty() else Output(stderr=True, highlight=False)
         where.print(Text(plain(str(error)), style="red"), soft_wrap=True)
 
     def _keep_the_end(self) -> None:
@@ -177,17 +177,19 @@ def _lines() -> Iterator[str]:
     """What is typed, or what a script sends, line by line; `/quit` or the end of the input ends it."""
     if isinstance(sys.stdin, TextIOWrapper):
         sys.stdin.reconfigure(errors="surrogateescape")  # as in arguments: a path need not be UTF-8, a question must
-    if not sys.stdin.isatty():
-        yield from (line.strip() for line in sys.stdin if line.strip())
-        return
-    import readline  # noqa: F401 - gives `input` its editing keys
-
-    while True:
-        try:
-            line = input("› ").strip()
-        except EOFError:
-            return
+    for line in map(str.strip, _typed() if sys.stdin.isatty() else sys.stdin):
         if line == "/quit":
             return
         if line:
             yield line
+
+
+def _typed() -> Iterator[str]:
+    import readline  # noqa: F401 - gives `input` its editing keys
+
+    while True:
+        try:
+            line = input("› ")
+        except EOFError:
+            return
+        yield line

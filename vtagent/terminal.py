@@ -68,7 +68,7 @@ def path_taken(messages: Sequence[BaseMessage], views: Sequence[Mapping[str, Any
 
 
 class Output(Console):
-    """stdout, as a Rich console that leaves a broken pipe to who called."""
+    """A Rich console that leaves a broken pipe to who called."""
 
     def on_broken_pipe(self) -> None:
         """Raise it again; Rich would exit as if something had gone wrong."""
