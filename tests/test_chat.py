@@ -8,6 +8,7 @@ import io
 import json
 import time
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -247,6 +248,28 @@ def test_options_reach_the_engine_and_calls_may_change_them() -> None:
     first, second = (request.sampling for request in requests(model))
     assert (first.temperature, first.top_p, first.top_k, first.max_tokens, first.seed) == (0.5, 0.9, 0, 7, 3)
     assert (second.temperature, second.top_p, second.top_k, second.max_tokens, second.seed) == (1.5, 0.9, 4, 9, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("max_new_tokens", "^ChatVLM has no field max_new_tokens: max_tokens is meant\\?$"),
+        ("foo", "^ChatVLM has no field foo$"),
+    ],
+)
+def test_a_default_that_is_no_field_is_refused_before_anything_is_loaded(name: str, says: str) -> None:
+    options: dict[str, Any] = {name: 1}
+    with pytest.raises(TypeError, match=says):
+        ChatVLM.from_pretrained("nowhere", **options)
+    with pytest.raises(TypeError, match=says):
+        ChatVLM.from_server("http://127.0.0.1:9", "nowhere", **options)
+
+
+def test_a_default_may_be_called_as_in_the_constructor(tmp_path: Path) -> None:
+    with pytest.raises(ModelError):
+        ChatVLM.from_pretrained(tmp_path / "nothing", model="mine")
+    with pytest.raises(ModelError):
+        ChatVLM.from_pretrained(tmp_path / "nothing", model_name="mine", temperature=1.0)
 
 
 def test_calls_are_banned_where_no_tool_is_offered_or_the_choice_is_none() -> None:

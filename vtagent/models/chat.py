@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
+from difflib import get_close_matches
 from os import PathLike
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -95,7 +96,9 @@ class ChatVLM(BaseChatModel):
 
         Raises:
             ModelError: nothing usable there, or torch and transformers are not installed.
+            TypeError: a default that is no field.
         """
+        cls._known(defaults)
         try:
             from vtagent.models.transformers import TransformersEngine
         except ModuleNotFoundError as error:
@@ -133,7 +136,9 @@ class ChatVLM(BaseChatModel):
 
         Raises:
             ModelError: no such server or processor, or what they need is not installed.
+            TypeError: a default that is no field.
         """
+        cls._known(defaults)
         try:
             from vtagent.models.processor import VLProcessor
             from vtagent.models.vllm import VLLMEngine
@@ -148,6 +153,15 @@ class ChatVLM(BaseChatModel):
             raise
         fields: dict[str, Any] = {"model": name} | ({} if store is None else {"store": store})
         return cls(engine=engine, processor=loaded, **{**fields, **defaults})
+
+    @classmethod
+    def _known(cls, defaults: Mapping[str, Any]) -> None:
+        """Refuse what is no field, before a model is loaded in vain; pydantic would drop it without a word."""
+        fields = [*cls.model_fields, *(field.alias for field in cls.model_fields.values() if field.alias)]
+        for name in defaults:
+            if name not in fields:
+                meant = "".join(f": {close} is meant?" for close in get_close_matches(name, fields, 1))
+                raise TypeError(f"{cls.__name__} has no field {name}{meant}")
 
     @property
     def vision(self) -> VisionSpec:
