@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -345,7 +346,7 @@ def test_a_state_file_that_another_process_has_locked_is_named(
     assert chat(monkeypatch, state, "Hello?") == 0
     capsys.readouterr()
     connect = sqlite3.connect
-    monkeypatch.setattr(sqlite3, "connect", lambda *given, **options: connect(*given, **options, timeout=0.01))
+    monkeypatch.setattr("sqlite3.connect", partial(connect, timeout=0.01))
     other = connect(file := state / "threads.sqlite", isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")
     assert chat(monkeypatch, state, "Hello?") == 2
