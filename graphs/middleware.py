@@ -92,7 +92,8 @@ class ZoomMiddleware(AgentMiddleware[ZoomAgentState, Any, Any]):
         if keep_images is not None and keep_images < 1:
             raise ValueError(f"keep_images must be at least 1, not {keep_images}")
         self.defaults, self.fetch = defaults or ZoomContext(), fetch
-        self.store: ImageStore = store or getattr(model, "store", None) or MemoryImageStore()
+        own = getattr(model, "store", None)  # of another model it may be a setting, as ChatOpenAI's is
+        self.store: ImageStore = store or (own if isinstance(own, ImageStore) else MemoryImageStore())
         self.vision: VisionSpec = vision or getattr(model, "vision", None) or QWEN3_VL
         self.zoom_tool = create_zoom_tool(store=self.store, vision=self.vision, name=tool_name)
         self.tools = [self.zoom_tool]

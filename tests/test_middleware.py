@@ -24,9 +24,10 @@ from langchain_core.language_models import LanguageModelInput
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.runnables import Runnable
 from langchain_core.tools import tool
+from langchain_openai import ChatOpenAI
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import Command
-from pydantic import BaseModel
+from pydantic import BaseModel, SecretStr
 
 from tests.fakes import scripted_vlm
 from tests.scripted_chat import ANSWER, ZOOM, ScriptedChat, StreamingChat, asked, picture, put, zoom_call
@@ -567,3 +568,10 @@ def test_a_lost_image_is_told_in_words() -> None:
 def test_keeping_no_image_is_refused() -> None:
     with pytest.raises(ValueError, match="at least 1"):
         ZoomMiddleware(keep_images=0)
+
+
+def test_a_models_setting_called_store_is_no_image_store() -> None:
+    model = ChatOpenAI(model="served", base_url="http://localhost:9/v1", api_key=SecretStr("none"), store=True)
+    assert isinstance(ZoomMiddleware(model).store, MemoryImageStore)
+    store = MemoryImageStore()
+    assert ZoomMiddleware(model, store=store).store is store
