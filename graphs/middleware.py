@@ -34,10 +34,11 @@ from vtagent.graphs.act import why
 from vtagent.graphs.agent_turn import Turns
 from vtagent.graphs.agent_zooms import Answer, Zooms
 from vtagent.graphs.observe import Fetch, Observe, referenced
+from vtagent.graphs.resolve import store_of
 from vtagent.graphs.state import ZoomContext, settings_of
 from vtagent.graphs.tally import Looking, nothing_yet
 from vtagent.graphs.unreadable import noted
-from vtagent.images import ImageStore, MemoryImageStore
+from vtagent.images import ImageStore
 from vtagent.prompts import PromptTemplate, agent_prompt
 from vtagent.tools.zoom_image import create_zoom_tool
 from vtagent.visual_tokens import QWEN3_VL, VisionSpec
@@ -92,8 +93,7 @@ class ZoomMiddleware(AgentMiddleware[ZoomAgentState, Any, Any]):
         if keep_images is not None and keep_images < 1:
             raise ValueError(f"keep_images must be at least 1, not {keep_images}")
         self.defaults, self.fetch = defaults or ZoomContext(), fetch
-        own = getattr(model, "store", None)  # of another model it may be a setting, as ChatOpenAI's is
-        self.store: ImageStore = store or (own if isinstance(own, ImageStore) else MemoryImageStore())
+        self.store = store or store_of(model)
         self.vision: VisionSpec = vision or getattr(model, "vision", None) or QWEN3_VL
         self.zoom_tool = create_zoom_tool(store=self.store, vision=self.vision, name=tool_name)
         self.tools = [self.zoom_tool]

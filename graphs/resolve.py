@@ -20,12 +20,18 @@ from pydantic import Field
 from vtagent.errors import ModelError
 from vtagent.graphs.observe import is_lost
 from vtagent.graphs.state import ZoomContext
-from vtagent.images import ImageStore
+from vtagent.images import ImageStore, MemoryImageStore
 from vtagent.views import View, ViewRenderer, data_url, is_reference
 from vtagent.visual_tokens import VisionSpec
 
 NOT_RUN = "This call was not run."
 LOST = "[There was an image here. It is no longer in the image store and cannot be shown.]"
+
+
+def store_of(model: object) -> ImageStore:
+    """The model's own image store, else a new one in memory. Another model's `store` may be a setting (ChatOpenAI)."""
+    own = getattr(model, "store", None)
+    return own if isinstance(own, ImageStore) else MemoryImageStore()
 
 
 def without_lost_images(messages: Iterable[BaseMessage], store: ImageStore) -> list[BaseMessage]:

@@ -26,9 +26,10 @@ from vtagent.graphs.act import Act
 from vtagent.graphs.answer import Answer
 from vtagent.graphs.decide import Decide
 from vtagent.graphs.observe import Fetch, Observe, is_quick, referenced
+from vtagent.graphs.resolve import store_of
 from vtagent.graphs.state import ZoomContext, ZoomInput, ZoomState, settings_of
 from vtagent.graphs.unreadable import noted
-from vtagent.images import ImageStore, MemoryImageStore
+from vtagent.images import ImageStore
 from vtagent.prompts import PromptTemplate, zoom_prompt
 from vtagent.tools.zoom_image import create_zoom_tool
 from vtagent.visual_tokens import QWEN3_VL, VisionSpec
@@ -167,8 +168,7 @@ def build_zoom_graph(
         if value is not None and not isinstance(value, kind):
             raise TypeError(f"{argument} must be of type {kind.__name__}, not {type(value).__name__}")
     defaults = defaults or ZoomContext()
-    own = getattr(model, "store", None)  # of another model it may be a setting, as ChatOpenAI's is
-    store = store or (own if isinstance(own, ImageStore) else MemoryImageStore())
+    store = store or store_of(model)
     vision = vision or getattr(model, "vision", None) or QWEN3_VL
     zoom_tool = create_zoom_tool(store=store, vision=vision, name=tool_name)
     others = [_tool(each) for each in tools]
