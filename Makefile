@@ -26,8 +26,9 @@ test-vllm: $(VENV)/.dev $(VLLM)/.made  ## Run the contract tests against real vL
 test-server: $(VENV)/.dev $(SERVER)/.made  ## Run the contract tests against a LangGraph development server, from an environment of its own
 	VTAGENT_SERVER=$(SERVER)/bin/langgraph $(BIN)/python -m pytest -s --timeout 3600 tests/server/contract_*.py
 
-lint: $(VENV)/.dev  ## Run the linter
+lint: $(VENV)/.dev  ## Run the linter and check the formatting
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 
 types: $(VENV)/.dev  ## Run the type checker
 	$(BIN)/mypy

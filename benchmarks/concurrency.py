@@ -22,7 +22,7 @@ from benchmarks._report import report
 from vtagent.graphs.zoom import create_zoom_agent
 from vtagent.images import MemoryImageStore
 from vtagent.models.chat import ChatVLM
-from vtagent.training.pages.documents import PrintSize, render_document
+from vtagent.training.documents.render import PrintSize, render_document
 from vtagent.views import View
 
 GOAL = 4.0

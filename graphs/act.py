@@ -26,14 +26,14 @@ from langgraph.graph.message import add_messages
 from langgraph.prebuilt import ToolNode
 from langgraph.types import Command
 
+from vtagent.conversation import already_shown, image_blocks
 from vtagent.errors import ImageError, ImageTampered
-from vtagent.graphs.ledger import in_view, record
+from vtagent.graphs.budgets import in_view, record
+from vtagent.graphs.intake import noted
 from vtagent.graphs.node import Node, ZoomRuntime
 from vtagent.graphs.observe import Fetch, is_quick, referenced, take_in
 from vtagent.graphs.state import ZoomContext, ZoomState
-from vtagent.graphs.unreadable import noted
 from vtagent.images import ImageStore
-from vtagent.tools.shown import already_shown, image_blocks
 from vtagent.tools.zoom_image import refusal
 from vtagent.views import View
 from vtagent.visual_tokens import VisionSpec

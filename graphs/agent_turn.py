@@ -13,12 +13,11 @@ from langchain_core.messages import AIMessage, BaseMessage, SystemMessage
 from langchain_core.tools import BaseTool
 from langgraph.types import Command
 
+from vtagent.conversation import image_blocks, name_of
 from vtagent.errors import ModelError
+from vtagent.graphs.budgets import after_call, in_view
 from vtagent.graphs.in_sight import newest_in_sight
-from vtagent.graphs.ledger import after_call, in_view
-from vtagent.graphs.replies import structured, without_calls
-from vtagent.graphs.resolve import (
-    PixelModel,
+from vtagent.graphs.model_call import (
     after_tool_messages,
     can_be_forbidden,
     reads_references,
@@ -28,9 +27,10 @@ from vtagent.graphs.resolve import (
 )
 from vtagent.graphs.state import ZoomContext, settings_of
 from vtagent.graphs.tally import Looking, looking_of, spent, with_answers
+from vtagent.graphs.tool_calls import structured, without_calls
 from vtagent.images import ImageStore
+from vtagent.models.pixel_model import PixelModel
 from vtagent.prompts import PromptTemplate
-from vtagent.tools.shown import image_blocks, name_of
 from vtagent.visual_tokens import VisionSpec
 
 _KEPT = 16  # models kept ready: an agent rarely chooses among more than a few

@@ -13,8 +13,8 @@ from langgraph.types import Command
 
 from vtagent.graphs.act import Ledger, without_pixels
 from vtagent.graphs.in_sight import as_the_tool_sees
+from vtagent.graphs.model_call import without_lost_images
 from vtagent.graphs.observe import Fetch, referenced
-from vtagent.graphs.resolve import without_lost_images
 from vtagent.graphs.state import ZoomContext, ZoomState, settings_of
 from vtagent.graphs.tally import REFUSED, last_batch, looking_of, spent
 from vtagent.images import ImageStore

@@ -15,11 +15,8 @@ from langchain_core.tools import BaseTool
 from langgraph.types import Command
 
 from vtagent.errors import ModelError
-from vtagent.graphs.ledger import after_call, forced_by
-from vtagent.graphs.node import Node, ZoomRuntime
-from vtagent.graphs.replies import structured, without_calls
-from vtagent.graphs.resolve import (
-    PixelModel,
+from vtagent.graphs.budgets import after_call, forced_by
+from vtagent.graphs.model_call import (
     after_tool_messages,
     can_be_forbidden,
     reads_references,
@@ -28,8 +25,11 @@ from vtagent.graphs.resolve import (
     without_lost_images,
     zoom_biased,
 )
+from vtagent.graphs.node import Node, ZoomRuntime
 from vtagent.graphs.state import Stop, ZoomContext, ZoomState
+from vtagent.graphs.tool_calls import structured, without_calls
 from vtagent.images import ImageStore
+from vtagent.models.pixel_model import PixelModel
 from vtagent.prompts import PromptTemplate
 from vtagent.views import ViewRenderer
 from vtagent.visual_tokens import VisionSpec

@@ -10,8 +10,8 @@ from typing import Any
 
 from langchain_core.messages import BaseMessage
 
+from vtagent.conversation import image_blocks, name_of
 from vtagent.images import ImageStore
-from vtagent.tools.shown import image_blocks, name_of
 from vtagent.views import View, is_reference
 
 _SPECK = 0.0001  # the smallest scale there is: such a view shows nothing that a zoom would not show better

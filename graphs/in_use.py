@@ -14,7 +14,7 @@ from typing import Any
 from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointTuple
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
-from vtagent.graphs.offload import names_instead_of_pictures
+from vtagent.graphs.checkpoints import names_instead_of_pictures
 
 __all__ = ["aimages_in_use", "images_in_use"]
 

@@ -15,13 +15,13 @@ from langchain_core.tools import BaseTool, ToolException
 from langgraph.prebuilt import InjectedState
 from pydantic import BaseModel, Field
 
+from vtagent.conversation import image_blocks, name_of
 from vtagent.errors import ImageError
+from vtagent.graphs.intake import noted
 from vtagent.graphs.observe import is_lost, referenced
 from vtagent.graphs.state import ViewRecord, ZoomState
-from vtagent.graphs.unreadable import noted
 from vtagent.graphs.zoom import ZoomAgent
 from vtagent.images import ImageStore
-from vtagent.tools.shown import image_blocks, name_of
 from vtagent.views import View
 
 __all__ = ["as_tool"]

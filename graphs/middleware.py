@@ -33,11 +33,11 @@ from langgraph.types import TracePolicy, omit_payload
 from vtagent.graphs.act import why
 from vtagent.graphs.agent_turn import Turns
 from vtagent.graphs.agent_zooms import Answer, Zooms
+from vtagent.graphs.intake import noted
+from vtagent.graphs.model_call import store_of
 from vtagent.graphs.observe import Fetch, Observe, referenced
-from vtagent.graphs.resolve import store_of
 from vtagent.graphs.state import ZoomContext, settings_of
 from vtagent.graphs.tally import Looking, nothing_yet
-from vtagent.graphs.unreadable import noted
 from vtagent.images import ImageStore
 from vtagent.prompts import PromptTemplate, agent_prompt
 from vtagent.tools.zoom_image import create_zoom_tool

@@ -10,12 +10,12 @@ from typing import Any
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, convert_to_messages
 from langchain_core.runnables import RunnableConfig
 
-from vtagent.graphs.ledger import in_view
+from vtagent.conversation import name_of
+from vtagent.graphs.budgets import in_view
 from vtagent.graphs.node import Node, ZoomRuntime
 from vtagent.graphs.state import ZoomContext, ZoomState, no_usage
 from vtagent.images import ImageStore
 from vtagent.ingest import ingest_one
-from vtagent.tools.shown import name_of
 from vtagent.views import View, is_reference
 from vtagent.visual_tokens import VisionSpec
 

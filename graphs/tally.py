@@ -12,9 +12,9 @@ from typing import Any
 from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
 from typing_extensions import TypedDict
 
-from vtagent.graphs.ledger import forced_by
+from vtagent.conversation import image_blocks
+from vtagent.graphs.budgets import forced_by
 from vtagent.graphs.state import Stop, Usage, ViewRecord, ZoomContext, no_usage
-from vtagent.tools.shown import image_blocks
 
 REFUSED = {"refused": True}
 """The artifact of a zoom's answer that counts as a mistake; a person's refusal has none."""

@@ -25,10 +25,10 @@ from langgraph.types import Checkpointer, Command, Durability
 from vtagent.graphs.act import Act
 from vtagent.graphs.answer import Answer
 from vtagent.graphs.decide import Decide
+from vtagent.graphs.intake import noted
+from vtagent.graphs.model_call import store_of
 from vtagent.graphs.observe import Fetch, Observe, is_quick, referenced
-from vtagent.graphs.resolve import store_of
 from vtagent.graphs.state import ZoomContext, ZoomInput, ZoomState, settings_of
-from vtagent.graphs.unreadable import noted
 from vtagent.images import ImageStore
 from vtagent.prompts import PromptTemplate, zoom_prompt
 from vtagent.tools.zoom_image import create_zoom_tool

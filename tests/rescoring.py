@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from vtagent.models.engine import EngineImage
+from vtagent.models.local.engine import TransformersEngine
 from vtagent.models.placeholders import expand
-from vtagent.models.transformers import TransformersEngine
 
 
 def full_logits(engine: TransformersEngine, ids: Sequence[int], images: Sequence[EngineImage]) -> torch.Tensor:

@@ -24,8 +24,8 @@ from tests.test_cli import ANSWER, ZOOM, Scripted, scripted
 from tests.test_zoom_state import conversation
 from vtagent.chat_command import state_folder
 from vtagent.cli import run
+from vtagent.conversation import image_blocks
 from vtagent.errors import ModelError
-from vtagent.tools.shown import image_blocks
 
 ROOT = Path(__file__).parent.parent
 

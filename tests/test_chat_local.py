@@ -19,8 +19,8 @@ from tests.rescoring import rescored
 from vtagent.errors import ModelError
 from vtagent.images import MemoryImageStore
 from vtagent.models.chat import ChatVLM
+from vtagent.models.local.engine import TransformersEngine
 from vtagent.models.records import KEY
-from vtagent.models.transformers import TransformersEngine
 from vtagent.views import View
 
 

@@ -20,7 +20,7 @@ from tests.scripted_chat import ScriptedChat
 from tests.test_images import png_header
 from vtagent.cli import run
 from vtagent.models.chat import ChatVLM
-from vtagent.training.pages import documents
+from vtagent.training.documents import render as documents
 from vtagent.visual_tokens import QWEN3_VL
 
 ZOOM = AIMessage("<think>Too small.</think>", tool_calls=[{"name": "zoom_image", "args": {}, "id": "call-1"}])

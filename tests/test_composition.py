@@ -16,10 +16,10 @@ from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.types import Command
 
 from tests.scripted_chat import ANSWER, ZOOM, ScriptedChat, asked, picture, zoom_call
+from vtagent.conversation import image_blocks
 from vtagent.graphs import ZoomContext, as_tool, build_zoom_graph, create_zoom_agent, review_zooms
 from vtagent.graphs.middleware import ZoomMiddleware
 from vtagent.protocol import format_tool_call
-from vtagent.tools.shown import image_blocks
 
 CONFIG: Any = {"configurable": {"thread_id": "1"}}
 

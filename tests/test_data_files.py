@@ -14,9 +14,9 @@ from datasets import Dataset, DatasetDict, Features, Image, Sequence, Value
 from PIL import Image as Pillow
 
 from vtagent.errors import DataError, ImageError
-from vtagent.training.data import Columns, FileExamples, RenderedPages, Rows, mixed, open_examples, rendered
+from vtagent.training.data import Columns, FileExamples, MemoryTable, RenderedPages, mixed, open_examples, rendered
 from vtagent.training.data.columns import texts
-from vtagent.training.data.pictures import picture_bytes
+from vtagent.training.data.image_bytes import image_bytes
 
 
 @pytest.fixture(autouse=True)
@@ -40,8 +40,8 @@ def write(folder: Path, *rows: dict[str, Any], name: str = "rows.jsonl") -> str:
 GOOD = {"image": "a.png", "question": "Total?", "answer": "48.10"}
 
 
-def table(*rows: dict[str, Any], folder: Path = Path()) -> Rows:
-    return Rows("rows", folder, rows)
+def table(*rows: dict[str, Any], folder: Path = Path()) -> MemoryTable:
+    return MemoryTable("rows", folder, rows)
 
 
 def test_a_jsonl_file_finds_its_pictures_beside_itself(tmp_path: Path) -> None:
@@ -178,11 +178,11 @@ def test_two_rows_with_one_id_are_refused(tmp_path: Path) -> None:
 )
 def test_a_picture_may_come_in_many_forms(tmp_path: Path, value: Any) -> None:
     (tmp_path / "a.png").write_bytes(png())
-    assert picture_bytes(value, tmp_path) == png()
+    assert image_bytes(value, tmp_path) == png()
 
 
 def test_a_pillow_image_becomes_a_file() -> None:
-    data = picture_bytes(Pillow.new("RGBA", (5, 4), "red"), Path())
+    data = image_bytes(Pillow.new("RGBA", (5, 4), "red"), Path())
     image = Pillow.open(io.BytesIO(data))
     assert (image.format, image.size, image.getpixel((0, 0))) == ("PNG", (5, 4), (255, 0, 0))
 
@@ -203,7 +203,7 @@ def test_a_pillow_image_becomes_a_file() -> None:
 )
 def test_what_is_no_picture_is_named(tmp_path: Path, value: Any, complaint: str) -> None:
     with pytest.raises(ImageError, match=complaint):
-        picture_bytes(value, tmp_path)
+        image_bytes(value, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -225,7 +225,7 @@ def test_gold_answers_may_be_texts_numbers_or_lists(value: Any, expected: tuple[
 
 
 def published(rows: int) -> Dataset:
-    """Rows as VisionThink publishes them."""
+    """MemoryTable as VisionThink publishes them."""
     features = Features(
         {
             "images": Image(),

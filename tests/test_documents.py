@@ -8,7 +8,7 @@ import random
 import numpy as np
 import pytest
 
-from vtagent.training.pages.documents import (
+from vtagent.training.documents.render import (
     HELD_OUT_FONTS,
     PAGE,
     TRAINING_FONTS,
@@ -23,7 +23,7 @@ from vtagent.training.pages.documents import (
     margins,
     render_document,
 )
-from vtagent.training.pages.values import LABELS, QUESTIONS, Field, draw_fields
+from vtagent.training.documents.values import LABELS, QUESTIONS, Field, draw_fields
 
 PRINTS: tuple[PrintSize, ...] = ("large", "small")
 QUIET = Look(noise=(0.0, 0.0), jpeg=(95, 95), paper=(255, 255), ink=(0, 0))

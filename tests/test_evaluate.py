@@ -22,7 +22,7 @@ from vtagent.training.data import Example, read_jsonl, rendered
 from vtagent.training.measure.identity import digest_of_examples, digest_of_weights, folder_name
 from vtagent.training.measure.journal import SAMPLES, Journal
 from vtagent.training.measure.modes import MODES, biased, in_order, mode_named
-from vtagent.training.supervised.policy import build_model, build_tokenizer, save_policy
+from vtagent.training.pretraining.policy import build_model, build_tokenizer, save_policy
 from vtagent.visual_tokens import VisionSpec
 
 EXAMPLES = list(rendered(1, seed=5))

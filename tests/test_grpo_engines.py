@@ -14,7 +14,7 @@ from transformers import Qwen3VLForConditionalGeneration
 
 from tests.grpo_runs import KNOWN_WARNINGS, base, logged, parameters, settings, trainer
 from vtagent.models.engine import Generation, Request
-from vtagent.models.transformers import TransformersEngine
+from vtagent.models.local.engine import TransformersEngine
 from vtagent.training.data import RenderedPages
 from vtagent.training.grpo import save_policy
 from vtagent.training.rewards import build_grader

@@ -16,11 +16,11 @@ from tests.grpo_runs import KNOWN_WARNINGS, base, settings
 from vtagent.graphs.zoom import ZoomContext
 from vtagent.models.chat import ChatVLM
 from vtagent.models.codec import Codec, never_sampled
-from vtagent.models.transformers import TransformersEngine
+from vtagent.models.local.engine import TransformersEngine
 from vtagent.protocol import parse_reply
 from vtagent.training.data import Example, RenderedPages
 from vtagent.training.rl.collect import Collector, Job
-from vtagent.training.rl.rows import RowMaker
+from vtagent.training.rl.samples import SampleMaker
 
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in KNOWN_WARNINGS]
 
@@ -86,7 +86,7 @@ def test_ids_and_masks_are_those_of_trls_own_loop(tmp_path: Path, monkeypatch: p
         collector.close()
     assert {rollout.zooms for rollout in rollouts} == {0, 1}  # both ways are compared
     image_token = processor.image_token_id
-    maker = RowMaker(
+    maker = SampleMaker(
         processor.vision, image_token, never_sampled(processor.tokenizer), processor.tokenizer.eos_token_id
     )
     native = Native(tmp_path, monkeypatch)

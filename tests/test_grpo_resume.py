@@ -19,7 +19,7 @@ from transformers import TrainerCallback
 from tests.grpo_runs import KNOWN_WARNINGS, parameters, trainer
 from vtagent.training import grpo
 from vtagent.training.rl.checkpoints import StopWhenAsked, checkpoints
-from vtagent.training.rl.groups import Generation
+from vtagent.training.rl.groups import GenerationBatch
 from vtagent.training.rl.trainer import GraphGRPOTrainer
 
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in KNOWN_WARNINGS]
@@ -92,7 +92,7 @@ def test_rollouts_are_written_where_a_step_that_uses_them_is_logged(
     run = trainer(tmp_path, num_generations=2, steps_per_generation=4, logging_steps=every, **TWO_STEPS)
     for done in (0, 2):
         run.state.global_step = done
-        run._report(Generation([], [], 0, 0), [])
+        run._report(GenerationBatch([], [], 0, 0), [])
     assert sorted(path.name for path in (tmp_path / "rollouts").glob("*.jsonl")) == [
         f"step-{step:06d}.jsonl" for step in names
     ]

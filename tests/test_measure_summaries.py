@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from vtagent.errors import DataError
 from vtagent.graphs.state import ViewRecord
 from vtagent.training.measure.outcomes import Outcome, kept_tokens, wall_seconds
-from vtagent.training.measure.summaries import OVERALL, Row, quantile, summarize
+from vtagent.training.measure.summaries import OVERALL, SummaryRow, quantile, summarize
 from vtagent.training.measure.tables import markdown
 
 ZOOMED = Outcome(
@@ -31,7 +31,7 @@ ZOOMED = Outcome(
 DIRECT = replace(ZOOMED, source="large print", zooms=0, visual_tokens=35, kept_visual_tokens=35, number=1)
 
 
-def only(rows: list[Row], mode: str, source: str) -> Row:
+def only(rows: list[SummaryRow], mode: str, source: str) -> SummaryRow:
     (row,) = [row for row in rows if (row.mode, row.source) == (mode, source)]
     return row
 

@@ -31,13 +31,13 @@ from pydantic import BaseModel, SecretStr
 
 from tests.fakes import scripted_vlm
 from tests.scripted_chat import ANSWER, ZOOM, ScriptedChat, StreamingChat, asked, picture, put, zoom_call
-from tests.test_zoom_resolve import pictures as sizes
+from tests.test_model_call import pictures as sizes
+from vtagent.conversation import image_blocks, name_of
 from vtagent.errors import ImageRefused, ImageTampered, ModelError, UnreadableImage
 from vtagent.graphs import ZoomContext
 from vtagent.graphs.middleware import ZoomMiddleware
 from vtagent.images import DirectoryImageStore, MemoryImageStore
 from vtagent.protocol import format_tool_call
-from vtagent.tools.shown import image_blocks, name_of
 
 
 @tool

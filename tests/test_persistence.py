@@ -21,11 +21,11 @@ from langgraph.types import Command
 from tests.checkpointers import KINDS, POSTGRES, SAVERS, fresh_database, opened, opened_async, postgres_saver
 from tests.scripted_chat import ANSWER, ZOOM, ScriptedChat, asked, picture, put
 from tests.test_zoom_state import conversation
+from vtagent.conversation import image_blocks
 from vtagent.errors import ImageRefused, ImageTampered
 from vtagent.graphs import build_zoom_graph, create_zoom_agent, review_zooms
-from vtagent.graphs.resolve import LOST
+from vtagent.graphs.model_call import LOST
 from vtagent.images import DirectoryImageStore
-from vtagent.tools.shown import image_blocks
 
 ROOT = Path(__file__).parent.parent
 CONFIG: Any = {"configurable": {"thread_id": "1"}}

@@ -14,13 +14,13 @@ from transformers import Qwen3VLForConditionalGeneration
 
 from vtagent.models.processor import VLProcessor
 from vtagent.training import pretrain
-from vtagent.training.pages.documents import Glyph, render_document
+from vtagent.training.documents.render import Glyph, render_document
 from vtagent.training.pretrain import STATE, Curve, Settings, Trainer, run
-from vtagent.training.supervised import lessons
-from vtagent.training.supervised.batched import ATTENTION, encode_pages, hidden_states, packed_loss, patchify
-from vtagent.training.supervised.lessons import Curriculum, Lessons, draw_batch, glyph_slots
-from vtagent.training.supervised.packing import PackedRow, collate
-from vtagent.training.supervised.policy import (
+from vtagent.training.pretraining import lessons
+from vtagent.training.pretraining.batched import ATTENTION, encode_pages, hidden_states, packed_loss, patchify
+from vtagent.training.pretraining.lessons import Curriculum, Lessons, draw_batch, glyph_slots
+from vtagent.training.pretraining.packing import PackedRow, collate
+from vtagent.training.pretraining.policy import (
     CHAT_TEMPLATE,
     MERGE_SIZE,
     PATCH_SIZE,
@@ -28,7 +28,7 @@ from vtagent.training.supervised.policy import (
     build_tokenizer,
     save_policy,
 )
-from vtagent.training.supervised.rows import HALF, TOKEN, encode, tokenizer
+from vtagent.training.pretraining.rows import HALF, TOKEN, encode, tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -19,8 +19,8 @@ from vtagent.models.engine import Request
 from vtagent.training.data import Example
 from vtagent.training.rewards import build_grader
 from vtagent.training.rl.collect import Collector, WorkingStore
-from vtagent.training.rl.groups import Generation, GroupRoller
-from vtagent.training.rl.rows import RowMaker
+from vtagent.training.rl.groups import GenerationBatch, GroupRoller
+from vtagent.training.rl.samples import SampleMaker
 
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in KNOWN_WARNINGS]
 
@@ -36,12 +36,12 @@ def say(request: Request, prompt: str) -> str:
     return f"<think>.</think><answer>{7 if right else 8}</answer>"
 
 
-def rolled(folder: Path, rows: list[int], rank: int, gather: Callable[[list[Any]], list[Any]]) -> Generation:
+def rolled(folder: Path, rows: list[int], rank: int, gather: Callable[[list[Any]], list[Any]]) -> GenerationBatch:
     """What one process makes of its rows."""
     model = scripted_vlm(say, store=WorkingStore(), temperature=1.0)
     processor = model.processor
     codec = Codec(processor.tokenizer, processor.chat_template)
-    maker = RowMaker(
+    maker = SampleMaker(
         processor.vision,
         processor.image_token_id,
         never_sampled(processor.tokenizer),
@@ -56,7 +56,7 @@ def rolled(folder: Path, rows: list[int], rank: int, gather: Callable[[list[Any]
         collector.close()
 
 
-def summary(generations: list[Generation]) -> list[Any]:
+def summary(generations: list[GenerationBatch]) -> list[Any]:
     """Every row's example, answer and reward, in the order of ranks."""
     members = [member for generation in generations for member in generation.members]
     return [(own.group, own.rollout.example.id, own.rollout.answer, own.reward) for own in members]

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from vtagent.models.engine import Sampling
-from vtagent.models.sampling import BatchSampler
+from vtagent.models.local.sampling import BatchSampler
 
 CPU = torch.device("cpu")
 LOGITS = torch.tensor([0.0, 1.0, 2.0, 3.0, -1.0])

@@ -19,8 +19,8 @@ from langchain_openai import ChatOpenAI
 from tests.fakes import scripted_vlm
 from tests.scripted_chat import ANSWER, ZOOM, asked, picture
 from vtagent.errors import ModelError
-from vtagent.graphs import served
-from vtagent.graphs.served import zoom_agent
+from vtagent.graphs import server as served
+from vtagent.graphs.server import zoom_agent
 from vtagent.graphs.zoom import ZoomAgent, create_zoom_agent
 from vtagent.images import DirectoryImageStore
 from vtagent.models import lazy as lazy_module
@@ -62,7 +62,7 @@ def test_runs_that_come_first_at_once_are_given_the_same_one(monkeypatch: pytest
 
 def test_langgraph_json_names_it() -> None:
     declared = json.loads((ROOT / "langgraph.json").read_text(encoding="utf-8"))
-    assert declared == {"dependencies": ["."], "graphs": {"zoom": "./graphs/served.py:zoom_agent"}}
+    assert declared == {"dependencies": ["."], "graphs": {"zoom": "./graphs/server.py:zoom_agent"}}
 
 
 @pytest.mark.parametrize("model", ["zoom", "Qwen/Qwen3-VL-2B-Instruct"])
@@ -70,7 +70,7 @@ def test_langgraph_json_names_it() -> None:
 def test_making_it_takes_no_time_loads_no_model_and_imports_no_package(url: str, model: str) -> None:
     code = """
 import asyncio, sys, time
-from vtagent.graphs.served import zoom_agent
+from vtagent.graphs.server import zoom_agent
 imported, began = set(sys.modules), time.process_time()
 asyncio.run(zoom_agent())
 assert time.process_time() - began < 0.1

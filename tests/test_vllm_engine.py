@@ -21,7 +21,7 @@ from vtagent.errors import ModelError
 from vtagent.models.engine import Engine, EngineImage, Generation, Request, Sampling
 from vtagent.models.loop_thread import LoopThread
 from vtagent.models.processor import VLProcessor
-from vtagent.models.vllm import VLLMEngine
+from vtagent.models.vllm.engine import VLLMEngine
 
 IMAGE = "<|vision_start|><|image_pad|><|vision_end|>"
 
@@ -199,12 +199,12 @@ def test_a_request_that_cannot_be_served_fails_alone_before_it_is_sent(
 
 def test_what_is_served_tells_the_longest_context(engine: VLLMEngine) -> None:
     unknown = engine.context
-    assert (engine.served().name, engine.context, unknown) == ("tiny", 4096, None)
+    assert (engine.served_model().name, engine.context, unknown) == ("tiny", 4096, None)
 
 
 def test_a_model_that_is_not_served_is_named(connect: Callable[..., VLLMEngine]) -> None:
     with pytest.raises(ModelError, match="does not serve 'huge'; it serves tiny"):
-        connect(model="huge").served()
+        connect(model="huge").served_model()
 
 
 @pytest.mark.parametrize("url", ["localhost:8000", "", "ftp://x", "http://"])

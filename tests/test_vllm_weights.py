@@ -15,7 +15,7 @@ from tests.fake_vllm import FakeVLLM
 from vtagent.errors import ModelError
 from vtagent.models.engine import EngineImage, Generation, Request, Sampling
 from vtagent.models.processor import VLProcessor
-from vtagent.models.vllm import VLLMEngine
+from vtagent.models.vllm.engine import VLLMEngine
 
 ORDERS = [
     "/pause?mode=wait",

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from vtagent.models.data_urls import DataURLs
 from vtagent.models.engine import EngineImage, Generation, Sampling
-from vtagent.models.vllm_wire import Reply
+from vtagent.models.vllm.data_urls import DataURLs
+from vtagent.models.vllm.wire import ServerReply
 
 PROMPT = [1, 2, 3]
 logits = st.lists(st.floats(-20, 20), min_size=2, max_size=20)
@@ -24,7 +24,7 @@ def chunk(tokens: list[int], finish: str | None = None, **more: Any) -> dict[str
 
 
 def read(*chunks: Any) -> Generation:
-    reply = Reply(Sampling())
+    reply = ServerReply(Sampling())
     for part in chunks:
         reply.add(part)
     return reply.generation(PROMPT, 0, frozenset())
@@ -46,7 +46,7 @@ def test_logprobs_are_those_of_the_logits_divided_by_the_temperature(
     raw = log_softmax(logits)
     told = [{"token_id": place, "logprob": value} for place, value in enumerate(raw)]
     entry = {**told[token], "top_logprobs": told}
-    reply = Reply(Sampling(temperature=temperature))
+    reply = ServerReply(Sampling(temperature=temperature))
     reply.add({"choices": [{"token_ids": [token], "logprobs": {"content": [entry]}, "finish_reason": "stop"}]})
     wanted = log_softmax([value / temperature for value in logits])[token] if temperature != 1.0 else raw[token]
     assert reply.logprobs == pytest.approx([wanted], abs=1e-6)

@@ -18,12 +18,12 @@ from langgraph.types import Command, interrupt
 
 from tests.scripted_chat import ANSWER, ZOOM, ScriptedChat, StreamingChat, asked, picture, put, zoom_call
 from vtagent import prompts
+from vtagent.conversation import image_blocks
 from vtagent.errors import ImageTampered, UnreadableImage
 from vtagent.graphs import zoom
 from vtagent.graphs.zoom import ZoomContext, build_zoom_graph, create_zoom_agent
 from vtagent.images import DirectoryImageStore, MemoryImageStore
 from vtagent.prompts import zoom_prompt
-from vtagent.tools.shown import image_blocks
 from vtagent.visual_tokens import QWEN3_VL
 
 TOOL_IMAGES: Any = {"image_tool_message": True}

@@ -17,11 +17,11 @@ from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 
 from tests.scripted_chat import ANSWER, ZOOM, ScriptedChat, StreamingChat, asked, picture
-from vtagent.graphs.resolve import LOST
+from vtagent.conversation import image_blocks
+from vtagent.graphs.model_call import LOST
 from vtagent.graphs.zoom import build_zoom_graph, create_zoom_agent
 from vtagent.images import DirectoryImageStore, MemoryImageStore
 from vtagent.models.records import KEY, make_record
-from vtagent.tools.shown import image_blocks
 
 
 class Recorder(BaseTracer):

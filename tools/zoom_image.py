@@ -14,10 +14,10 @@ from langchain_core.tools import BaseTool, ToolException
 from langgraph.prebuilt import InjectedState
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
+from vtagent.conversation import already_shown, images_of, shown_views
 from vtagent.errors import ImageError, RegionError
 from vtagent.images import ImageRef, ImageStore
 from vtagent.regions import Region, parse_region
-from vtagent.tools.shown import already_shown, images_of, shown_views
 from vtagent.views import View
 from vtagent.visual_tokens import VisionSpec
 

@@ -33,16 +33,16 @@ from vtagent.training.measure.identity import digest_of_examples, digest_of_weig
 from vtagent.training.measure.journal import SAMPLES, Journal, write_whole
 from vtagent.training.measure.modes import MODES, biased
 from vtagent.training.measure.outcomes import Outcome, wall_seconds
-from vtagent.training.measure.summaries import Row, resolved_mix, summarize
+from vtagent.training.measure.summaries import SummaryRow, resolved_mix, summarize
 from vtagent.training.measure.tables import markdown
 from vtagent.training.rewards.grading import STEPS, Cascade, build_grader
 
-__all__ = ["MODES", "Outcome", "Row", "evaluate", "main", "markdown", "summarize", "write"]
+__all__ = ["MODES", "Outcome", "SummaryRow", "evaluate", "main", "markdown", "summarize", "write"]
 
 
 def write(
     outcomes: Sequence[Outcome], out: Path, *, settings: Mapping[str, Any], mix: Mapping[str, float] | None = None
-) -> list[Row]:
+) -> list[SummaryRow]:
     """Leave summary.json, table.md, samples.jsonl and the plots in `out`.
 
     Raises:

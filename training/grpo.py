@@ -149,7 +149,7 @@ def _trainer(run: RunArguments, args: GraphGRPOConfig, model_args: Any) -> Any:
 
     from vtagent.models.families import resolve
     from vtagent.models.processor import VLProcessor
-    from vtagent.models.vllm import VLLMEngine
+    from vtagent.models.vllm.engine import VLLMEngine
     from vtagent.training.data import mixed, open_examples
     from vtagent.training.rewards import build_grader
     from vtagent.training.rl.guards import check_settings, check_trl

@@ -22,11 +22,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from vtagent.training.supervised.batched import ATTENTION, encode_pages, hidden_states, packed_loss
-from vtagent.training.supervised.lessons import GLYPH_INDEX, SLOTS, LessonBatch, Lessons
-from vtagent.training.supervised.policy import build_model, save_policy
-from vtagent.training.supervised.probe import probe
-from vtagent.training.supervised.rows import tokenizer
+from vtagent.training.pretraining.batched import ATTENTION, encode_pages, hidden_states, packed_loss
+from vtagent.training.pretraining.lessons import GLYPH_INDEX, SLOTS, LessonBatch, Lessons
+from vtagent.training.pretraining.policy import build_model, save_policy
+from vtagent.training.pretraining.probe import probe
+from vtagent.training.pretraining.rows import tokenizer
 
 STATE = "state.pt"
 

@@ -3,6 +3,7 @@
 The agent is in `vtagent.graphs`, the model in `vtagent.models`, the tool alone in `vtagent.tools`.
 """
 
+from vtagent import _moved
 from vtagent.errors import VtagentError
 from vtagent.images import DirectoryImageStore, ImageLimits, ImageRef, ImageStore, MemoryImageStore
 from vtagent.ingest import ingest
@@ -26,3 +27,5 @@ __all__ = [
     "ingest",
     "parse_region",
 ]
+
+_moved.install()

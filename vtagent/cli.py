@@ -178,7 +178,7 @@ def _save_views(path: list[dict[str, Any]], directory: Path, renderer: ViewRende
 
 
 def _samples(options: argparse.Namespace) -> None:
-    from vtagent.training.pages.documents import PrintSize, render_document
+    from vtagent.training.documents.render import PrintSize, render_document
 
     table = options.directory / "questions.jsonl"
     if table.exists():

@@ -25,7 +25,7 @@ def load_served(name: str | None, base_url: str, timeout: float) -> tuple[str, B
     Raises:
         ModelError: The server lists no model, or does not answer.
     """
-    from vtagent.models.served import asking, served_vlm
+    from vtagent.models.openai_server import asking, served_vlm
 
     if name is None:
         with asking(base_url):
@@ -54,7 +54,7 @@ def zoom_token_id(options: argparse.Namespace, name: str) -> int | None:
         return int(options.zoom_token_id)
     import openai
 
-    from vtagent.models.served import asking
+    from vtagent.models.openai_server import asking
 
     root = options.base_url.rstrip("/").removesuffix("/v1")
     asked = {"model": name, "prompt": TOOL_CALL[0], "add_special_tokens": False}
@@ -75,6 +75,6 @@ def zoom_token_id(options: argparse.Namespace, name: str) -> int | None:
 def _client(base_url: str, timeout: float) -> OpenAI:
     from openai import OpenAI
 
-    from vtagent.models.served import api_key
+    from vtagent.models.openai_server import api_key
 
     return OpenAI(base_url=base_url, api_key=api_key(), max_retries=0, timeout=timeout)

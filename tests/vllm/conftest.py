@@ -12,8 +12,8 @@ from tests.vllm.server import VLLMServer
 from vtagent.images import MemoryImageStore
 from vtagent.models.chat import ChatVLM
 from vtagent.models.families import POLICIES
-from vtagent.models.transformers import TransformersEngine
-from vtagent.models.vllm import VLLMEngine
+from vtagent.models.local.engine import TransformersEngine
+from vtagent.models.vllm.engine import VLLMEngine
 
 
 @pytest.fixture(scope="session")

@@ -11,8 +11,8 @@ from pydantic import SecretStr
 
 from tests.vllm.runs import run
 from tests.vllm.server import VLLMServer
-from vtagent.graphs.resolve import PixelModel
 from vtagent.models.chat import ChatVLM
+from vtagent.models.pixel_model import PixelModel
 from vtagent.tools.zoom_image import create_zoom_tool
 from vtagent.training.data import Example, rendered
 

@@ -17,7 +17,7 @@ from vtagent.errors import ModelError
 from vtagent.graphs.zoom import create_zoom_agent
 from vtagent.models.chat import ChatVLM
 from vtagent.models.engine import Generation, Request
-from vtagent.models.vllm import VLLMEngine
+from vtagent.models.vllm.engine import VLLMEngine
 from vtagent.training.data import Example, rendered
 
 

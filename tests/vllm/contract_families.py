@@ -21,9 +21,9 @@ from tests.vllm.server import VLLMServer
 from vtagent.images import MemoryImageStore
 from vtagent.models.engine import EngineImage, Request, Sampling
 from vtagent.models.families import tool_template
-from vtagent.models.served_weights import save_for_server
-from vtagent.models.transformers import TransformersEngine
-from vtagent.models.vllm import VLLMEngine
+from vtagent.models.local.engine import TransformersEngine
+from vtagent.models.vllm.engine import VLLMEngine
+from vtagent.models.vllm.served_weights import save_for_server
 from vtagent.tools.zoom_image import create_zoom_tool
 from vtagent.views import data_url
 

@@ -9,8 +9,8 @@ from tests.rescoring import rescored
 from tests.vllm.runs import distance, records, run
 from vtagent.models.chat import ChatVLM
 from vtagent.models.engine import EngineImage, Request, Sampling
-from vtagent.models.transformers import TransformersEngine
-from vtagent.models.vllm import VLLMEngine
+from vtagent.models.local.engine import TransformersEngine
+from vtagent.models.vllm.engine import VLLMEngine
 from vtagent.training.data import Example, rendered
 from vtagent.views import View
 
@@ -98,7 +98,7 @@ def test_a_reply_ends_with_its_stop_token_its_length_or_the_context(
     never = dict.fromkeys(engine.stop, -100.0)
     [cut] = engine.generate(requests(local, few[:1], max_tokens=5, logit_bias=never))
     assert (cut.finish_reason, len(cut.token_ids)) == ("length", 5)
-    context = engine.served().context
+    context = engine.served_model().context
     assert context is not None
     long = Request((whole.token_ids[0],) * (context - 10), (), Sampling(max_tokens=96, logit_bias=never))
     [full] = engine.generate([long])

@@ -18,10 +18,10 @@ from tests.vllm.server import VLLMServer
 from vtagent.errors import ModelError
 from vtagent.models.chat import ChatVLM
 from vtagent.models.engine import Generation, Request
+from vtagent.models.local.engine import TransformersEngine
 from vtagent.models.placeholders import expand
-from vtagent.models.served_weights import save_for_server
-from vtagent.models.transformers import TransformersEngine
-from vtagent.models.vllm import VLLMEngine
+from vtagent.models.vllm.engine import VLLMEngine
+from vtagent.models.vllm.served_weights import save_for_server
 from vtagent.training.data import rendered
 
 

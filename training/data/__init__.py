@@ -5,7 +5,7 @@ from vtagent.training.data.examples import Domain, Example, RenderedPages, read_
 from vtagent.training.data.files import FileExamples
 from vtagent.training.data.mixing import Joined, Mixture, Part, by_source, mixed
 from vtagent.training.data.opening import open_examples
-from vtagent.training.data.tables import ArrowTable, Rows, Table, open_table
+from vtagent.training.data.tables import ArrowTable, MemoryTable, Table, open_table
 
 __all__ = [
     "ArrowTable",
@@ -14,10 +14,10 @@ __all__ = [
     "Example",
     "FileExamples",
     "Joined",
+    "MemoryTable",
     "Mixture",
     "Part",
     "RenderedPages",
-    "Rows",
     "Table",
     "by_source",
     "mixed",

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal, overload
 
 from vtagent.errors import DataError
-from vtagent.training.pages.documents import TRAINING_LOOK, WIDE_LOOK, PrintSize, render_document
+from vtagent.training.documents.render import TRAINING_LOOK, WIDE_LOOK, PrintSize, render_document
 
 Domain = Literal["training", "wide"]
 LOOKS = {"training": TRAINING_LOOK, "wide": WIDE_LOOK}

@@ -12,7 +12,7 @@ from typing import Any, overload
 from vtagent.errors import DataError, ImageError
 from vtagent.training.data.columns import Columns, texts, value_at
 from vtagent.training.data.examples import Example
-from vtagent.training.data.pictures import LIMITS, picture_bytes, resized, whole
+from vtagent.training.data.image_bytes import LIMITS, image_bytes, resized, whole
 from vtagent.training.data.tables import Table
 
 _PLACEHOLDER = "<image>"
@@ -97,7 +97,7 @@ class FileExamples(Sequence[Example]):
         )
 
     def _picture(self, row: Mapping[str, Any]) -> bytes:
-        return picture_bytes(value_at(row, self.columns.image), self.table.folder)
+        return image_bytes(value_at(row, self.columns.image), self.table.folder)
 
     def _size(self, row: Mapping[str, Any]) -> tuple[int, int] | None:
         """Width and height that the whole picture shall have, if the row says."""

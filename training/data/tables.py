@@ -40,7 +40,7 @@ class Table(Protocol):
 
 
 @dataclass
-class Rows:
+class MemoryTable:
     """Rows in memory."""
 
     name: str
@@ -95,7 +95,7 @@ def open_table(name: str, *, split: str = "train") -> Table:
     """
     path = Path(name)
     if path.suffix in (".jsonl", ".ndjson"):
-        table: Table = Rows(path.stem, path.parent, _json_lines(path))
+        table: Table = MemoryTable(path.stem, path.parent, _json_lines(path))
     elif path.suffix == ".parquet" or path.exists():
         table = ArrowTable(path.stem, path if path.is_dir() else path.parent, _local(path, split))
     elif name.count("/") <= 1 and not name.startswith((".", "/", "~")):

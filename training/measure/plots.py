@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from vtagent.training.measure.modes import zoom_bias_of
-from vtagent.training.measure.summaries import OVERALL, Estimate, Row
+from vtagent.training.measure.summaries import OVERALL, Estimate, SummaryRow
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)))
@@ -37,7 +37,7 @@ class Series:
     high: Sequence[float] = ()
 
 
-def plot_accuracy(rows: Sequence[Row], path: Path) -> None:
+def plot_accuracy(rows: Sequence[SummaryRow], path: Path) -> None:
     """Accuracy against visual tokens, a panel for all questions and one per source; the sweep is a line."""
     panels = {row.source: [r for r in rows if r.source == row.source] for row in rows}
     names = sorted(panels, key=lambda name: (name != OVERALL, name))
@@ -50,7 +50,7 @@ def plot_accuracy(rows: Sequence[Row], path: Path) -> None:
         _one_legend(axes)
 
 
-def plot_sweep(rows: Sequence[Row], path: Path) -> bool:
+def plot_sweep(rows: Sequence[SummaryRow], path: Path) -> bool:
     """Share that zooms and accuracy against the zoom bias, a line per source. False, and no file: nothing was swept."""
     swept = [row for row in rows if zoom_bias_of(row.mode) is not None]
     if len({row.mode for row in swept}) < 2:
@@ -108,7 +108,7 @@ def plot_curves(
         _one_legend(axes)
 
 
-def _accuracy_panel(axis: Any, rows: Sequence[Row]) -> None:
+def _accuracy_panel(axis: Any, rows: Sequence[SummaryRow]) -> None:
     placed = [(row, row.of_full_tokens, row.accuracy) for row in rows]
     points = [(row, 100 * tokens, accuracy) for row, tokens, accuracy in placed if tokens is not None and accuracy]
     swept = sorted(

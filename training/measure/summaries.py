@@ -30,7 +30,7 @@ class Estimate:
 
 
 @dataclass(frozen=True)
-class Row:
+class SummaryRow:
     """One mode on one source, or on all of them."""
 
     mode: str
@@ -62,7 +62,7 @@ class Row:
         return asdict(self)
 
 
-def summarize(outcomes: Sequence[Outcome], *, mix: Mapping[str, float] | None = None) -> list[Row]:
+def summarize(outcomes: Sequence[Outcome], *, mix: Mapping[str, float] | None = None) -> list[SummaryRow]:
     """Rows in the order of modes, sources by name, the overall row last where there are several sources.
 
     Args:
@@ -114,7 +114,7 @@ def _row(
     strata: Mapping[str, Sequence[Outcome]],
     weights: Mapping[str, float],
     full: Mapping[int, Outcome],
-) -> Row:
+) -> SummaryRow:
     graded = {name: [[float(bool(o.right))] for o in part if _is_graded(o)] for name, part in strata.items()}
     paired = {
         name: [
@@ -132,7 +132,7 @@ def _row(
     tokens = _mean(costs, weights)
     seconds = [(o.seconds, weights[name] / len(part)) for name, part in ran.items() for o in part]
     everything = [o for part in strata.values() for o in part]
-    return Row(
+    return SummaryRow(
         mode=mode,
         source=source,
         questions=len(everything),

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from vtagent.training.measure.summaries import Estimate, Row
+from vtagent.training.measure.summaries import Estimate, SummaryRow
 
 _NONE = "–"
 
 
-def markdown(rows: Sequence[Row]) -> str:
+def markdown(rows: Sequence[SummaryRow]) -> str:
     """One line a row; columns that would be empty in all of them are left out.
 
     Example:
         | mode | source | questions | accuracy (95 %) | zoomed | of full accuracy | visual tokens | of full | kept | … |
     """
-    columns: Mapping[str, Callable[[Row], str]] = {
+    columns: Mapping[str, Callable[[SummaryRow], str]] = {
         "mode": lambda row: row.mode,
         "source": lambda row: row.source,
         "questions": lambda row: str(row.questions),

@@ -15,7 +15,7 @@ import torch
 from trl import GRPOTrainer
 
 from vtagent.errors import ModelError
-from vtagent.training.rl.images import distinct
+from vtagent.training.rl.encode_once import distinct
 
 EXACT = 1e-4
 """Sampled log-probabilities and the trainer's own may differ by so much in fp32."""

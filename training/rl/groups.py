@@ -19,7 +19,7 @@ from vtagent.training.rl.collect import Collector, Job
 from vtagent.training.rl.metrics import Failure, Scored
 from vtagent.training.rl.order import seed_of
 from vtagent.training.rl.rollout import Rollout
-from vtagent.training.rl.rows import Row, RowMaker
+from vtagent.training.rl.samples import SampleMaker, TrainingSample
 from vtagent.training.rl.settings import GraphGRPOConfig
 
 SAME = 1e-4
@@ -33,7 +33,7 @@ class Member:
     group: int
     """Equal for all rollouts of one prompt, on whichever process."""
     rollout: Rollout
-    row: Row
+    row: TrainingSample
     scored: Scored
     reward: Reward | None
     sampled: list[int]
@@ -41,7 +41,7 @@ class Member:
 
 
 @dataclass(frozen=True)
-class Generation:
+class GenerationBatch:
     """What came of one generation."""
 
     members: list[Member]
@@ -74,7 +74,7 @@ class GroupRoller:
         self,
         collector: Collector,
         grader: Grader,
-        rows: RowMaker,
+        rows: SampleMaker,
         codec: Codec,
         args: GraphGRPOConfig,
         examples: Sequence[Example],
@@ -85,7 +85,7 @@ class GroupRoller:
         self._collector, self._grader, self._rows, self._codec = collector, grader, rows, codec
         self._args, self._examples, self._gather, self._rank = args, examples, gather, rank
 
-    def roll(self, indices: Sequence[int], window: int) -> Generation:
+    def roll(self, indices: Sequence[int], window: int) -> GenerationBatch:
         """Roll out this process's rows of a generation.
 
         Args:
@@ -95,7 +95,7 @@ class GroupRoller:
         size = int(self._args.num_generations)
         group_of = [(self._rank * len(indices) + place) // size for place in range(len(indices))]
         chosen = dict(zip(range(len(indices)), indices, strict=True))
-        made: dict[int, tuple[Rollout, Row, Scored]] = {}
+        made: dict[int, tuple[Rollout, TrainingSample, Scored]] = {}
         rewards: list[Reward | None] = []
         first: list[list[Scored]] = []
         replacing: list[list[Scored]] = []
@@ -140,7 +140,7 @@ class GroupRoller:
             )
             for place, (rollout, row, scored) in sorted(made.items())
         ]
-        return Generation(members, first, len(same), refilled, replacing)
+        return GenerationBatch(members, first, len(same), refilled, replacing)
 
     def _read(self, index: int) -> Example:
         """The example; if its picture has gone since the start, one without any, whose runs fail."""
@@ -149,7 +149,7 @@ class GroupRoller:
         except ImageError as error:
             return Example(id="", image=b"", question=str(error), answers=("",), source="unreadable")
 
-    def _made(self, jobs: Sequence[Job]) -> list[tuple[Rollout, Row, Scored]]:
+    def _made(self, jobs: Sequence[Job]) -> list[tuple[Rollout, TrainingSample, Scored]]:
         """Rollouts with their rows and verdicts; a row that cannot be made is a run that failed."""
         pairs = [self._with_row(rollout) for rollout in self._collector.collect(jobs)]
         judged = self._collector.wait(self._graded([rollout for rollout, _ in pairs]))
@@ -158,7 +158,7 @@ class GroupRoller:
             for (rollout, row), (verdict, failure) in zip(pairs, judged, strict=True)
         ]
 
-    def _with_row(self, rollout: Rollout) -> tuple[Rollout, Row]:
+    def _with_row(self, rollout: Rollout) -> tuple[Rollout, TrainingSample]:
         if rollout.error is None:
             try:
                 return rollout, self._rows.row(rollout)

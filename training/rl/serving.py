@@ -9,12 +9,12 @@ from typing import Any, Protocol
 from accelerate.utils import broadcast_object_list
 
 from vtagent.models.engine import Engine
-from vtagent.models.served_weights import save_for_server
+from vtagent.models.vllm.served_weights import save_for_server
 from vtagent.training.rl.weights import plain_model, whole_weights
 
 
 class ServedEngine(Engine, Protocol):
-    """An engine that loads checkpoints while it runs; `vtagent.models.vllm.VLLMEngine` is one."""
+    """An engine that loads checkpoints while it runs; `vtagent.models.vllm.engine.VLLMEngine` is one."""
 
     def reload(self, path: str | PathLike[str], *, version: str | None = None) -> str:
         """Serve a checkpoint from now on; returns its version."""

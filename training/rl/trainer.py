@@ -21,21 +21,21 @@ from vtagent.graphs.zoom import create_zoom_agent
 from vtagent.models.chat import ChatVLM
 from vtagent.models.codec import Codec, never_sampled
 from vtagent.models.engine import Engine
+from vtagent.models.local.engine import TransformersEngine
 from vtagent.models.processor import VLProcessor
-from vtagent.models.transformers import TransformersEngine
 from vtagent.training.data import Example
 from vtagent.training.rewards import Grader
 from vtagent.training.rl.checkpoints import WholeCheckpoints
 from vtagent.training.rl.collect import Collector, WorkingStore
+from vtagent.training.rl.encode_once import encode_once
 from vtagent.training.rl.forward import DistinctRows
-from vtagent.training.rl.groups import Generation, GroupRoller
+from vtagent.training.rl.groups import GenerationBatch, GroupRoller
 from vtagent.training.rl.guards import check_dropout, check_model, check_settings, check_trl
-from vtagent.training.rl.images import encode_once
 from vtagent.training.rl.log import LoggedRollout, RolloutLog
 from vtagent.training.rl.metrics import summarize
 from vtagent.training.rl.order import Windows, seed_of
 from vtagent.training.rl.probes import ForcedProbe
-from vtagent.training.rl.rows import RowMaker
+from vtagent.training.rl.samples import SampleMaker
 from vtagent.training.rl.serving import ServedEngine, hand_over
 from vtagent.training.rl.settings import GraphGRPOConfig
 from vtagent.training.rl.weights import plain_model
@@ -97,7 +97,7 @@ class GraphGRPOTrainer(WholeCheckpoints, DistinctRows):
         check_model(model, processor)
         args.max_steps = args.steps(len(examples))
         self.examples = examples
-        self._generation: Generation | None = None
+        self._generation: GenerationBatch | None = None
         super().__init__(
             model=model,
             reward_funcs=[accuracy, well_formed, penalty],
@@ -135,7 +135,7 @@ class GraphGRPOTrainer(WholeCheckpoints, DistinctRows):
             concurrency=args.concurrency,
             build=build,
         )
-        rows = RowMaker(processor.vision, codec.image_token_id, never, processor.tokenizer.eos_token_id)
+        rows = SampleMaker(processor.vision, codec.image_token_id, never, processor.tokenizer.eos_token_id)
         self._roller = GroupRoller(self.collector, grader, rows, codec, args, examples, gather=gather_object, rank=rank)
         greedy = policy.model_copy(update={"temperature": 0.0})
         self._probe: ForcedProbe | None = None
@@ -219,7 +219,7 @@ class GraphGRPOTrainer(WholeCheckpoints, DistinctRows):
         rewards: torch.Tensor = gather(torch.tensor(parts, device=self.accelerator.device))
         return rewards
 
-    def _report(self, generation: Generation, advantages: list[float]) -> None:
+    def _report(self, generation: GenerationBatch, advantages: list[float]) -> None:
         found = summarize(generation.groups, generation.replacing)
         found["groups/same"] = generation.same * self.num_generations / self.args.generation_batch_size
         found["groups/refilled"] = float(generation.refilled)

@@ -13,10 +13,10 @@ from langchain_core.messages import AIMessage, BaseMessage
 from vtagent.errors import ModelError
 from vtagent.images import ImageStore
 from vtagent.models.codec import Codec, TextStream
-from vtagent.models.dialogue import to_template, views_of, with_references
 from vtagent.models.engine import EngineImage, Generation, Request, Sampling
 from vtagent.models.records import KEY, known_prefix, make_record, prefix_hashes
-from vtagent.models.replies import Shown, cut, to_message, usage
+from vtagent.models.streaming import Shown, cut, to_message, usage
+from vtagent.models.template import to_template, views_of, with_references
 from vtagent.protocol import TOOL_CALL
 from vtagent.views import ViewRenderer
 

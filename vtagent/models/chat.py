@@ -100,7 +100,7 @@ class ChatVLM(BaseChatModel):
         """
         cls._known(defaults)
         try:
-            from vtagent.models.transformers import TransformersEngine
+            from vtagent.models.local.engine import TransformersEngine
         except ModuleNotFoundError as error:
             raise ModelError(
                 f"local models need torch and transformers ({error}): pip install 'vtagent[local]'"
@@ -141,13 +141,13 @@ class ChatVLM(BaseChatModel):
         cls._known(defaults)
         try:
             from vtagent.models.processor import VLProcessor
-            from vtagent.models.vllm import VLLMEngine
+            from vtagent.models.vllm.engine import VLLMEngine
         except ModuleNotFoundError as error:
             raise ModelError(f"a server's processor is needed here ({error}): pip install 'vtagent[vllm]'") from error
         loaded = VLProcessor.from_pretrained(resolve(str(processor)))
         engine = VLLMEngine(url, loaded, **(engine_options or {}))
         try:
-            name = engine.served().name
+            name = engine.served_model().name
         except ModelError:
             engine.close()
             raise

@@ -1,0 +1,62 @@
+"""The zoom agent as `langgraph.json` names it, for a LangGraph server. Nothing is loaded before a run asks for it.
+
+The environment says what is served:
+
+    VTAGENT_MODEL       base or zoom (bundled), a checkpoint's folder or hub id; default: zoom.
+                        With VTAGENT_BASE_URL, a name that is served there
+    VTAGENT_BASE_URL    an OpenAI-compatible server, asked instead of a model on this machine
+    VTAGENT_TIMEOUT     seconds that the server may stay silent; default: 120. Then it is asked once more
+    VTAGENT_IMAGES      the folder of the image store, shared by all workers; default: .vtagent/images
+
+Each run may bring its own settings as its context: {"max_zooms": 2, "scale": 0.25, …}.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from functools import lru_cache
+
+from langchain_core.language_models import BaseChatModel
+
+from vtagent.errors import ModelError
+from vtagent.graphs.zoom import ZoomAgent, create_zoom_agent
+from vtagent.images import DirectoryImageStore
+from vtagent.models.lazy import LazyVLM, sizes_of
+
+__all__ = ["zoom_agent"]
+
+
+async def zoom_agent() -> ZoomAgent:
+    """The agent. The server asks for it with every run, and is given the same one each time."""
+    return await asyncio.to_thread(_the_agent)
+
+
+_making = threading.Lock()
+
+
+def _the_agent() -> ZoomAgent:
+    names = ("VTAGENT_MODEL", "VTAGENT_BASE_URL", "VTAGENT_IMAGES")
+    with _making:  # the cache holds nobody up while it is filled: two first runs would make two agents, two models
+        return _agent(*(os.environ.get(name, "") for name in names))
+
+
+@lru_cache
+def _agent(model: str, base_url: str, images: str) -> ZoomAgent:
+    store = DirectoryImageStore(images or ".vtagent/images")
+    if not base_url:
+        return create_zoom_agent(LazyVLM(path=model or "zoom", store=store))
+    if not model:
+        raise ModelError("VTAGENT_BASE_URL names a server; name one of its models with VTAGENT_MODEL")
+    return create_zoom_agent(_served(model, base_url), store=store, vision=sizes_of(model))
+
+
+def _served(model: str, base_url: str) -> BaseChatModel:
+    from vtagent.models.openai_server import served_vlm
+
+    return served_vlm(model, base_url, float(os.environ.get("VTAGENT_TIMEOUT") or 120))
+
+
+if _base_url := os.environ.get("VTAGENT_BASE_URL"):
+    _served("any", _base_url)  # a second of imports: better when the server starts than in somebody's run

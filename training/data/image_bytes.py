@@ -1,0 +1,83 @@
+"""A picture in any form that data sets keep it in becomes the bytes of an image file."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from vtagent.errors import ImageError, ImageNotFound, UnreadableImage
+from vtagent.images import ImageLimits, decode
+
+LIMITS = ImageLimits()
+
+
+def image_bytes(value: Any, folder: Path) -> bytes:
+    """The encoded picture.
+
+    Args:
+        value: Bytes; a path, relative to `folder` or absolute; a base64 data URL; a Pillow image; {"bytes": …, "path":
+            …} as `datasets` stores it; or a list of exactly one of these.
+        folder: Where relative paths start.
+
+    Raises:
+        ImageError: None of these, several pictures, or no such file. Whether the bytes are a picture is not looked at.
+    """
+    match value:
+        case bytes() | bytearray():
+            return bytes(value)
+        case str() if value[:5].lower() == "data:":
+            return _from_data_url(value)
+        case str() if "://" in value[:10]:
+            raise ImageNotFound(f"{value[:80]!r} is remote; download it first")
+        case str() | Path() if str(value):
+            try:
+                return (folder / value).read_bytes()
+            except (OSError, ValueError) as error:
+                raise ImageNotFound(f"{str(value)[:200]!r}: {getattr(error, 'strerror', None) or error}") from error
+        case Image.Image():
+            file = io.BytesIO()
+            value.convert("RGB").save(file, "PNG", compress_level=1)
+            return file.getvalue()
+        case Mapping() if value.get("bytes"):
+            return bytes(value["bytes"])
+        case Mapping() if value.get("path"):
+            return image_bytes(value["path"], folder)
+        case Sequence() if not isinstance(value, str):
+            if len(value) > 1:
+                raise UnreadableImage(f"{len(value)} images; a question here has one")
+            if value:
+                return image_bytes(value[0], folder)
+    raise UnreadableImage("no image" if not value else f"{type(value).__name__} is no form of an image")
+
+
+def resized(data: bytes, size: tuple[int, int]) -> bytes:
+    """The picture at exactly this width and height, as a PNG.
+
+    Raises:
+        ImageError: It cannot be decoded.
+    """
+    file = io.BytesIO()
+    decode(data, limits=LIMITS).resize(size, Image.Resampling.LANCZOS).save(file, "PNG", compress_level=1)
+    return file.getvalue()
+
+
+def whole(data: bytes) -> str | None:
+    """None for a picture that decodes to its last row, else what is wrong with it."""
+    try:
+        decode(data, limits=LIMITS)
+    except ImageError as error:
+        return str(error)
+    return None
+
+
+def _from_data_url(text: str) -> bytes:
+    try:
+        return base64.b64decode(text.partition(",")[2], validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise UnreadableImage(f"the data URL is not base64 ({error})") from None

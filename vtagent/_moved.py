@@ -1,0 +1,69 @@
+"""Old import paths of public names. Importing one still works in this version, and a warning says the new path."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+
+MODULES: Mapping[str, str] = {
+    "vtagent.graphs.in_use": "vtagent.graphs.checkpoints",
+    "vtagent.graphs.offload": "vtagent.graphs.checkpoints",
+    "vtagent.graphs.served": "vtagent.graphs.server",
+    "vtagent.models.served": "vtagent.models.openai_server",
+    "vtagent.models.served_weights": "vtagent.models.vllm.weights",
+    "vtagent.models.transformers": "vtagent.models.local.engine",
+    "vtagent.tools.shown": "vtagent.conversation",
+    "vtagent.training.pages": "vtagent.training.documents",
+    "vtagent.training.pages.documents": "vtagent.training.documents.render",
+    "vtagent.training.pages.values": "vtagent.training.documents.values",
+}
+"""Old module → the module that now holds its public names."""
+
+NAMES: Mapping[str, Mapping[str, str]] = {
+    "vtagent.training.data": {"Rows": "MemoryTable"},
+}
+"""Module, by its present path → old name → present name."""
+
+
+def renamed(module: str, name: str) -> object:
+    """The attribute of `module` that was called `name` in the last version, with a DeprecationWarning.
+
+    A module whose public names changed calls this from its `__getattr__`.
+
+    Raises:
+        AttributeError: `module` never had such a name.
+    """
+    new = NAMES.get(module, {}).get(name)
+    if new is None:
+        raise AttributeError(f"module {module!r} has no attribute {name!r}")
+    warnings.warn(f"{module}.{name} is now called {module}.{new}", DeprecationWarning, stacklevel=3)
+    return getattr(sys.modules[module], new)
+
+
+class _MovedModules(MetaPathFinder, Loader):
+    """Finds the modules of `MODULES` that no other finder finds."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname not in MODULES:
+            return None
+        return ModuleSpec(fullname, self, is_package=any(name.startswith(f"{fullname}.") for name in MODULES))
+
+    def exec_module(self, module: ModuleType) -> None:
+        old, new = module.__name__, MODULES[module.__name__]
+        warnings.warn(f"{old} has moved to {new}", DeprecationWarning, stacklevel=2)
+        present = importlib.import_module(new)
+        module.__doc__ = f"Moved to `{new}`."
+        module.__dict__["__getattr__"] = lambda name: getattr(present, name)
+
+
+def install() -> None:
+    """Make the old paths importable; called once, when `vtagent` is imported."""
+    if not any(isinstance(finder, _MovedModules) for finder in sys.meta_path):
+        sys.meta_path.append(_MovedModules())

@@ -1,0 +1,1 @@
+"""The engine for checkpoints on this machine."""

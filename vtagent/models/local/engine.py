@@ -1,0 +1,293 @@
+"""TransformersEngine: a Qwen vision-language model in this process, its concurrent requests computed in one batch.
+
+One worker thread owns the model while there is work, and ends when there has been none for a while. Failures stay with
+the request that caused them.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, wait
+from contextlib import contextmanager
+from os import PathLike
+from typing import TYPE_CHECKING, Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForImageTextToText
+
+from vtagent.errors import ModelError
+from vtagent.models.codec import never_sampled
+from vtagent.models.engine import Generation, Request
+from vtagent.models.families import family_of, resolve
+from vtagent.models.local.scheduler import Counters, Scheduler
+from vtagent.models.local.sequence import prepare, reject
+from vtagent.models.processor import VLProcessor
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+_IDLE_SECONDS = 5.0
+
+_GAP_SECONDS = 0.02
+"""An idle engine waits so long for the next of the requests that were announced, …"""
+
+_GATHER_SECONDS = 0.5
+"""… and so long for all of them."""
+
+
+class TransformersEngine:
+    """Batched generation with KV and image reuse over a transformers model.
+
+    Args:
+        model: A dense Qwen3-VL or Qwen2.5-VL, in evaluation mode, on one device; with PEFT adapters or without. It may
+            be a model that is being trained: call `forget` after each change of its weights.
+        processor: the checkpoint's processor.
+        max_rows: Requests decoded together; more wait.
+        cache_tokens: Bound on the KV kept for reuse, in tokens.
+        image_cache_tokens: Bound on the image features kept for reuse, in visual tokens.
+        max_wave_tokens: Bound on the prompt tokens computed together.
+
+    Raises:
+        ModelError: not a model that we serve.
+
+    Example:
+        >>> engine = TransformersEngine.from_pretrained("base")  # doctest: +SKIP
+        >>> engine.generate([Request(token_ids=tuple(engine.processor.tokenizer.encode("Hello")))])  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        processor: VLProcessor,
+        *,
+        max_rows: int = 128,
+        cache_tokens: int = 65536,
+        image_cache_tokens: int = 65536,
+        max_wave_tokens: int = 16384,
+    ) -> None:
+        if hasattr(model, "get_base_model"):  # PEFT: the adapters are inside the layers
+            model = model.get_base_model()
+        family = family_of(model.config.model_type)
+        tokenizer = processor.tokenizer
+        self.model = model
+        self.processor = processor
+        self._layers = model.model.language_model.layers
+        self.context: int = model.config.text_config.max_position_embeddings
+        self.banned = never_sampled(tokenizer) | {model.config.image_token_id, model.config.video_token_id}
+        self.stop = frozenset(_end_ids(model, tokenizer))
+        self._scheduler = Scheduler(
+            model,
+            processor,
+            deepstack=family.deepstack,
+            max_rows=max_rows,
+            max_wave_tokens=max_wave_tokens,
+            cache_tokens=cache_tokens,
+            image_cache_tokens=image_cache_tokens,
+            banned=self.banned,
+        )
+        self._changed = threading.Condition()
+        self._queue: list[tuple[Request, Future[Generation]]] = []
+        self._coming = 0
+        self._worker: threading.Thread | None = None
+        self._forget = False
+        self._closed = False
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path: str | PathLike[str],
+        *,
+        device: str | None = None,
+        dtype: torch.dtype | str | None = None,
+        **options: Any,
+    ) -> TransformersEngine:
+        """Load a dense checkpoint: a folder, a hub id, or the name of a bundled policy.
+
+        Args:
+            path: Where it is.
+            device: "cuda" where there is one, else "cpu".
+            dtype: bfloat16 on a GPU, float32 on a CPU.
+            options: Those of the constructor.
+
+        Raises:
+            ModelError: nothing there, something that cannot be loaded, or not a family that we serve.
+        """
+        path = resolve(str(path))
+        try:
+            config = AutoConfig.from_pretrained(path)
+        except (OSError, ValueError, StrictDataclassError) as error:
+            places = "give a checkpoint folder, a hub id, or a bundled policy's name"
+            raise ModelError(f"no model at {path!r} ({places}): {_reason(error)}") from error
+        family_of(config.model_type)
+        processor = VLProcessor.from_pretrained(path)
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        dtype = dtype or (torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16)
+        try:
+            model: Any = AutoModelForImageTextToText.from_pretrained(path, dtype=dtype, attn_implementation="sdpa")
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+            raise ModelError(f"the weights at {path!r} cannot be loaded: {_reason(error)}") from error
+        return cls(model.to(torch.device(device)).eval(), processor, **options)
+
+    def submit(self, request: Request) -> Future[Generation]:
+        """Queue one request; see `Engine.submit`."""
+        return self._submit([request])[0]
+
+    @contextmanager
+    def announced(self) -> Iterator[None]:
+        """Say that a request is being made ready, and submit it inside the block.
+
+        Calls that are made together are then computed together: their prompts become ready one by one, and an engine
+        that began with the first would be busy with it while the others come in. A single call waits for nobody.
+        """
+        with self._changed:
+            self._coming += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._coming -= 1
+                self._changed.notify_all()
+
+    def generate(self, requests: Sequence[Request]) -> list[Generation]:
+        """Serve several requests together; see `Engine.generate`."""
+        futures = self._submit(requests)
+        wait(futures)
+        return [future.result() for future in futures]
+
+    def forget(self) -> None:
+        """The weights have changed: requests submitted from now on find no KV and no image features of the old ones."""
+        with self._changed:
+            if self._worker is None:
+                self._scheduler.forget()
+            else:
+                self._forget = True
+                self._changed.notify_all()
+
+    def close(self) -> None:
+        """Refuse new requests, fail those under way, and wait for the worker to end."""
+        with self._changed:
+            self._closed = True
+            worker = self._worker
+            self._changed.notify_all()
+        if worker is not None and worker is not threading.current_thread():
+            worker.join()
+
+    @property
+    def counters(self) -> Counters:
+        """What was computed so far."""
+        return self._scheduler.counters
+
+    @property
+    def images_encoded(self) -> int:
+        """Images that went through the vision tower so far."""
+        return self._scheduler.vision.encoded
+
+    @property
+    def cached_tokens(self) -> int:
+        """Tokens whose KV is kept for reuse."""
+        return self._scheduler.prefixes.tokens
+
+    @property
+    def rows(self) -> int:
+        """Requests being served: decoding, or waiting for room."""
+        with self._changed:
+            return len(self._queue) + len(self._scheduler.waiting) + len(self._scheduler.active)
+
+    def __enter__(self) -> TransformersEngine:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _submit(self, requests: Sequence[Request]) -> list[Future[Generation]]:
+        futures: list[Future[Generation]] = [Future() for _ in requests]
+        with self._changed:
+            if self._closed:
+                for future in futures:
+                    reject(future, ModelError("the engine is closed; load the model again"))
+                return futures
+            self._queue.extend(zip(requests, futures, strict=True))
+            if self._worker is None:
+                self._worker = threading.Thread(target=self._work, name="vtagent-engine", daemon=True)
+                self._worker.start()
+            self._changed.notify_all()
+        return futures
+
+    def _work(self) -> None:
+        """The worker's life: take what is queued, compute a turn, until closed or idle."""
+        scheduler = self._scheduler
+        with torch.no_grad():
+            while True:
+                with self._changed:
+                    while not (self._queue or scheduler.busy or self._forget or self._closed):
+                        if not self._changed.wait(_IDLE_SECONDS):
+                            self._worker = None
+                            return
+                    if not scheduler.busy:
+                        self._gather()
+                    if self._closed:
+                        self._worker = None
+                        break
+                    queued, self._queue = self._queue, []
+                    forget, self._forget = self._forget, False
+                if forget:
+                    scheduler.forget()
+                for request, future in queued:
+                    self._take(request, future)
+                try:
+                    scheduler.turn()
+                except Exception as error:  # never leave a caller waiting: whatever this was, all of them hear of it
+                    self._fail_all(error)
+        self._fail_all(ModelError("the engine was closed before the reply was complete"))
+
+    def _gather(self) -> None:
+        """With the lock held, wait for requests that are announced, as long as they keep coming."""
+        end = time.monotonic() + _GATHER_SECONDS
+        before: tuple[int, int] | None = None
+        while self._coming and not self._closed and time.monotonic() < end:
+            now = len(self._queue), self._coming
+            if now == before:
+                return
+            before = now
+            self._changed.wait(_GAP_SECONDS)
+
+    def _take(self, request: Request, future: Future[Generation]) -> None:
+        try:
+            if self.model.training and any(getattr(layer, "gradient_checkpointing", False) for layer in self._layers):
+                raise ModelError("gradient checkpointing keeps no KV; call model.eval() before sampling from the model")
+            row = prepare(request, future, self.model.model, self.processor, context=self.context, stop=self.stop)
+        except Exception as error:
+            reject(future, error)
+        else:
+            self._scheduler.add(row)
+
+    def _fail_all(self, error: BaseException) -> None:
+        with self._changed:
+            queued, self._queue = self._queue, []
+        waiting, self._scheduler.waiting = self._scheduler.waiting, []
+        self._scheduler.fail_active(error)
+        for future in [future for _, future in queued] + [row.future for row in waiting]:
+            reject(future, error)
+
+
+def _reason(error: Exception) -> str:
+    """What a library says of a failure, in one line."""
+    return " ".join(str(error).split())[:300]
+
+
+def _ids(tokenizer: Any, names: Sequence[str]) -> list[int]:
+    known = tokenizer.get_vocab()
+    return [known[name] for name in names if name in known]
+
+
+def _end_ids(model: Any, tokenizer: Any) -> list[int]:
+    eos = getattr(model.generation_config, "eos_token_id", None)
+    own = eos if isinstance(eos, list) else [eos]
+    ends = [*own, tokenizer.eos_token_id, *_ids(tokenizer, ["<|im_end|>", "<|endoftext|>"])]
+    return sorted({token for token in ends if token is not None and token < model.config.text_config.vocab_size})

@@ -1,0 +1,166 @@
+"""One request on its way through the engine: its expanded prompt, its positions, and what was sampled so far."""
+
+from __future__ import annotations
+
+import random
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from vtagent.errors import ModelError, VtagentError
+from vtagent.models.engine import FinishReason, Generation, Request, Sampling
+from vtagent.models.placeholders import cache_keys, expand, image_spans
+
+if TYPE_CHECKING:
+    from vtagent.models.processor import VLProcessor
+
+
+@dataclass(eq=False)
+class SequenceState:
+    """A request that was checked and expanded."""
+
+    request: Request
+    future: Future[Generation]
+    ids: list[int]
+    """Expanded prompt, then what was sampled."""
+    keys: list[int]
+    """The same for the prefix cache: placeholders as numbers of their image."""
+    prompt: int
+    """Length of the expanded prompt."""
+    spans: list[tuple[int, int]]
+    """Start and end of each image in the expanded prompt."""
+    positions: torch.Tensor
+    """(3, prompt) rotary positions of the prompt: time, height, width."""
+    offset: int
+    """Position of the n-th token of the row is n + offset, for n past the prompt."""
+    context: int
+    stop: frozenset[int]
+    stream: random.Random
+    epoch: int = 0
+    """Which state of the weights the row was started with."""
+    cached: int = 0
+    """Tokens at the start whose KV was found in the cache."""
+    logprobs: list[float] = field(default_factory=list)
+
+    @property
+    def image_tokens(self) -> int:
+        """How many tokens of the prompt stand for image patches."""
+        return sum(end - start for start, end in self.spans)
+
+    @property
+    def tokens(self) -> list[int]:
+        """What was sampled so far."""
+        return self.ids[self.prompt :]
+
+    @property
+    def length(self) -> int:
+        """Tokens whose KV is known: all but the one sampled last."""
+        return len(self.ids) - 1
+
+    def append(self, token: int, logprob: float) -> FinishReason | None:
+        """Take a sampled token in; returns why the row ends with it, or None.
+
+        Raises:
+            Exception: whatever the request's `on_token` raises.
+        """
+        self.ids.append(token)
+        self.keys.append(token)
+        self.logprobs.append(logprob)
+        told_to_stop = self.request.on_token is not None and self.request.on_token(token)
+        if token in self.stop or told_to_stop:
+            return "stop"
+        if len(self.logprobs) >= self.request.sampling.max_tokens or len(self.ids) >= self.context:
+            return "length"
+        return None
+
+    def finish(self, reason: FinishReason) -> None:
+        """Hand the reply over."""
+        resolve(
+            self.future,
+            Generation(
+                token_ids=tuple(self.tokens),
+                logprobs=tuple(self.logprobs),
+                finish_reason=reason,
+                prompt_tokens=self.prompt,
+                image_tokens=self.image_tokens,
+                prefilled_tokens=self.prompt - self.cached,
+            ),
+        )
+
+    def fail(self, error: BaseException) -> None:
+        """Hand an error over."""
+        reject(self.future, error)
+
+
+def prepare(
+    request: Request,
+    future: Future[Generation],
+    model: Any,
+    processor: VLProcessor,
+    *,
+    context: int,
+    stop: frozenset[int],
+) -> SequenceState:
+    """Check a request and lay out its prompt; `model` gives the positions (its own `get_rope_index`).
+
+    Raises:
+        ModelError: the request cannot be served.
+    """
+    vocabulary = model.config.text_config.vocab_size
+    _check(request.sampling, vocabulary)
+    if not request.token_ids:
+        raise ModelError("the prompt is empty; send at least one message")
+    vision, image_token_id = processor.vision, processor.image_token_id
+    ids = expand(request.token_ids, request.images, vision, image_token_id)
+    if not 0 <= min(ids) <= max(ids) < vocabulary:
+        raise ModelError(f"the prompt has token ids outside 0…{vocabulary - 1}; is this another model's tokenizer?")
+    if len(ids) >= context:
+        raise ModelError(f"the prompt has {len(ids)} tokens, but the model's context ends at {context}, reply included")
+    tensor = torch.tensor([ids])
+    is_image = torch.eq(tensor, image_token_id).int()
+    grids = [vision.grid(*image.pixels.size) for image in request.images]
+    positions, offset = model.get_rope_index(
+        tensor, mm_token_type_ids=is_image, image_grid_thw=torch.tensor(grids) if grids else None
+    )
+    return SequenceState(
+        request=request,
+        future=future,
+        ids=ids,
+        keys=list(cache_keys(ids, request.images, image_token_id)),
+        prompt=len(ids),
+        spans=image_spans(ids, image_token_id),
+        positions=positions[:, 0],
+        offset=int(offset[0, 0]),
+        context=context,
+        stop=stop | request.sampling.stop,
+        stream=random.Random(request.sampling.seed),
+    )
+
+
+def _check(sampling: Sampling, vocabulary: int) -> None:
+    if sampling.max_tokens < 1:
+        raise ModelError(f"max_tokens is {sampling.max_tokens}; ask for at least one token")
+    if sampling.temperature < 0 or not 0 < sampling.top_p <= 1 or sampling.top_k < 0:
+        raise ModelError("temperature and top_k must be 0 or more, and top_p between 0 and 1")
+    if any(not 0 <= token < vocabulary for token in sampling.banned | sampling.logit_bias.keys()):
+        raise ModelError(f"logit_bias or banned names a token that is not one of the model's 0…{vocabulary - 1}")
+
+
+def resolve(future: Future[Generation], generation: Generation) -> None:
+    """Set a result, unless the caller has cancelled meanwhile."""
+    with suppress(InvalidStateError):
+        future.set_result(generation)
+
+
+def reject(future: Future[Generation], error: BaseException) -> None:
+    """Set an error, a foreign one as a one-line ModelError, unless the caller has cancelled meanwhile."""
+    if not isinstance(error, VtagentError):
+        text = " ".join(str(error).split())[:300]
+        wrapped = ModelError(f"the model failed: {type(error).__name__}: {text}")
+        wrapped.__cause__ = error
+        error = wrapped
+    with suppress(InvalidStateError):
+        future.set_exception(error)

@@ -1,0 +1,138 @@
+"""`PixelModel`: any chat model, behind a step that turns image references into pixels below LangChain's callbacks."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from typing import Any
+
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
+from langchain_core.language_models import BaseChatModel, LanguageModelInput
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.outputs import ChatGenerationChunk, ChatResult
+from langchain_core.runnables import Runnable, RunnableBinding
+from pydantic import Field
+
+from vtagent.images import ImageStore
+from vtagent.views import View, ViewRenderer, data_url, is_reference
+from vtagent.visual_tokens import VisionSpec
+
+_COPIED_FIELDS = (
+    "cache",
+    "callbacks",
+    "custom_get_token_ids",
+    "disable_streaming",
+    "metadata",
+    "output_version",
+    "profile",
+    "rate_limiter",
+    "tags",
+    "verbose",
+)
+"""What a chat model does around a call, which the step before it must do in its place."""
+
+
+class PixelModel(BaseChatModel):
+    """Any chat model, behind a step that turns references into `data:` URLs at the last moment."""
+
+    inner: BaseChatModel = Field(exclude=True)
+    renderer: Any = Field(exclude=True)
+    store: Any = Field(exclude=True)
+
+    @classmethod
+    def over(
+        cls, model: BaseChatModel, store: ImageStore, vision: VisionSpec, *, renderer: ViewRenderer | None = None
+    ) -> PixelModel:
+        """Wrap a model whose images are in `store` and are rendered for `vision`, by `renderer` if it is shared."""
+        kept = {name: getattr(model, name) for name in _COPIED_FIELDS}
+        return cls(inner=model, store=store, renderer=renderer or ViewRenderer(store, vision), **kept)
+
+    @property
+    def _llm_type(self) -> str:
+        return self.inner._llm_type
+
+    @property
+    def model_name(self) -> str | None:
+        """The inner model's name, by which LangChain knows what it can do."""
+        return getattr(self.inner, "model_name", None) or getattr(self.inner, "model", None)
+
+    @property
+    def _identifying_params(self) -> Mapping[str, Any]:
+        return self.inner._identifying_params
+
+    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> Any:
+        return self.inner._get_ls_params(stop=stop, **kwargs)
+
+    def bind_tools(self, tools: Sequence[Any], **kwargs: Any) -> Runnable[LanguageModelInput, AIMessage]:
+        """Let the inner model write the tools in its own dialect."""
+        bound = self.inner.bind_tools(tools, **kwargs)
+        if not isinstance(bound, RunnableBinding) or bound.bound is not self.inner:
+            raise TypeError(f"{type(self.inner).__name__}.bind_tools does not return a plain binding; wrap it yourself")
+        return self.bind(**bound.kwargs)
+
+    def _generate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        return self.inner._generate(self._with_pixels(messages), stop, run_manager, **kwargs)
+
+    async def _agenerate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        shown = await asyncio.to_thread(self._with_pixels, messages)
+        return await self.inner._agenerate(shown, stop, run_manager, **kwargs)
+
+    def _stream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> Iterator[ChatGenerationChunk]:
+        if type(self.inner)._stream is BaseChatModel._stream:
+            yield from _whole(self._generate(messages, stop, run_manager, **kwargs))
+            return
+        yield from self.inner._stream(self._with_pixels(messages), stop, run_manager, **kwargs)
+
+    async def _astream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[ChatGenerationChunk]:
+        inner = type(self.inner)
+        if inner._stream is BaseChatModel._stream and inner._astream is BaseChatModel._astream:
+            for chunk in _whole(await self._agenerate(messages, stop, run_manager, **kwargs)):
+                yield chunk
+            return
+        shown = await asyncio.to_thread(self._with_pixels, messages)
+        async for chunk in self.inner._astream(shown, stop, run_manager, **kwargs):
+            yield chunk
+
+    def _with_pixels(self, messages: list[BaseMessage]) -> list[BaseMessage]:
+        shown = []
+        for message in messages:
+            if isinstance(message.content, list) and any(is_reference(block) for block in message.content):
+                content = [self._pixels(block) if is_reference(block) else block for block in message.content]
+                message = message.model_copy(update={"content": content})
+            shown.append(message)
+        return shown
+
+    def _pixels(self, block: Any) -> dict[str, Any]:
+        image = self.renderer.render(View.from_block(block, self.store))
+        return {"type": "image_url", "image_url": {"url": data_url(image)}}
+
+
+def _whole(result: ChatResult) -> Iterator[ChatGenerationChunk]:
+    for generation in result.generations[:1]:
+        message = generation.message
+        fields = message.model_dump(exclude={"type"})
+        yield ChatGenerationChunk(message=AIMessageChunk(**fields), generation_info=generation.generation_info)
