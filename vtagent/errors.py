@@ -8,7 +8,6 @@ VtagentError
 │   ├── ImageTampered     a stored image whose bytes no longer match its name
 │   └── ImageRefused      a source we do not open: a remote URL, a file path, an unknown scheme or block
 ├── RegionError           a box that cannot be meant
-├── ReplyError            a reply that breaks the protocol; the message is written for the model to act on
 ├── ModelError            a checkpoint or server that cannot be used, or that failed
 ├── DataError             a bad training or evaluation input file
 └── SettingsError         training settings, or an installed library, that training cannot work with
@@ -25,7 +24,6 @@ __all__ = [
     "ImageTooLarge",
     "ModelError",
     "RegionError",
-    "ReplyError",
     "SettingsError",
     "UnreadableImage",
     "VtagentError",
@@ -62,10 +60,6 @@ class ImageRefused(ImageError):
 
 class RegionError(VtagentError):
     """The box cannot be meant."""
-
-
-class ReplyError(VtagentError):
-    """The reply breaks the protocol; the message says how to mend it."""
 
 
 class ModelError(VtagentError):

@@ -50,11 +50,6 @@ class Region:
         return ",".join(str(value) for value in self)
 
     @property
-    def area(self) -> float:
-        """Share of the image the region covers, 0-1."""
-        return (self.x2 - self.x1) * (self.y2 - self.y1) / SCALE**2
-
-    @property
     def is_whole(self) -> bool:
         """Whether the region is the whole image, which is written as no region at all."""
         return self == Region(0, 0, SCALE, SCALE)
