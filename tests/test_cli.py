@@ -34,7 +34,7 @@ class Scripted(ScriptedChat):
     store: Any = None
 
 
-def picture(path: str | Path) -> tuple[str, tuple[int, int]]:
+def mode_and_size(path: str | Path) -> tuple[str, tuple[int, int]]:
     """The mode and the size of an image file."""
     with Image.open(path) as image:
         return image.mode, image.size
@@ -101,7 +101,7 @@ def test_ask_saves_the_views_that_the_model_saw(
 ) -> None:
     scripted(monkeypatch, ZOOM, ANSWER)
     told = report(capsys, "ask", page, "What is the Total?", "--save-views", tmp_path / "seen")
-    saved = [(Path(step["file"]).name, picture(step["file"])[1]) for step in told["path"] if "file" in step]
+    saved = [(Path(step["file"]).name, mode_and_size(step["file"])[1]) for step in told["path"] if "file" in step]
     assert saved == [("1-look-image1.png", (320, 256)), ("2-zoom-image1.png", (640, 480))]
 
 
@@ -406,7 +406,7 @@ def test_samples_writes_documents_with_questions_and_gold_answers(tmp_path: Path
     written = rows(tmp_path)
     assert [row["print"] for row in written] == ["large", "small"] * 3
     assert all(row["question"] and row["answer"] for row in written)
-    assert all(picture(tmp_path / row["image"])[0] == "RGB" for row in written)
+    assert all(mode_and_size(tmp_path / row["image"])[0] == "RGB" for row in written)
     assert len(list(tmp_path.glob("*.png"))) == 6
 
 

@@ -186,7 +186,7 @@ def test_an_animation_may_be_cut_anywhere(store: ImageStore) -> None:
             store.put(data[:end])
 
 
-def test_a_phone_photo_with_a_second_picture_behind_it_counts_as_a_jpeg(store: ImageStore) -> None:
+def test_a_phone_photo_with_a_second_image_behind_it_counts_as_a_jpeg(store: ImageStore) -> None:
     data = encode(quarters((64, 48)), "MPO", save_all=True, append_images=[solid((64, 48), BLUE)])
     ref = store.put(data)
     assert (ref.mime_type, ref.width, ref.height) == ("image/jpeg", 64, 48)
@@ -266,7 +266,7 @@ EXPECTED = [RED, GREEN, BLUE, WHITE]
 
 
 def turned(image: Image.Image, orientation: int) -> Image.Image:
-    """The picture as a camera would store it under an EXIF orientation, so that undoing it gives `image`."""
+    """The image as a camera stores it under an EXIF orientation: undoing the orientation gives `image`."""
     undo = {
         1: [],
         2: [Image.Transpose.FLIP_LEFT_RIGHT],
