@@ -2,8 +2,8 @@
 
     python -m benchmarks.graph_overhead [--runs 300]
 
-The model takes no time, and no view is rendered. Both sides show a low view, call `zoom_image` once and answer, with the
-same image store and the same tool. Runs of the two sides alternate, and medians are compared. A second pair of rows
+The model takes no time, and no view is rendered. Both sides show a low view, call `zoom_image` once and answer, with
+the same image store and the same tool. Runs of the two sides alternate, and medians are compared. A second pair of rows
 includes LangChain's own work around each call of a chat model (callbacks, and formatting messages for tracers). That
 work is part of the model's cost and the same for both sides.
 """
