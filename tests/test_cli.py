@@ -28,14 +28,14 @@ ANSWER = AIMessage("<think>Now I can.</think><answer>48.10</answer>")
 
 
 class Scripted(ScriptedChat):
-    """A script that says, as `ChatVLM` does, how it sees and where its images are."""
+    """A scripted model with the `vision` and `store` of a `ChatVLM`."""
 
     vision: Any = QWEN3_VL
     store: Any = None
 
 
 def mode_and_size(path: str | Path) -> tuple[str, tuple[int, int]]:
-    """The mode and the size of an image file."""
+    """Returns the mode and the size of an image file."""
     with Image.open(path) as image:
         return image.mode, image.size
 
@@ -48,7 +48,7 @@ def page(tmp_path: Path) -> Path:
 
 
 def scripted(monkeypatch: pytest.MonkeyPatch, *replies: AIMessage) -> Scripted:
-    """Make `vtagent ask` talk to a script instead of loading weights."""
+    """Makes `vtagent ask` use a scripted model instead of loading weights."""
     model = Scripted(lines=list(replies))
 
     def load(name: str, *, store: Any) -> Scripted:
@@ -144,7 +144,7 @@ def test_what_a_model_says_cannot_drive_the_terminal(
 
 
 def failure(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str]:
-    """The exit code and the one line of a command that fails."""
+    """Runs a command that fails, and returns its exit code and its one line on stderr."""
     try:
         code = run([*map(str, arguments)])
     except SystemExit as stopped:  # argparse leaves this way
@@ -237,11 +237,11 @@ def test_without_rich_the_command_says_which_extra_it_needs() -> None:
 
 
 class Server(BaseHTTPRequestHandler):
-    """An OpenAI-compatible server that first zooms, then answers, and keeps what it was sent."""
+    """An OpenAI-compatible server that first zooms and then answers, and records the requests."""
 
     received: ClassVar[list[dict[str, Any]]] = []
     tokens: ClassVar[list[int] | None] = None
-    """What `<tool_call>` is; None: this server does not tell, as most do not."""
+    """The token ids of `<tool_call>`; None if the server has no /tokenize, as most servers."""
 
     def do_GET(self) -> None:
         self._reply(

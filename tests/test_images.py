@@ -1,4 +1,4 @@
-"""The store and the decoder: every bad file gets one clear line, every good one the right colours the right way up."""
+"""The store and the decoder: a bad file gives one clear error, a good one the right colours, upright."""
 
 from __future__ import annotations
 
@@ -202,7 +202,7 @@ def test_formats_outside_the_list_are_refused(store: ImageStore) -> None:
 
 
 def png_header(width: int, height: int) -> bytes:
-    """A PNG that claims a size and holds almost nothing."""
+    """A PNG whose header claims a size, with almost no data."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))

@@ -1,4 +1,4 @@
-"""Regions: what is understood, what is refused and in which words, and that a grown region can be looked at."""
+"""Regions: the forms that are parsed, the errors for the others, and regions grown until a model can process them."""
 
 from __future__ import annotations
 
