@@ -1,5 +1,6 @@
-# `make demo` and `make test` work on a fresh clone: each creates .venv and installs what it needs from exact constraints.
-# pip's own settings are honoured (PIP_INDEX_URL, PIP_EXTRA_INDEX_URL, PIP_FIND_LINKS, …): point one at PyTorch's CPU builds to leave CUDA out.
+# `make demo` and `make test` work on a fresh clone: each creates .venv and installs what it needs at exact versions.
+# To avoid downloading CUDA, point one of pip's settings (PIP_INDEX_URL, PIP_EXTRA_INDEX_URL, PIP_FIND_LINKS, …) at
+# PyTorch's CPU builds.
 
 PYTHON ?= python3
 VENV   ?= .venv
@@ -10,20 +11,20 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check
 
 .PHONY: help demo test test-vllm test-server lint types check pretrain wheel clean
 
-help:  ## What can be made
+help:  ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*##/\1 #/p' $(MAKEFILE_LIST) | awk -F' # *' '{ printf "  make %-11s  %s\n", $$1, $$2 }'
 
 demo: $(VENV)/.demo  ## Ask the bundled policy one question about large print and one about small print
 	@$(BIN)/python examples/demo.py
 
-# One process a core, each with one thread: torch's threads would only wait for one another.
+# One process per core, with one thread each: more threads would compete for the cores.
 test: $(VENV)/.dev  ## Run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
-test-vllm: $(VENV)/.dev $(VLLM)/.made  ## Run the contract tests against real vLLM on the CPU, from an environment of its own (2 GB)
+test-vllm: $(VENV)/.dev $(VLLM)/.made  ## Run the contract tests against real vLLM on the CPU, in a separate environment (2 GB)
 	VTAGENT_VLLM=$(VLLM)/bin/vllm $(BIN)/python -m pytest -s --timeout 3600 tests/vllm/contract_*.py
 
-test-server: $(VENV)/.dev $(SERVER)/.made  ## Run the contract tests against a LangGraph development server, from an environment of its own
+test-server: $(VENV)/.dev $(SERVER)/.made  ## Run the contract tests against a LangGraph development server, in a separate environment
 	VTAGENT_SERVER=$(SERVER)/bin/langgraph $(BIN)/python -m pytest -s --timeout 3600 tests/server/contract_*.py
 
 lint: $(VENV)/.dev  ## Run the linter and check the formatting
@@ -33,19 +34,19 @@ lint: $(VENV)/.dev  ## Run the linter and check the formatting
 types: $(VENV)/.dev  ## Run the type checker
 	$(BIN)/mypy
 
-check: lint types test  ## All three
+check: lint types test  ## Run the linter, the type checker and the tests
 
-# Huge pages for glibc's heap: a training step allocates and frees gigabytes, and page faults would take a third of it.
-pretrain: $(VENV)/.dev  ## Train the bundled policy `base` from nothing, an hour and three quarters on two cores; interrupt and go on at will
+# A training step allocates and frees gigabytes. Without huge pages, page faults would take a third of its time.
+pretrain: $(VENV)/.dev  ## Train the bundled policy `base` from scratch (105 minutes on two cores); continues where it was interrupted
 	GLIBC_TUNABLES=glibc.malloc.hugetlb=1 $(BIN)/python -m vtagent.training.pretrain --out runs/base
 
 wheel: $(VENV)/.dev  ## Build dist/vtagent-*.whl
 	$(BIN)/python -m build --wheel
 
-clean:  ## Remove the environment and everything built
+clean:  ## Remove the environments and all build outputs
 	rm -rf $(VENV) $(VLLM) $(SERVER) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
 
-# torch is a step of its own: pip then prefers a CPU build where it finds one, and the rest cannot change it.
+# torch is installed first: pip then picks a CPU build where it finds one, and the later steps keep it.
 $(VENV)/.torch: constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "vtagent needs Python 3.11 or newer; name one: make PYTHON=python3.12 …")'
 	$(PYTHON) -m venv $(VENV)

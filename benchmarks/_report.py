@@ -1,4 +1,4 @@
-"""One way to write a benchmark down: rows as JSON for machines, as a table for people, with what it was measured on."""
+"""Writes the results of a benchmark as JSON and as a Markdown table, with the machine that it ran on."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ def report(name: str, rows: list[dict[str, Any]], *, note: str) -> None:
     """Writes benchmarks/results/<name>.json and <name>.md, and prints the table.
 
     Args:
-        name: Of the benchmark; becomes the file name.
-        rows: One dictionary per line, all with the same keys, in the order of the columns; JSON values only.
-        note: What was measured and how, in a sentence or two, and what to conclude from it.
+        name: Name of the benchmark and of the files.
+        rows: One dictionary of JSON values per line. All have the same keys, in the order of the columns.
+        note: One or two sentences on what was measured, how, and what follows from it.
     """
     machine = {"cpus": os.cpu_count(), "machine": platform.machine(), "python": platform.python_version()}
     table = "\n".join(
@@ -32,4 +32,5 @@ def report(name: str, rows: list[dict[str, Any]], *, note: str) -> None:
 
 
 def _line(cells: list[Any]) -> str:
+    """Returns one line of a Markdown table."""
     return "| " + " | ".join(f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in cells) + " |"

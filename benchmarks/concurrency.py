@@ -1,9 +1,9 @@
-"""64 questions asked together against 64 asked one after the other: how much batching behind one graph is worth.
+"""Measures how much faster 64 questions are when they are asked together than one after the other.
 
     python -m benchmarks.concurrency [--model zoom] [--runs 64] [--repeats 3] [--dtypes float32 bfloat16]
 
-Both sides run the same compiled graph over the same documents with greedy decoding, each on an engine of its own that
-has seen none of them, so that neither profits from the other's caches. Left out: servers, whose batching is not ours.
+Both sides run the same compiled graph over the same documents with greedy decoding. Each side uses a new engine, so
+neither profits from the other's caches. Servers are left out, since they do their own batching.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from vtagent.training.documents.render import PrintSize, render_document
 from vtagent.views import View
 
 GOAL = 4.0
-"""Together must be at least this many times as fast."""
+"""Runs together must be at least this many times as fast."""
 
 
 def questions(count: int, store: MemoryImageStore) -> list[HumanMessage]:
-    """One question about each of `count` documents, large and small print in turn."""
+    """Returns one question about each of `count` documents, in large and small print in turn."""
     rng = random.Random("benchmarks/concurrency")
     asked = []
     sizes: tuple[PrintSize, PrintSize] = ("large", "small")
@@ -44,7 +44,17 @@ def questions(count: int, store: MemoryImageStore) -> list[HumanMessage]:
 
 
 async def measure(model_name: str, count: int, *, together: bool, dtype: str) -> tuple[float, list[dict[str, Any]]]:
-    """Seconds for all runs, and their final states, on a fresh engine warmed up on another document."""
+    """Measures all runs on a new engine, after one run on another document to warm up.
+
+    Args:
+        model_name: A bundled policy, a folder or a hub id.
+        count: Number of questions.
+        together: Whether to ask all questions at once instead of one after the other.
+        dtype: Type of the weights, such as "float32".
+
+    Returns:
+        (seconds for all runs, their final states).
+    """
     store = MemoryImageStore()
     *asked, warm_up = questions(count + 1, store)
     model = ChatVLM.from_pretrained(model_name, store=store, temperature=0.0, dtype=dtype)
@@ -61,7 +71,7 @@ async def measure(model_name: str, count: int, *, together: bool, dtype: str) ->
 
 
 def compare(model_name: str, dtype: str, *, count: int, repeats: int) -> list[dict[str, Any]]:
-    """The report's rows: medians over the repeats, whose two sides take turns."""
+    """Returns the rows of the report: medians over the repeats. The two sides take turns."""
     sides: dict[str, list[tuple[float, list[dict[str, Any]]]]] = {"one after the other": [], "together": []}
     for _ in range(repeats):
         for how, side in sides.items():
@@ -86,19 +96,19 @@ def compare(model_name: str, dtype: str, *, count: int, repeats: int) -> list[di
 
 
 def main() -> None:
-    """Measure, and write the report to benchmarks/results/."""
+    """Measures, and writes the report to benchmarks/results/."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="zoom", help="a bundled policy, a checkpoint's folder or hub id")
-    parser.add_argument("--runs", type=int, default=64)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--model", default="zoom", help="a bundled policy, or the folder or hub id of a checkpoint")
+    parser.add_argument("--runs", type=int, default=64, help="questions on each side; default: %(default)s")
+    parser.add_argument("--repeats", type=int, default=3, help="default: %(default)s")
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"], help="default: %(default)s")
     options = parser.parse_args()
     rows = []
     for dtype in options.dtypes:
         rows += compare(options.model, dtype, count=options.runs, repeats=options.repeats)
     note = (
-        f"{options.runs} greedy runs of the graph with {options.model}, medians of {options.repeats}; asked: together "
-        f"{GOAL:.0f} times as fast, with the same answers."
+        f"{options.runs} greedy runs of the graph with {options.model}, medians of {options.repeats}. Goal: together "
+        f"at least {GOAL:.0f} times as fast, with the same answers."
     )
     report("concurrency", rows, note=note)
 

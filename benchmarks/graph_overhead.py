@@ -1,11 +1,11 @@
-"""What the graph itself costs: a two-turn run with a model that answers at once, beside `create_agent` doing the same.
+"""Measures the time that the graph itself takes in a two-turn run, beside LangChain's `create_agent` doing the same.
 
     python -m benchmarks.graph_overhead [--runs 300]
 
-Both sides look at a low view, call `zoom_image` once and answer, over the same image store and the same tool; runs are
-interleaved and medians compared, so that both meet the same machine. Left out: rendering views, and any real model. The
-same is measured once more with what LangChain does around every call of a chat model (callbacks, and formatting
-messages for tracers, which nobody listens to here): that is the model's cost, not the graph's; neither can avoid it.
+The model takes no time, and no view is rendered. Both sides show a low view, call `zoom_image` once and answer, with
+the same image store and the same tool. Runs of the two sides alternate, and medians are compared. A second pair of rows
+includes LangChain's own work around each call of a chat model (callbacks, and formatting messages for tracers). That
+work is part of the model's cost and the same for both sides.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from vtagent.views import View
 from vtagent.visual_tokens import QWEN3_VL
 
 GOAL_MS = 5.0
-"""A two-turn run may cost this much, and no more than create_agent's."""
+"""Longest time for a two-turn run, in milliseconds; it must not exceed that of `create_agent` either."""
 
 
 class InstantChat(BaseChatModel):
-    """Zooms, then answers."""
+    """A chat model that first zooms and then answers, without computing anything."""
 
     resolves_images: bool = True
 
@@ -45,7 +45,7 @@ class InstantChat(BaseChatModel):
         return "instant"
 
     def bind_tools(self, tools: Any, **kwargs: Any) -> Any:
-        """Write the tools as every server's adapter does."""
+        """Binds the tools as JSON schemas, as adapters for servers do."""
         return self.bind(tools=[convert_to_openai_tool(tool) for tool in tools], **kwargs)
 
     def _generate(
@@ -59,17 +59,21 @@ class InstantChat(BaseChatModel):
 
 
 class InstantlyAnswering(InstantChat):
-    """The same without LangChain's part of a call."""
+    """The same model without LangChain's work around a call."""
 
     def invoke(self, input: Any, config: Any = None, *, stop: Any = None, **kwargs: Any) -> AIMessage:
-        """Answer at once."""
+        """Returns the next reply at once."""
         reply = self._generate(input).generations[0].message
         assert isinstance(reply, AIMessage)
         return reply
 
 
 def timed(agent: Any, image: dict[str, Any]) -> tuple[float, float]:
-    """Wall and processor milliseconds of one run."""
+    """Runs an agent once and checks that it zoomed.
+
+    Returns:
+        (wall time, processor time), in milliseconds.
+    """
     question = HumanMessage([image, {"type": "text", "text": "What is the total?"}])
     wall, cpu = time.perf_counter(), time.process_time()
     state = agent.invoke({"messages": [question]})
@@ -80,7 +84,15 @@ def timed(agent: Any, image: dict[str, Any]) -> tuple[float, float]:
 
 
 def interleaved(sides: dict[str, tuple[Any, dict[str, Any]]], runs: int) -> dict[str, list[tuple[float, float]]]:
-    """What each run took, after some to warm up."""
+    """Runs both sides in turns, after some runs to warm up.
+
+    Args:
+        sides: Name → (agent, image block).
+        runs: Number of measured runs of each side.
+
+    Returns:
+        Name → (wall time, processor time) of each run, in milliseconds.
+    """
     took: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
     for number in range(runs + 20):
         for name in list(sides) if number % 2 else reversed(sides):
@@ -89,9 +101,9 @@ def interleaved(sides: dict[str, tuple[Any, dict[str, Any]]], runs: int) -> dict
 
 
 def main() -> None:
-    """Measure and report."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=int, default=300)
+    """Measures, and writes the report to benchmarks/results/."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=300, help="measured runs of each side; default: %(default)s")
     runs = parser.parse_args().runs
     store, png = MemoryImageStore(), io.BytesIO()
     Image.new("RGB", (1280, 960), "white").save(png, "png")
@@ -125,9 +137,9 @@ def main() -> None:
         "graph_overhead",
         rows,
         note="A two-turn run (low view, one zoom, answer) with a model that takes no time, interleaved with "
-        f"create_agent doing the same. Medians of the paired ratios, ours to create_agent's: {ratios[0]:.2f}, and "
-        f"{ratios[1]:.2f} with LangChain's own work around a model's call. Goal: at most {GOAL_MS:g} ms, and a ratio "
-        "of at most 1.",
+        f"create_agent doing the same. Median paired ratio of the graph's time to create_agent's: {ratios[0]:.2f}, and "
+        f"{ratios[1]:.2f} with LangChain's own work around each call of the model. Goal: at most {GOAL_MS:g} ms, and a "
+        "ratio of at most 1.",
     )
 
 

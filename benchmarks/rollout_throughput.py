@@ -1,11 +1,11 @@
-"""Rollouts for GRPO: runs of the compiled graph against TRL's own tool loop, on one policy, page by page the same.
+"""Measures rollouts for GRPO: runs of the compiled graph against TRL's own tool loop, on one policy and the same pages.
 
     python -m benchmarks.rollout_throughput [--prompts 8] [--generations 8] [--repeats 3]
 
-Both sides are trainers on weights of their own, asked for one generation: everything from the rows of the data set to
-the token ids, masks and images that a loss is computed of. They take turns, see the same pages in the same prompts,
-sample at temperature 1 with one limit a reply, and may zoom once. TRL gets its low views ready-made, and its tool
-belongs to an environment (`environment_factory`), which knows the page. Left out: losses, which are computed alike.
+Each side is a trainer with its own copy of the weights, and makes one batch of rollouts: from the rows of the data set
+to the token ids, masks and images that the loss needs. The sides take turns, see the same pages and prompts, sample at
+temperature 1 with the same limit per reply, and may zoom once. TRL gets rendered low views, and its tool belongs to an
+environment (`environment_factory`) that knows the page. The loss is left out, since both sides compute it alike.
 """
 
 from __future__ import annotations
@@ -37,39 +37,44 @@ from vtagent.training.rl.trainer import GraphGRPOTrainer
 from vtagent.views import View, ViewRenderer
 
 GOAL = 1.5
-"""The graph's rollouts must be at least so many times as fast."""
+"""The graph's rollouts must be at least this many times as fast."""
 
 REPLY_TOKENS = 48
+"""Most tokens of one reply."""
+
 ROW_TOKENS = 512
-"""TRL bounds a row's replies and tool results together; long enough that no page is left out."""
+"""Most tokens of a row's replies and tool results together, which TRL limits; large enough for every page."""
+
+MASKS = 2
+"""Index of the masks (1 for a sampled token, 0 for a token of a tool result) in what TRL's `_generate` returns."""
 
 
 class _Generated(Exception):
-    """Ends a step once its rollouts are there."""
+    """Ends a training step as soon as its rollouts are made, and carries them."""
 
 
-class Native(GRPOTrainer):  # type: ignore[misc]
-    """TRL's trainer; a step ends with its rollouts."""
-
-    def _generate(self, prompts: list[Any]) -> tuple[Any, ...]:
-        raise _Generated(super()._generate(prompts))
-
-
-class Graph(GraphGRPOTrainer):
-    """Ours; a step ends with its rollouts."""
+class NativeTrainer(GRPOTrainer):  # type: ignore[misc]
+    """TRL's trainer, whose steps end with their rollouts."""
 
     def _generate(self, prompts: list[Any]) -> tuple[Any, ...]:
         raise _Generated(super()._generate(prompts))
 
 
-class Page:
-    """TRL's environment of one rollout: the page, and the tool that shows all of it."""
+class GraphTrainer(GraphGRPOTrainer):
+    """vtagent's trainer, whose steps end with their rollouts."""
+
+    def _generate(self, prompts: list[Any]) -> tuple[Any, ...]:
+        raise _Generated(super()._generate(prompts))
+
+
+class PageEnvironment:
+    """TRL's environment of one rollout: the page, and the tool that shows all of it at full resolution."""
 
     def __init__(self) -> None:
         self._page: Image.Image | None = None
 
     def reset(self, page: Image.Image, **_: Any) -> None:
-        """Another page."""
+        """Starts a rollout with `page`, rendered at full resolution."""
         self._page = page
 
     def zoom_image(self, region: list[int] | None = None, image: int = 1) -> list[dict[str, Any]]:
@@ -86,14 +91,23 @@ class Page:
 
 
 def policy() -> tuple[Any, VLProcessor]:
-    """The bundled base policy in fp32, which zooms on about half of what it sees, and its processor."""
+    """Loads the bundled policy `base` in float32, which zooms on about half of the pages, and its processor."""
     path = resolve("base")
     model = Qwen3VLForConditionalGeneration.from_pretrained(path, dtype=torch.float32)
     return model, VLProcessor.from_pretrained(path)
 
 
 def settings(kind: type[Any], folder: Path, *, generations: int, rows: int, tokens: int, **own: Any) -> Any:
-    """What both trainers are told."""
+    """Returns the configuration of a trainer.
+
+    Args:
+        kind: Class of the configuration.
+        folder: Output folder.
+        generations: Rollouts of each prompt.
+        rows: Rows of the batch.
+        tokens: Most tokens of a completion, as the trainer counts them.
+        **own: Settings of this trainer alone.
+    """
     return kind(
         str(folder),
         max_steps=1,
@@ -113,7 +127,7 @@ def settings(kind: type[Any], folder: Path, *, generations: int, rows: int, toke
 
 
 def native(pages: Sequence[Example], generations: int, folder: Path) -> Callable[[], tuple[Any, ...]]:
-    """One generation by TRL's loop."""
+    """Returns a function that makes one batch of rollouts by TRL's tool loop."""
     model, processor = policy()
     processor.tokenizer.padding_side = "left"
     processor.tokenizer.response_template = qwen3_template
@@ -133,20 +147,20 @@ def native(pages: Sequence[Example], generations: int, folder: Path) -> Callable
         tokens=ROW_TOKENS,
         max_tool_calling_iterations=1,
     )
-    trainer = Native(
+    trainer = NativeTrainer(
         model,
         reward_funcs=lambda completions, **_: [0.0] * len(completions),
         args=args,
         train_dataset=Dataset.from_dict({"prompt": ["?"] * len(rows)}),
         processing_class=processor,
-        environment_factory=Page,
+        environment_factory=PageEnvironment,
     )
     trainer.generation_config.max_new_tokens = REPLY_TOKENS
-    return lambda: _generated(trainer, rows)
+    return lambda: _generate(trainer, rows)
 
 
 def graph(pages: Sequence[Example], generations: int, folder: Path) -> Callable[[], tuple[Any, ...]]:
-    """One generation by runs of the graph."""
+    """Returns a function that makes one batch of rollouts by runs of the graph."""
     model, processor = policy()
     rows = [{"prompt": "", "example": number} for number in range(len(pages)) for _ in range(generations)]
     args = settings(
@@ -157,22 +171,32 @@ def graph(pages: Sequence[Example], generations: int, folder: Path) -> Callable[
         tokens=REPLY_TOKENS,
         log_rollouts=False,
     )
-    trainer = Graph(model, args, pages, processor, build_grader("exact"))
-    return lambda: _generated(trainer, rows)
+    trainer = GraphTrainer(model, args, pages, processor, build_grader("exact"))
+    return lambda: _generate(trainer, rows)
 
 
-def _generated(trainer: GRPOTrainer, rows: list[dict[str, Any]]) -> tuple[Any, ...]:
+def _generate(trainer: GRPOTrainer, rows: list[dict[str, Any]]) -> tuple[Any, ...]:
+    """Makes the rollouts of `rows`, and returns what the trainer's `_generate` returns."""
     trainer.model.train()
     try:
         trainer._generate_and_score_completions([dict(row) for row in rows])
     except _Generated as step:
-        (made,) = step.args
-        return tuple(made)
+        (batch,) = step.args
+        return tuple(batch)
     raise AssertionError("the step made no rollouts")
 
 
 def compare(prompts: int, generations: int, repeats: int) -> tuple[list[dict[str, Any]], float]:
-    """The report's rows, medians over the repeats, and how many times as fast the graph's rollouts are."""
+    """Measures both sides in turns.
+
+    Args:
+        prompts: Number of pages, with one prompt each.
+        generations: Rollouts of each prompt.
+        repeats: Number of measured batches of each side; one more warms up.
+
+    Returns:
+        (rows of the report with medians over the repeats, how many times as fast the graph's rollouts are).
+    """
     pages = list(RenderedPages(prompts, seed=20))
     with tempfile.TemporaryDirectory() as folder:
         sides = {
@@ -180,19 +204,19 @@ def compare(prompts: int, generations: int, repeats: int) -> tuple[list[dict[str
             "runs of the graph": graph(pages, generations, Path(folder) / "graph"),
         }
         seconds: dict[str, list[float]] = {name: [] for name in sides}
-        made: dict[str, list[tuple[Any, ...]]] = {name: [] for name in sides}
+        batches: dict[str, list[tuple[Any, ...]]] = {name: [] for name in sides}
         for repeat in range(repeats + 1):
             for name, generate in sides.items():
                 start = time.perf_counter()
-                rows = generate()
-                if repeat:  # the first one warms up
+                batch = generate()
+                if repeat:  # the first batch warms up
                     seconds[name].append(time.perf_counter() - start)
-                    made[name].append(rows)
+                    batches[name].append(batch)
     count = prompts * generations
     table: list[dict[str, Any]] = []
     for name in sides:
-        sampled = [sum(sum(mask) for mask in rows[2]) for rows in made[name]]
-        zoomed = [sum(0 in mask for mask in rows[2]) for rows in made[name]]
+        sampled = [sum(sum(mask) for mask in batch[MASKS]) for batch in batches[name]]
+        zoomed = [sum(0 in mask for mask in batch[MASKS]) for batch in batches[name]]
         table.append(
             {
                 "rollouts by": name,
@@ -206,11 +230,11 @@ def compare(prompts: int, generations: int, repeats: int) -> tuple[list[dict[str
 
 
 def main() -> None:
-    """Measure, and write the report to benchmarks/results/."""
+    """Measures, and writes the report to benchmarks/results/."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--prompts", type=int, default=8)
-    parser.add_argument("--generations", type=int, default=8, help="rollouts of each prompt")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--prompts", type=int, default=8, help="pages; default: %(default)s")
+    parser.add_argument("--generations", type=int, default=8, help="rollouts of each prompt; default: %(default)s")
+    parser.add_argument("--repeats", type=int, default=3, help="measured batches of each side; default: %(default)s")
     options = parser.parse_args()
     warnings.filterwarnings("ignore", category=FutureWarning)
     table, ratio = compare(options.prompts, options.generations, options.repeats)
@@ -218,8 +242,8 @@ def main() -> None:
         "rollout_throughput",
         table,
         note=f"{options.prompts} prompts with {options.generations} rollouts each of the bundled base policy, medians "
-        f"of {options.repeats}: runs of the graph are {ratio:.1f} times as fast as TRL's own tool loop (asked: "
-        f"{GOAL:g}). Ours include rendering the views, grading, and the sampled log-probabilities.",
+        f"of {options.repeats}: runs of the graph are {ratio:.1f} times as fast as TRL's own tool loop (goal: at least "
+        f"{GOAL:g}). Their time includes rendering views, grading, and sampled log-probabilities.",
     )
 
 

@@ -1,4 +1,9 @@
-"""A person decides on every zoom. Run it from the repository's root: python examples/approve.py"""
+"""Asks a person to approve, edit or reject every zoom.
+
+Run it from the repository's root:
+
+    python examples/approve.py
+"""
 
 from typing import Any
 

@@ -1,4 +1,9 @@
-"""Many questions at once; their model calls are batched. Run it from the repository's root: python examples/batch.py"""
+"""Asks many questions at once, so that their model calls run as batches.
+
+Run it from the repository's root:
+
+    python examples/batch.py
+"""
 
 import asyncio
 import json
@@ -17,11 +22,13 @@ agent = create_zoom_agent(model)
 rows = [json.loads(line) for line in (documents / "questions.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
-def asked(row: dict[str, Any]) -> Any:
+def graph_input(row: dict[str, Any]) -> Any:
+    """Returns the agent's input for one row of questions.jsonl."""
     page = View(model.store.put_file(documents / row["image"])).block()
-    return {"messages": [HumanMessage([page, {"type": "text", "text": row["question"]}])]}
+    question = HumanMessage([page, {"type": "text", "text": row["question"]}])
+    return {"messages": [question]}
 
 
-results = asyncio.run(agent.abatch([asked(row) for row in rows], {"max_concurrency": 32}))
+results = asyncio.run(agent.abatch([graph_input(row) for row in rows], {"max_concurrency": 32}))
 for row, result in zip(rows, results, strict=True):
     print(f"{row['image']}: {result['answer']} (gold answer: {row['answer']}), {result['usage']['zooms']} zooms")

@@ -1,4 +1,9 @@
-"""The reader as one node of a graph of yours. Run it from the repository's root: python examples/compose.py"""
+"""Uses the zoom agent as one node of your own graph.
+
+Run it from the repository's root:
+
+    python examples/compose.py
+"""
 
 from langchain_core.messages import HumanMessage
 from langgraph.graph import START, MessagesState, StateGraph

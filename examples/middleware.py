@@ -1,4 +1,9 @@
-"""Any agent looks cheaply first. Run it from the repository's root: python examples/middleware.py"""
+"""Adds `ZoomMiddleware` to an agent made with `create_agent`, so that it looks at images cheaply first.
+
+Run it from the repository's root:
+
+    python examples/middleware.py
+"""
 
 from langchain.agents import create_agent
 from langchain_core.messages import HumanMessage

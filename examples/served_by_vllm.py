@@ -1,6 +1,8 @@
-"""Ask a model that `vllm serve` has loaded (docs/serve.md says how to start it); no weights are loaded here.
+"""Asks a model that `vllm serve` has loaded; this process loads no weights. docs/serve.md says how to start the server.
 
-python examples/served_by_vllm.py http://127.0.0.1:8000 Qwen/Qwen3-VL-8B-Instruct page.png "What is the Total?"
+Run it from the repository's root, with the server's URL, the model, an image and a question:
+
+    python examples/served_by_vllm.py http://127.0.0.1:8000 Qwen/Qwen3-VL-8B-Instruct page.png "What is the Total?"
 """
 
 import sys
@@ -11,11 +13,12 @@ from vtagent import View
 from vtagent.graphs import create_zoom_agent
 from vtagent.models import ChatVLM
 
-url, processor, image, question = sys.argv[1:]
+url, processor, image, text = sys.argv[1:]
 
 model = ChatVLM.from_server(url, processor, engine_options={"timeout": 60.0, "retries": 8})
 agent = create_zoom_agent(model)
 page = View(model.store.put_file(image)).block()
-state = agent.invoke({"messages": [HumanMessage([page, {"type": "text", "text": question}])]})
-print(f"{state['answer']} ({state['usage']['zooms']} zooms, {state['usage']['visual_tokens']} visual tokens)")
+question = HumanMessage([page, {"type": "text", "text": text}])
+result = agent.invoke({"messages": [question]})
+print(f"{result['answer']} ({result['usage']['zooms']} zooms, {result['usage']['visual_tokens']} visual tokens)")
 model.engine.close()

@@ -1,4 +1,9 @@
-"""A supervisor that cannot see asks the reader. Run it from the repository's root: python examples/supervisor.py"""
+"""Makes the zoom agent a tool of a supervisor that cannot see images itself.
+
+Run it from the repository's root:
+
+    python examples/supervisor.py
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,14 +17,15 @@ from vtagent.models import ChatVLM
 
 
 class Supervisor(GenericFakeChatModel):
-    """Stands for any chat model that calls tools; this one says what it was told to say."""
+    """Stands for any chat model that calls tools. Its replies are scripted."""
 
     def bind_tools(self, tools: Sequence[Any], **options: Any) -> Any:
+        """Accepts any tools."""
         return self
 
 
 model = ChatVLM.from_pretrained("zoom")
-receipt = model.store.put_file("examples/documents/small-print.png").url  # a name of a hundred bytes, no pixels
+receipt = model.store.put_file("examples/documents/small-print.png").url  # a reference of 80 bytes instead of pixels
 call = {"name": "look", "args": {"question": "What is the Total?", "images": [receipt]}, "id": "1"}
 supervisor = Supervisor(messages=iter([AIMessage("", tool_calls=[call]), AIMessage("Approved.")]))
 

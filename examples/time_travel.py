@@ -1,4 +1,9 @@
-"""Back to before a decision, then on without a zoom. Run it from the root: python examples/time_travel.py"""
+"""Goes back to the step before a decision, and continues from there without a zoom.
+
+Run it from the repository's root:
+
+    python examples/time_travel.py
+"""
 
 from typing import Any
 
@@ -15,11 +20,11 @@ page = View(model.store.put_file("examples/documents/small-print.png")).block()
 question = HumanMessage([page, {"type": "text", "text": "What is the Total?"}])
 
 config: Any = {"configurable": {"thread_id": "1"}}
-# A run is saved once, when it ends. To travel into it, have every step saved.
+# By default a run is saved once, when it ends. Time travel needs every step.
 first = agent.invoke({"messages": [question]}, config, durability="sync")
 print(f"then: {first['answer']} for {first['usage']['visual_tokens']} visual tokens")
 
-# History is newest first: the last that was about to decide is the run's first decision.
+# The history is newest first, so the last state before `decide` is the run's first decision.
 before = [state for state in agent.get_state_history(config) if state.next == ("decide",)][-1]
 other = agent.invoke(None, before.config, context={"max_zooms": 0})
 print(f"without a zoom: {other['answer']} for {other['usage']['visual_tokens']} visual tokens")

@@ -1,4 +1,9 @@
-"""Watch the reader decide. Run it from the repository's root: python examples/watch.py [IMAGE QUESTION]"""
+"""Prints each step of a run as it happens: views, decisions and the answer.
+
+Run it from the repository's root:
+
+    python examples/watch.py [IMAGE QUESTION]
+"""
 
 import sys
 
@@ -11,6 +16,7 @@ from vtagent.models import ChatVLM
 image, text = sys.argv[1:] or ("examples/documents/small-print.png", "What is the Total?")
 model = ChatVLM.from_pretrained("zoom")
 agent = create_zoom_agent(model)
-question = HumanMessage([View(model.store.put_file(image)).block(), {"type": "text", "text": text}])
+page = View(model.store.put_file(image)).block()
+question = HumanMessage([page, {"type": "text", "text": text}])
 for event in agent.stream({"messages": [question]}, context={"max_zooms": 2}, stream_mode="custom"):
     print(event)

@@ -1,4 +1,4 @@
-"""Encoded sample pictures for the tests, small and made on the spot."""
+"""Encoded sample images for the tests, small and made on the spot."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def quarters(size: tuple[int, int] = (64, 48)) -> Image.Image:
 
 
 def scene(size: tuple[int, int]) -> Image.Image:
-    """A smooth colourful picture with edges, cheap to make at any size: it compresses like a photograph."""
+    """A smooth colourful image with edges, cheap to make at any size: it compresses like a photograph."""
     width, height = size
     across = Image.linear_gradient("L").transpose(Image.Transpose.ROTATE_90).resize(size)
     down = Image.linear_gradient("L").resize(size)

@@ -1,4 +1,4 @@
-"""`vtagent chat` and `vtagent forget`: threads that outlive the process, in one folder, and leave nothing behind."""
+"""`vtagent chat` and `vtagent forget`: threads survive their process, and forgetting one leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -207,7 +207,7 @@ def test_at_a_terminal_a_mistake_is_told_and_the_conversation_goes_on(
 
 @pytest.fixture
 def typed(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Lines typed at a terminal; the last of them ends the conversation."""
+    """Types lines at a terminal; the last line ends the conversation."""
 
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
@@ -255,7 +255,7 @@ def test_at_a_terminal_a_server_that_failed_once_can_be_asked_again(
 
 
 def unfinished(monkeypatch: pytest.MonkeyPatch, state: Path) -> Scripted:
-    """A thread whose question was never answered; each of two further tries to answer it fails, too."""
+    """Makes a thread with an unanswered question; the next try to answer it fails, too."""
     broken = ModelError("out of memory")
     scripted(monkeypatch, broken)  # type: ignore[arg-type]
     assert chat(monkeypatch, state, "Hello?") == 4

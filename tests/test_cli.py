@@ -28,14 +28,14 @@ ANSWER = AIMessage("<think>Now I can.</think><answer>48.10</answer>")
 
 
 class Scripted(ScriptedChat):
-    """A script that says, as `ChatVLM` does, how it sees and where its images are."""
+    """A scripted model with the `vision` and `store` of a `ChatVLM`."""
 
     vision: Any = QWEN3_VL
     store: Any = None
 
 
-def picture(path: str | Path) -> tuple[str, tuple[int, int]]:
-    """The mode and the size of an image file."""
+def mode_and_size(path: str | Path) -> tuple[str, tuple[int, int]]:
+    """Returns the mode and the size of an image file."""
     with Image.open(path) as image:
         return image.mode, image.size
 
@@ -48,7 +48,7 @@ def page(tmp_path: Path) -> Path:
 
 
 def scripted(monkeypatch: pytest.MonkeyPatch, *replies: AIMessage) -> Scripted:
-    """Make `vtagent ask` talk to a script instead of loading weights."""
+    """Makes `vtagent ask` use a scripted model instead of loading weights."""
     model = Scripted(lines=list(replies))
 
     def load(name: str, *, store: Any) -> Scripted:
@@ -101,7 +101,7 @@ def test_ask_saves_the_views_that_the_model_saw(
 ) -> None:
     scripted(monkeypatch, ZOOM, ANSWER)
     told = report(capsys, "ask", page, "What is the Total?", "--save-views", tmp_path / "seen")
-    saved = [(Path(step["file"]).name, picture(step["file"])[1]) for step in told["path"] if "file" in step]
+    saved = [(Path(step["file"]).name, mode_and_size(step["file"])[1]) for step in told["path"] if "file" in step]
     assert saved == [("1-look-image1.png", (320, 256)), ("2-zoom-image1.png", (640, 480))]
 
 
@@ -144,7 +144,7 @@ def test_what_a_model_says_cannot_drive_the_terminal(
 
 
 def failure(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str]:
-    """The exit code and the one line of a command that fails."""
+    """Runs a command that fails, and returns its exit code and its one line on stderr."""
     try:
         code = run([*map(str, arguments)])
     except SystemExit as stopped:  # argparse leaves this way
@@ -237,11 +237,11 @@ def test_without_rich_the_command_says_which_extra_it_needs() -> None:
 
 
 class Server(BaseHTTPRequestHandler):
-    """An OpenAI-compatible server that first zooms, then answers, and keeps what it was sent."""
+    """An OpenAI-compatible server that first zooms and then answers, and records the requests."""
 
     received: ClassVar[list[dict[str, Any]]] = []
     tokens: ClassVar[list[int] | None] = None
-    """What `<tool_call>` is; None: this server does not tell, as most do not."""
+    """The token ids of `<tool_call>`; None if the server has no /tokenize, as most servers."""
 
     def do_GET(self) -> None:
         self._reply(
@@ -406,7 +406,7 @@ def test_samples_writes_documents_with_questions_and_gold_answers(tmp_path: Path
     written = rows(tmp_path)
     assert [row["print"] for row in written] == ["large", "small"] * 3
     assert all(row["question"] and row["answer"] for row in written)
-    assert all(picture(tmp_path / row["image"])[0] == "RGB" for row in written)
+    assert all(mode_and_size(tmp_path / row["image"])[0] == "RGB" for row in written)
     assert len(list(tmp_path.glob("*.png"))) == 6
 
 

@@ -1,4 +1,4 @@
-"""`vtagent ask` and `vtagent chat` when a model answers badly, and what they print then."""
+"""What `vtagent ask` and `vtagent chat` print when a model answers badly."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def page(tmp_path: Path) -> Path:
 
 
 def ask(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, list[str], str]:
-    """The exit code of `vtagent ask`, the lines of its stdout without what they are padded with, and its stderr."""
+    """Runs `vtagent ask`, and returns its exit code, the lines of its stdout without padding, and its stderr."""
     code = run(["ask", *map(str, arguments)])
     captured = capsys.readouterr()
     return code, [line.rstrip() for line in captured.out.splitlines()], captured.err

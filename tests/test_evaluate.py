@@ -18,7 +18,7 @@ from vtagent.errors import DataError
 from vtagent.images import MemoryImageStore
 from vtagent.models.chat import ChatVLM
 from vtagent.training import evaluate
-from vtagent.training.data import Example, read_jsonl, rendered
+from vtagent.training.data import Example, rendered
 from vtagent.training.measure.identity import digest_of_examples, digest_of_weights, folder_name
 from vtagent.training.measure.journal import SAMPLES, Journal
 from vtagent.training.measure.modes import MODES, biased, in_order, mode_named
@@ -298,27 +298,3 @@ def test_fresh_documents_repeat_with_their_seed_and_are_half_large_half_small() 
     assert first != other
     assert [example.source for example in first] == ["large print"] * 3 + ["small print"] * 3
     assert all(example.image.startswith(b"\x89PNG") for example in first)
-
-
-def test_rows_of_a_file_are_read_with_their_images(tmp_path: Path) -> None:
-    (tmp_path / "a.png").write_bytes(b"pixels")
-    row = {"image": "a.png", "question": "Total?", "answer": "1", "print": "large"}
-    (tmp_path / "q.jsonl").write_text(json.dumps(row) + "\n")
-    (example,) = read_jsonl(tmp_path / "q.jsonl")
-    assert (example.image, example.question, example.answer) == (b"pixels", "Total?", "1")
-    assert example.source == "large print"
-
-
-@pytest.mark.parametrize(
-    ("line", "complaint"),
-    [
-        ("not json", "line 1: not a JSON object"),
-        ("[1]", "line 1: not a JSON object"),
-        ('{"image": "a.png", "answer": "1"}', "line 1: image 'a.png': No such file"),
-        ('{"question": "?", "answer": "1"}', "line 1: no column 'image'"),
-    ],
-)
-def test_a_bad_row_is_named_by_its_line(tmp_path: Path, line: str, complaint: str) -> None:
-    (tmp_path / "q.jsonl").write_text(line + "\n")
-    with pytest.raises(DataError, match=complaint):
-        list(read_jsonl(tmp_path / "q.jsonl"))

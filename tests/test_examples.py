@@ -1,4 +1,4 @@
-"""Every example is short, runs as it stands, and shows what it promises, with the bundled policy."""
+"""Every example is short, runs unchanged with the bundled policy, and prints what it promises."""
 
 from __future__ import annotations
 

@@ -195,7 +195,7 @@ async def test_what_asynchronous_checkpointers_hold_is_in_use(
         assert await aimages_in_use(saver) == names(store)
 
 
-def test_pictures_that_a_serialiser_took_out_are_in_use(store: DirectoryImageStore, tmp_path: Path) -> None:
+def test_images_that_a_serialiser_took_out_are_in_use(store: DirectoryImageStore, tmp_path: Path) -> None:
     with SqliteSaver.from_conn_string(str(tmp_path / "threads")) as plain:
         saver = SqliteSaver(plain.conn, serde=OffloadSerializer(store))
         base64_in_state([asked("?", picture(640, 480))], saver)

@@ -1,4 +1,4 @@
-"""The store and the decoder: every bad file gets one clear line, every good one the right colours the right way up."""
+"""The store and the decoder: a bad file gives one clear error, a good one the right colours, upright."""
 
 from __future__ import annotations
 
@@ -186,7 +186,7 @@ def test_an_animation_may_be_cut_anywhere(store: ImageStore) -> None:
             store.put(data[:end])
 
 
-def test_a_phone_photo_with_a_second_picture_behind_it_counts_as_a_jpeg(store: ImageStore) -> None:
+def test_a_phone_photo_with_a_second_image_behind_it_counts_as_a_jpeg(store: ImageStore) -> None:
     data = encode(quarters((64, 48)), "MPO", save_all=True, append_images=[solid((64, 48), BLUE)])
     ref = store.put(data)
     assert (ref.mime_type, ref.width, ref.height) == ("image/jpeg", 64, 48)
@@ -202,7 +202,7 @@ def test_formats_outside_the_list_are_refused(store: ImageStore) -> None:
 
 
 def png_header(width: int, height: int) -> bytes:
-    """A PNG that claims a size and holds almost nothing."""
+    """A PNG whose header claims a size, with almost no data."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
@@ -266,7 +266,7 @@ EXPECTED = [RED, GREEN, BLUE, WHITE]
 
 
 def turned(image: Image.Image, orientation: int) -> Image.Image:
-    """The picture as a camera would store it under an EXIF orientation, so that undoing it gives `image`."""
+    """The image as a camera stores it under an EXIF orientation: undoing the orientation gives `image`."""
     undo = {
         1: [],
         2: [Image.Transpose.FLIP_LEFT_RIGHT],

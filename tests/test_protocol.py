@@ -1,4 +1,4 @@
-"""Replies are read strictly, whatever the model says, and reading them never raises."""
+"""Replies are parsed strictly, and parsing never raises, whatever the text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Regions: what is understood, what is refused and in which words, and that a grown region can be looked at."""
+"""Regions: the forms that are parsed, the errors for the others, and regions grown until a model can process them."""
 
 from __future__ import annotations
 
@@ -174,7 +174,3 @@ def test_a_small_region_grows_about_its_centre_and_stays_on_the_image() -> None:
     assert Region(500, 500, 502, 502).fitted(1000, 1000, QWEN2_5_VL) == Region(487, 487, 515, 515)
     assert Region(998, 0, 1000, 2).fitted(1000, 1000, QWEN2_5_VL) == Region(972, 0, 1000, 28)
     assert Region(100, 100, 400, 400).fitted(1000, 1000, QWEN2_5_VL) == Region(100, 100, 400, 400)
-
-
-def test_area_is_the_share_of_the_image() -> None:
-    assert Region(0, 0, 500, 500).area == 0.25

@@ -201,7 +201,7 @@ def test_the_low_view_of_a_png_is_exactly_a_bicubic_resize() -> None:
     assert renderer.render(view).tobytes() == expected.tobytes()
 
 
-def test_the_full_view_of_a_picture_on_the_grid_is_the_picture() -> None:
+def test_the_full_view_of_an_image_on_the_grid_is_the_image() -> None:
     renderer, ref = rendering(encode(scene((320, 240))))
     assert renderer.render(View(ref)).tobytes() == scene((320, 240)).tobytes()
 
@@ -274,7 +274,7 @@ def test_every_view_renders_at_its_size_and_the_same_twice(
     assert image.tobytes() == again.render(view).tobytes()
 
 
-def test_a_picture_of_one_pixel_and_a_thin_one_render() -> None:
+def test_an_image_of_one_pixel_and_a_thin_one_render() -> None:
     for size in ((1, 1), (600, 3), (3, 600)):
         renderer, ref = rendering(encode(quarters(size)), QWEN2_5_VL)
         assert renderer.render(View(ref, 0.5)).size == View(ref, 0.5).size(QWEN2_5_VL)

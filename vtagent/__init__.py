@@ -1,6 +1,6 @@
-"""Look cheaply first: what images, views and their cost are.
+"""Images, views of them, and what a view costs in visual tokens.
 
-The agent is in `vtagent.graphs`, the model in `vtagent.models`, the tool alone in `vtagent.tools`.
+The agent is in `vtagent.graphs`, the chat models are in `vtagent.models`, and the tool alone is in `vtagent.tools`.
 """
 
 from vtagent import _moved

@@ -1,4 +1,4 @@
-"""The command `vtagent`: the CLI, or one line on what it needs."""
+"""Runs the command `vtagent`, or says which extra it needs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 
 
 def main() -> None:
-    """Run the command line of this process and exit."""
+    """Runs the command line of this process and exits with its exit code."""
     try:
         from vtagent.cli import run
     except ModuleNotFoundError as error:

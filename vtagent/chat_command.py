@@ -1,8 +1,8 @@
-"""`vtagent chat`: a conversation about images that goes on where it was left, were it in the middle of an answer.
+"""The commands `vtagent chat` and `vtagent forget`: conversations about images that survive their process.
 
-Threads are kept in one folder: `threads.sqlite` for what was said, `images/` for what was shown. Every step of a run is
-saved before the next begins, so a run that was killed is taken up where it stood, without zooming again; once it has
-ended only its end is kept. `vtagent forget` deletes a thread, and the images that no thread shows any more.
+All threads are in one folder: messages in `threads.sqlite`, images in `images/`. Every step of a run is saved before
+the next one begins, so the next chat finishes a killed run without repeating its zooms. After a run, only its last step
+is kept. `vtagent forget` deletes a thread, and the images that no thread shows any more.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from vtagent.graphs.in_use import images_in_use
 from vtagent.graphs.zoom import ZoomAgent
 from vtagent.images import DirectoryImageStore, ImageStore
 from vtagent.served import zoom_token_id
-from vtagent.terminal import FORCED, Output, plain, utf_8, working
+from vtagent.terminal import FORCED, Output, check_utf_8, printable, spinner
 from vtagent.views import View
 from vtagent.visual_tokens import VisionSpec
 
@@ -39,32 +39,35 @@ Load = Callable[[str | None, str | None, ImageStore], tuple[str, BaseChatModel, 
 
 
 def chat(options: argparse.Namespace, load: Load) -> None:
-    """Take up a thread: finish what was left unfinished, then ask what stdin says, line by line.
+    """Starts or continues a thread: finishes an unfinished run, then answers the questions on stdin, one per line.
 
     Args:
-        options: As `vtagent.options` reads them.
+        options: The parsed options; see `vtagent.options`.
         load: Loads a model: (name, base URL, store) → (its name, the model, its image sizes).
 
     Raises:
-        ImageError: One of the images cannot be used.
-        ModelError: A question got no answer.
-        DataError: The folder's database cannot be used, or a question not be asked.
+        ImageError: An image cannot be used.
+        ModelError: The model gave no answer.
+        DataError: The folder's database cannot be used, or a question is not UTF-8.
     """
     folder = state_folder(options.state)
     store = DirectoryImageStore(folder / "images")
     blocks = [View(store.put_file(path)).block() for path in options.images]
     name, model, vision = load(options.model, options.base_url, store)
     with threads(folder) as saver:
-        saver.conn.execute("PRAGMA auto_vacuum = FULL")  # a new file shrinks when steps are dropped
+        saver.conn.execute("PRAGMA auto_vacuum = FULL")  # lets a new file shrink when steps are deleted
         agent = create_zoom_agent(model, store=store, vision=vision, checkpointer=saver)
         context = ZoomContext(
             max_zooms=options.max_zooms, zoom_bias=options.zoom_bias, zoom_token_id=zoom_token_id(options, name)
         )
-        Conversation(agent, saver, options.thread, context, as_json=options.json).hold(blocks)
+        ChatSession(agent, saver, options.thread, context, as_json=options.json).run(blocks)
 
 
 def forget(options: argparse.Namespace) -> None:
-    """Delete a thread, and every image that no thread shows any more and that was not put within the grace period.
+    """Deletes a thread, and every image that no thread shows and that was not put within the grace period.
+
+    Args:
+        options: The parsed options; see `vtagent.options`.
 
     Raises:
         DataError: There is no such thread, or the folder's database cannot be used.
@@ -82,7 +85,7 @@ def forget(options: argparse.Namespace) -> None:
 
 
 def state_folder(given: Path | None) -> Path:
-    """Where threads are kept: what is given, else the place for a user's state on this system; made if missing."""
+    """Returns the folder of the threads, `given` or the system's folder for user state, and creates it if missing."""
     home = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
     folder = given or home / "vtagent"
     folder.mkdir(parents=True, exist_ok=True)
@@ -91,7 +94,11 @@ def state_folder(given: Path | None) -> Path:
 
 @contextmanager
 def threads(folder: Path) -> Iterator[SqliteSaver]:
-    """The threads in a folder; a DataError names their file if it is no database, or is locked or full."""
+    """Opens the checkpointer of a folder's threads.
+
+    Raises:
+        DataError: Its file is not a database, is locked, or cannot be written. The message names the file.
+    """
     file = folder / "threads.sqlite"
     try:
         with SqliteSaver.from_conn_string(str(file)) as saver:
@@ -100,8 +107,16 @@ def threads(folder: Path) -> Iterator[SqliteSaver]:
         raise DataError(f"{file}: {error}") from error
 
 
-class Conversation:
-    """One thread at a terminal, or with a script."""
+class ChatSession:
+    """Reads questions from a terminal or a script, and answers them in one thread.
+
+    Args:
+        agent: The agent that answers.
+        saver: The agent's checkpointer.
+        thread: Name of the thread.
+        context: Settings of each run.
+        as_json: Whether to print one JSON object per answer instead of text.
+    """
 
     def __init__(
         self, agent: ZoomAgent, saver: SqliteSaver, thread: str, context: ZoomContext, *, as_json: bool
@@ -110,13 +125,19 @@ class Conversation:
         self.config: Any = {"configurable": {"thread_id": thread}}
         self.console = Output(highlight=False)
 
-    def hold(self, blocks: list[dict[str, Any]]) -> None:
-        """Answer until stdin ends; `blocks` are shown with the first question.
+    def run(self, blocks: list[dict[str, Any]]) -> None:
+        """Finishes an unfinished run, then answers questions until stdin ends.
 
-        What was left unfinished and cannot be finished is told, and a new question asked all the same: it may be the
-        way out. A script that has none fails.
+        If the unfinished run fails again, the error is printed and the next question is asked, since a new question may
+        succeed. A script without a question fails with that error.
+
+        Args:
+            blocks: Image blocks to show with the first question.
+
+        Raises:
+            VtagentError, OSError: A question of a script failed. At a terminal, the error is printed.
         """
-        lines = _lines()
+        lines = _read_lines()
         if self.agent.get_state(self.config).next:
             try:
                 self._answer(None)
@@ -125,7 +146,7 @@ class Conversation:
                     if (first := next(lines, None)) is None:
                         raise
                     lines = chain([first], lines)
-                self._told(error)
+                self._print_error(error)
         for line in lines:
             try:
                 if line.split()[0] == "/image":
@@ -133,18 +154,19 @@ class Conversation:
                         raise DataError("say which image: /image PATH")
                     blocks.append(View(self.agent.builder.store.put_file(Path(path))).block())
                     continue
-                content: list[str | dict[Any, Any]] = [*blocks, {"type": "text", "text": utf_8(line)}]
+                content: list[str | dict[Any, Any]] = [*blocks, {"type": "text", "text": check_utf_8(line)}]
                 blocks = []
                 self._answer({"messages": [HumanMessage(content)]})
             except (VtagentError, OSError) as error:
                 if not sys.stdin.isatty():
                     raise
-                self._told(error)
+                self._print_error(error)
 
     def _answer(self, question: Any) -> None:
-        with working("looking"):
+        """Runs the agent on new input, or finishes the unfinished run if `question` is None, and prints the answer."""
+        with spinner("looking"):
             state = self.agent.invoke(question, self.config, context=self.context, durability="sync")
-        self._keep_the_end()
+        self._drop_earlier_steps()
         if self.as_json:
             report = {"answer": state["answer"], "stop": state["stop"], "views": state["views"], **state["usage"]}
             print(json.dumps(report), flush=True)
@@ -158,33 +180,34 @@ class Conversation:
         zoomed = f"zoomed {usage['zooms']} ×" if usage["zooms"] else "did not zoom"
         of = f" of {usage['full_visual_tokens']}" if usage["full_visual_tokens"] else ""
         cut = f"; {FORCED[state['stop']]}" if state["stop"] in FORCED else ""
-        self.console.print(Text(plain(state["answer"] or "no answer"), style="bold green"))
+        self.console.print(Text(printable(state["answer"] or "no answer"), style="bold green"))
         self.console.print(Text(f"{zoomed}; {usage['visual_tokens']}{of} visual tokens in view{cut}", style="dim"))
 
-    def _told(self, error: Exception) -> None:
+    def _print_error(self, error: Exception) -> None:
         where = self.console if sys.stdin.isatty() else Output(stderr=True, highlight=False)
-        where.print(Text(plain(str(error)), style="red"), soft_wrap=True)
+        where.print(Text(printable(str(error)), style="red"), soft_wrap=True)
 
-    def _keep_the_end(self) -> None:
-        """Drop the steps of runs that have ended: every one of them holds the whole conversation."""
+    def _drop_earlier_steps(self) -> None:
+        """Deletes all steps of the thread but the last, since each step holds the whole conversation."""
         latest = self.agent.get_state(self.config).config["configurable"]["checkpoint_id"]
         with self.saver.cursor() as cursor:
             for table in ("checkpoints", "writes"):
                 cursor.execute(f"DELETE FROM {table} WHERE thread_id = ? AND checkpoint_id <> ?", (self.thread, latest))
 
 
-def _lines() -> Iterator[str]:
-    """What is typed, or what a script sends, line by line; `/quit` or the end of the input ends it."""
+def _read_lines() -> Iterator[str]:
+    """Yields the lines of stdin, stripped and without empty ones, up to `/quit` or the end of the input."""
     if isinstance(sys.stdin, TextIOWrapper):
-        sys.stdin.reconfigure(errors="surrogateescape")  # as in arguments: a path need not be UTF-8, a question must
-    for line in map(str.strip, _typed() if sys.stdin.isatty() else sys.stdin):
+        sys.stdin.reconfigure(errors="surrogateescape")  # as in arguments: a path may be other than UTF-8
+    for line in map(str.strip, _read_terminal() if sys.stdin.isatty() else sys.stdin):
         if line == "/quit":
             return
         if line:
             yield line
 
 
-def _typed() -> Iterator[str]:
+def _read_terminal() -> Iterator[str]:
+    """Yields the lines that are typed at a prompt."""
     import readline  # noqa: F401 - gives `input` its editing keys
 
     while True:

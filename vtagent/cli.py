@@ -1,4 +1,4 @@
-"""The command line, and the one place that composes every room: images, a model, the graph, the renderer."""
+"""The command line. It composes the packages: an image store, a model, the graph and the renderer."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from vtagent.errors import DataError, ImageError, ModelError, VtagentError
 from vtagent.images import ImageStore, MemoryImageStore
 from vtagent.options import parsers
 from vtagent.served import load_served, zoom_token_id
-from vtagent.terminal import path_taken, plain, show, utf_8, working
+from vtagent.terminal import check_utf_8, path_taken, printable, show, spinner
 from vtagent.views import View, ViewRenderer
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 DEFAULT_MODEL = "zoom"
 
-# What brings a module that is not there.
+# Module → the extra that installs it.
 EXTRAS = {
     "torch": "local",
     "transformers": "local",
@@ -44,26 +44,37 @@ EXTRAS = {
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command line; return its exit code. An error becomes one line on stderr; --debug shows its traceback."""
+    """Runs one command line. An error is one line on stderr; with --debug it is raised.
+
+    Args:
+        arguments: The command and its arguments, without the program's name.
+
+    Returns:
+        The exit code, as `vtagent.options.EXIT_CODES` lists them.
+
+    Raises:
+        SystemExit: argparse has printed help, the version or what is wrong with the command line.
+    """
     if isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a terminal that lacks a character still gets the answer
+        sys.stdout.reconfigure(errors="replace")  # print the answer even if the terminal lacks a character
     try:
         try:
             return _run(arguments)
         finally:
-            print(end="", flush=True)  # a stdout that is closed from the start is no error, to `print`
-    except BrokenPipeError:  # who reads has read enough, as `head` does; what is left to write must go somewhere
+            print(end="", flush=True)  # `print` accepts a stdout of None; `sys.stdout.flush()` does not
+    except BrokenPipeError:  # the reader has left, as `head` does; what is still buffered must go somewhere
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
 
 
 def _run(arguments: Sequence[str]) -> int:
+    """Runs one command line, as `run` does, but raises the BrokenPipeError of a closed stdout."""
     top, commands = parsers()
     if not arguments or arguments[0] not in commands:
         top.parse_args(arguments or ["--help"])
     command = commands[arguments[0]]
     options = command.parse_intermixed_args(arguments[1:])
-    warnings.filterwarnings("ignore", module="PIL")  # what it warns of is refused, in our own words, or harmless
+    warnings.filterwarnings("ignore", module="PIL")  # what Pillow warns of is harmless, or vtagent itself refuses it
     try:
         {"ask": _ask, "samples": _samples, "chat": _chat, "forget": _forget}[arguments[0]](options)
     except KeyboardInterrupt:
@@ -74,13 +85,13 @@ def _run(arguments: Sequence[str]) -> int:
         if options.debug:
             raise
         code, message = explain(error)
-        print(f"vtagent {arguments[0]}: error: {' '.join(plain(message).split())}", file=sys.stderr)
+        print(f"vtagent {arguments[0]}: error: {' '.join(printable(message).split())}", file=sys.stderr)
         return code
     return 0
 
 
 def explain(error: Exception) -> tuple[int, str]:
-    """The exit code of an error, and what to tell the user."""
+    """Returns the exit code of an error and the message for the user."""
     match error:
         case ModuleNotFoundError(name=str(name)) if extra := EXTRAS.get(name.partition(".")[0]):
             return 3, f"this needs an extra: pip install 'vtagent[{extra}]'"
@@ -96,18 +107,25 @@ def explain(error: Exception) -> tuple[int, str]:
 
 
 def _ask(options: argparse.Namespace) -> None:
+    """Runs `vtagent ask`.
+
+    Raises:
+        ModelError: The model or the server failed, or gave no answer.
+        ImageError: An image cannot be used.
+        DataError: The question is not UTF-8.
+    """
     from vtagent.graphs.zoom import ZoomContext, create_zoom_agent
 
     store = MemoryImageStore()
-    looks = [View(store.put_file(path)) for path in options.images]
+    blocks = [View(store.put_file(path)).block() for path in options.images]
     if options.save_views:
         options.save_views.mkdir(parents=True, exist_ok=True)
-    question = HumanMessage([*(look.block() for look in looks), {"type": "text", "text": utf_8(options.question)}])
+    question = HumanMessage([*blocks, {"type": "text", "text": check_utf_8(options.question)}])
     began = time.perf_counter()
     name, model, vision = _load(options.model, options.base_url, store, timeout=options.timeout)
     agent = create_zoom_agent(model, store=store, vision=vision)
     loaded = time.perf_counter()
-    with working("looking"):
+    with spinner("looking"):
         context = ZoomContext(
             max_zooms=options.max_zooms, zoom_bias=options.zoom_bias, zoom_token_id=zoom_token_id(options, name)
         )
@@ -126,7 +144,7 @@ def _ask(options: argparse.Namespace) -> None:
     if options.save_views:
         _save_views(report["path"], options.save_views, ViewRenderer(store, vision), store)
     if options.json:
-        print(json.dumps(report))  # in ASCII: a file name or a reply may hold what no encoding can print
+        print(json.dumps(report))  # ASCII only: a file name or a reply may hold characters that cannot be encoded
     else:
         show(report)
     if not report["answer"]:
@@ -148,17 +166,30 @@ def _forget(options: argparse.Namespace) -> None:
 def _load(
     name: str | None, base_url: str | None, store: ImageStore, *, timeout: float
 ) -> tuple[str, BaseChatModel, VisionSpec]:
-    """The model to ask, its name, and how it counts visual tokens."""
+    """Loads a model from this machine, or connects to a server.
+
+    Args:
+        name: A bundled policy, folder or hub id; with `base_url`, a model of the server. None means the default.
+        base_url: URL of an OpenAI-compatible server; None loads the model here.
+        store: Where a local model finds its images.
+        timeout: Seconds that a server may stay silent.
+
+    Returns:
+        (name, model, how the model counts visual tokens).
+
+    Raises:
+        ModelError: The checkpoint or the server cannot be used.
+    """
     if base_url is None:
         return _load_local(name or DEFAULT_MODEL, store)
     return load_served(name, base_url, timeout)
 
 
 def _load_local(name: str, store: ImageStore) -> tuple[str, BaseChatModel, VisionSpec]:
-    """As `_load`; a download shows its own progress, all else a spinner."""
+    """Loads a model on this machine; see `_load`. A download shows its own progress, any other loading a spinner."""
     downloads = "/" in name and not Path(name).exists()
-    with nullcontext() if downloads else working(f"loading {name}"):
-        import torch  # noqa: F401 - before transformers, which only grumbles where torch is missing
+    with nullcontext() if downloads else spinner(f"loading {name}"):
+        import torch  # noqa: F401 - transformers only warns if torch is missing; this raises
         from transformers.utils import logging
 
         from vtagent.models.chat import ChatVLM
@@ -169,7 +200,7 @@ def _load_local(name: str, store: ImageStore) -> tuple[str, BaseChatModel, Visio
 
 
 def _save_views(path: list[dict[str, Any]], directory: Path, renderer: ViewRenderer, store: ImageStore) -> None:
-    """Write what the model saw, in its order, and note each file in its step."""
+    """Saves the views that the model saw, in their order, and adds each file to its step in `path`."""
     seen = [step for step in path if "url" in step]
     for number, step in enumerate(seen, 1):
         file = directory / f"{number}-{step['step']}-image{step['image']}.png"
@@ -178,6 +209,11 @@ def _save_views(path: list[dict[str, Any]], directory: Path, renderer: ViewRende
 
 
 def _samples(options: argparse.Namespace) -> None:
+    """Runs `vtagent samples`.
+
+    Raises:
+        DataError: The directory already has a questions.jsonl.
+    """
     from vtagent.training.documents.render import PrintSize, render_document
 
     table = options.directory / "questions.jsonl"
@@ -195,6 +231,6 @@ def _samples(options: argparse.Namespace) -> None:
         document.image.save(options.directory / image)
         row = {"image": image, "question": field.question(rng), "answer": field.value, "print": size}
         lines.append(json.dumps(row, ensure_ascii=False) + "\n")
-    with table.open("x", encoding="utf-8") as file:  # last: what was cut short can simply be asked for again
+    with table.open("x", encoding="utf-8") as file:  # last, so that an interrupted command can be repeated
         file.writelines(lines)
-    print(f"{options.count} documents and their questions are in {plain(str(table))}")
+    print(f"{options.count} documents and their questions are in {printable(str(table))}")

@@ -1,14 +1,13 @@
-"""Every error vtagent raises on purpose: what was wrong and what would be right, in one line.
+"""Every error that vtagent raises on purpose. Each message says in one line what is wrong and what to do instead.
 
 VtagentError
 ├── ImageError            an image, or a reference to one, that cannot be used
 │   ├── UnreadableImage   not an image, empty, truncated, animated, or a format that is not allowed
 │   ├── ImageTooLarge     too many bytes or pixels, or too long and thin
-│   ├── ImageNotFound     a reference to an image the store does not hold
+│   ├── ImageNotFound     a reference to an image that the store does not hold
 │   ├── ImageTampered     a stored image whose bytes no longer match its name
-│   └── ImageRefused      a source we do not open: a remote URL, a file path, an unknown scheme or block
-├── RegionError           a box that cannot be meant
-├── ReplyError            a reply that breaks the protocol; the message is written for the model to act on
+│   └── ImageRefused      a source that is not opened: a remote URL, a file path, an unknown scheme or block
+├── RegionError           a region that is invalid, or that could mean two things
 ├── ModelError            a checkpoint or server that cannot be used, or that failed
 ├── DataError             a bad training or evaluation input file
 └── SettingsError         training settings, or an installed library, that training cannot work with
@@ -25,7 +24,6 @@ __all__ = [
     "ImageTooLarge",
     "ModelError",
     "RegionError",
-    "ReplyError",
     "SettingsError",
     "UnreadableImage",
     "VtagentError",
@@ -33,7 +31,7 @@ __all__ = [
 
 
 class VtagentError(Exception):
-    """Anything vtagent refuses or cannot do."""
+    """Base class of all errors that vtagent raises on purpose."""
 
 
 class ImageError(VtagentError):
@@ -49,23 +47,19 @@ class ImageTooLarge(ImageError):
 
 
 class ImageNotFound(ImageError):
-    """The store does not hold the image the reference names."""
+    """The store does not hold the image that the reference names."""
 
 
 class ImageTampered(ImageError):
-    """The stored bytes no longer match the hash they are kept under."""
+    """The stored bytes no longer match the hash that names them."""
 
 
 class ImageRefused(ImageError):
-    """The image comes from a source we do not open."""
+    """The image comes from a source that vtagent does not open."""
 
 
 class RegionError(VtagentError):
-    """The box cannot be meant."""
-
-
-class ReplyError(VtagentError):
-    """The reply breaks the protocol; the message says how to mend it."""
+    """The region is invalid, or it could mean two things. The message is written for the model to act on."""
 
 
 class ModelError(VtagentError):
@@ -77,4 +71,4 @@ class DataError(VtagentError):
 
 
 class SettingsError(VtagentError):
-    """The training settings, or the libraries installed, cannot work."""
+    """Training cannot work with these settings or with an installed library."""

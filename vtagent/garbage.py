@@ -1,8 +1,8 @@
-"""Deletes originals that nobody refers to any more from a store's folder, while others go on putting images into it.
+"""Deletes images that no conversation refers to from a store's folder, while other processes add images to it.
 
-What is in use only the owner of the conversations knows; `vtagent.graphs.images_in_use` reads it from checkpointers.
-An image that was put, or put again, within the grace period stays in any case: its conversation may not be saved yet.
-So the grace must be longer than the longest run.
+The caller says which images are in use; `vtagent.graphs.images_in_use` reads them from checkpointers. An image that was
+put, or put again, within the grace period always stays, since its conversation may not be saved yet. The grace period
+must therefore be longer than the longest run.
 """
 
 from __future__ import annotations
@@ -22,36 +22,39 @@ DAY = 86_400.0
 
 _IMAGE = re.compile(r"[0-9a-f]{64}")
 _LEFTOVER = re.compile(r"\.(part-.+|doomed-[0-9a-f]{64})")
-"""What a process that was killed leaves behind: half an image, or one about to be deleted."""
+"""Files that a killed process leaves behind: a partial image, or an image that was about to be deleted."""
 
 
 @dataclass(frozen=True)
 class Collected:
-    """What a collection came to."""
+    """The result of a collection."""
 
     deleted: tuple[str, ...]
-    """The ids of the images that are gone."""
+    """Ids of the deleted images; in a dry run, of those to delete."""
     freed: int
-    """Bytes."""
+    """Bytes that the deleted images took."""
     in_use: int
-    """Images that something refers to."""
+    """Number of images that are in use."""
     recent: int
-    """Images that nothing refers to, put within the grace period."""
+    """Number of unused images that stay because they were put within the grace period."""
 
 
 def collect_garbage(
     store: DirectoryImageStore, in_use: Collection[str], *, grace: float = DAY, dry_run: bool = False
 ) -> Collected:
-    """Delete the images that are neither in use nor recent.
+    """Deletes the images that are neither in use nor recent, and old leftovers of killed processes.
 
     Args:
-        store: The folder. Other processes may read it and put images into it meanwhile.
-        in_use: The ids of all images that a conversation refers to, read just now.
-        grace: Seconds for which an image stays after it was last put, whoever refers to it.
-        dry_run: Delete nothing, only tell.
+        store: The store. Other processes may read it and put images into it meanwhile.
+        in_use: The ids of all images that a conversation refers to, read just before the call.
+        grace: Seconds for which an image stays after it was last put, even if it is unused.
+        dry_run: Whether to delete nothing and only report what would be deleted.
+
+    Returns:
+        What was deleted and what stays.
 
     Raises:
-        ValueError: A negative grace.
+        ValueError: `grace` is negative.
     """
     if grace < 0:
         raise ValueError(f"grace must not be negative, not {grace}")
@@ -72,6 +75,7 @@ def collect_garbage(
 
 
 def _files(folder: Path) -> Iterator[Path]:
+    """Yields the images and leftovers in a store's folder; files of any other name are not the store's."""
     for shelf in sorted(folder.glob("[0-9a-f][0-9a-f]")):
         for file in sorted(shelf.iterdir()):
             if _LEFTOVER.fullmatch(file.name) or (_IMAGE.fullmatch(file.name) and file.name.startswith(shelf.name)):
@@ -79,11 +83,8 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def _delete(file: Path, before: float) -> int:
-    """Delete an image unless somebody puts it again at this moment; the bytes freed.
-
-    Taken aside first: whoever wants it from now on writes it anew, and whoever wanted it since we looked has left a new
-    time on it.
-    """
+    """Deletes an image unless it was put after `before`, and returns the bytes freed; 0 if it stays."""
+    # Rename first: a later `put` then writes the image anew. Restore it if the mtime changed since the check.
     doomed = file.with_name(f".doomed-{file.name}")
     try:
         os.replace(file, doomed)
@@ -92,12 +93,13 @@ def _delete(file: Path, before: float) -> int:
             return 0
         size = _size(doomed)
         doomed.unlink()
-    except FileNotFoundError:  # another collection was faster
+    except FileNotFoundError:  # another collection has deleted it
         return 0
     return size
 
 
 def _older(file: Path, moment: float) -> bool:
+    """Returns whether a file was last put before `moment`, in seconds since the epoch; False if it is gone."""
     try:
         return file.stat().st_mtime < moment
     except FileNotFoundError:
@@ -105,4 +107,5 @@ def _older(file: Path, moment: float) -> bool:
 
 
 def _size(file: Path) -> int:
+    """Returns the size of a file, in bytes."""
     return file.stat().st_size

@@ -1,4 +1,4 @@
-"""An image is named by the sha256 of its bytes; a store keeps originals under that name and checks it on every read."""
+"""Image stores: each original is kept under the sha256 of its bytes, and every read checks the bytes against it."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _HEX = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class ImageRef:
-    """The name and the facts of a stored original.
+    """The name, size and type of a stored original.
 
     Attributes:
         sha256: Hash of the encoded bytes, 64 lowercase hex digits.
         width: Width in pixels, after EXIF rotation.
         height: Height in pixels, after EXIF rotation.
-        mime_type: What the bytes are, such as "image/jpeg"; found by looking, whatever the sender called them.
+        mime_type: Type of the bytes, such as "image/jpeg". It is detected; the sender's claim is ignored.
     """
 
     sha256: str
@@ -40,15 +40,15 @@ class ImageRef:
 
     @property
     def url(self) -> str:
-        """The reference that messages carry instead of pixels: vtimg://sha256/<hex>."""
+        """The reference that messages carry in place of pixels: vtimg://sha256/<hex>."""
         return f"vtimg://sha256/{self.sha256}"
 
 
 def check_id(sha256: str) -> str:
-    """The id itself if it is one; an id becomes a file name, so nothing but 64 lowercase hex digits will do.
+    """Returns `sha256` if it is a well-formed id. An id becomes a file name, so the check is strict.
 
     Raises:
-        ImageRefused: It is anything else, such as a path out of the store's folder.
+        ImageRefused: It is not 64 lowercase hex digits; it could be a path that leaves the store's folder.
     """
     if not isinstance(sha256, str) or not _HEX.fullmatch(sha256):
         raise ImageRefused(f"not an image id: {sha256!r:.80}; expected 64 lowercase hex digits")
@@ -56,36 +56,42 @@ def check_id(sha256: str) -> str:
 
 
 class ImageStore(ABC):
-    """Content-addressed originals: what comes out is, byte for byte, what its name says. Safe to share between threads.
+    """A content-addressed store of originals. Threads may share it.
 
-    Subclasses keep bytes: `_read`, `_write` and `__contains__`.
+    `get` returns exactly the bytes that were put, or raises. Subclasses implement `_read`, `_write` and `__contains__`.
 
     Args:
-        limits: What an image may be to enter.
+        limits: Limits that an image must meet to be stored.
     """
 
     in_memory: bool = False
-    """Whether looking an image up is a matter of microseconds, so that an event loop may do it without a thread."""
+    """Whether a look-up takes microseconds, so that an event loop may do it without a thread."""
 
     def __init__(self, *, limits: ImageLimits | None = None) -> None:
         self.limits = limits or ImageLimits()
         self._refs: dict[str, ImageRef] = {}
 
     def put(self, data: bytes) -> ImageRef:
-        """Keeps an encoded image, after decoding it once to know that it is whole. Putting it again is cheap.
+        """Stores an encoded image. It is decoded once, to check that it is complete; putting it again is cheap.
+
+        Args:
+            data: The encoded file.
+
+        Returns:
+            The reference to the stored image.
 
         Raises:
-            UnreadableImage: Empty, truncated, animated, or not an image of an allowed format.
-            ImageTooLarge: Beyond the store's limits.
+            UnreadableImage: It is empty, truncated, animated, or not an image of an allowed format.
+            ImageTooLarge: It exceeds the store's limits.
             ImageTampered: The store already holds other bytes under this image's name.
         """
         data = bytes(data)
         sha256 = hashlib.sha256(data).hexdigest()
-        if self._wanted_again(sha256):
+        if self._touch(sha256):
             try:
                 self.get(sha256)
                 return self.ref(sha256)
-            except ImageNotFound:  # collected as garbage this very moment
+            except ImageNotFound:  # a garbage collection has just deleted it
                 pass
         mime_type, width, height = inspect(data, limits=self.limits)
         decode(data, limits=self.limits)
@@ -93,11 +99,17 @@ class ImageStore(ABC):
         return self._refs.setdefault(sha256, ImageRef(sha256, width, height, mime_type))
 
     def put_file(self, path: str | os.PathLike[str]) -> ImageRef:
-        """Keeps the image in a file. For paths the program's own user gives; never for paths found in messages.
+        """Stores the image in a file. Use it for paths that the user gives, never for paths found in messages.
+
+        Args:
+            path: The image file.
+
+        Returns:
+            The reference to the stored image.
 
         Raises:
             ImageNotFound: There is no such file.
-            UnreadableImage, ImageTooLarge, ImageTampered: As `put`.
+            UnreadableImage, ImageTooLarge, ImageTampered: As in `put`.
         """
         try:
             data = _read_regular(Path(path), self.limits.max_bytes)
@@ -110,12 +122,12 @@ class ImageStore(ABC):
         return self.put(data)
 
     def get(self, sha256: str) -> bytes:
-        """The bytes of an original, checked against their name.
+        """Returns the bytes of an original, checked against their hash.
 
         Raises:
-            ImageRefused: `sha256` is not an id.
-            ImageNotFound: The store does not hold it.
-            ImageTampered: The bytes held are no longer the ones that were put.
+            ImageRefused: `sha256` is not a well-formed id.
+            ImageNotFound: The store does not hold the image.
+            ImageTampered: The stored bytes have changed since they were put.
         """
         data = self._read(check_id(sha256))
         if hashlib.sha256(data).hexdigest() != sha256:
@@ -125,10 +137,10 @@ class ImageStore(ABC):
         return data
 
     def ref(self, sha256: str) -> ImageRef:
-        """The reference to an image the store holds.
+        """Returns the reference to a stored image.
 
         Raises:
-            ImageRefused, ImageNotFound, ImageTampered: As `get`.
+            ImageRefused, ImageNotFound, ImageTampered: As in `get`.
         """
         if check_id(sha256) not in self._refs:
             mime_type, width, height = inspect(self.get(sha256), limits=self.limits)
@@ -137,25 +149,29 @@ class ImageStore(ABC):
             raise _not_found(sha256)
         return self._refs[sha256]
 
-    def _wanted_again(self, sha256: str) -> bool:
-        """Whether an image is held; if so, it counts as put just now (see `vtagent.garbage`)."""
+    def _touch(self, sha256: str) -> bool:
+        """Returns whether the store holds an image, and marks it as put just now (see `vtagent.garbage`)."""
         return sha256 in self
 
     @abstractmethod
     def __contains__(self, sha256: object) -> bool:
-        """Whether an image of this id is held; False for anything that is not an id."""
+        """Returns whether the store holds an image of this id; False for anything that is not an id."""
 
     @abstractmethod
     def _read(self, sha256: str) -> bytes:
-        """The bytes kept under a well-formed id; raises ImageNotFound."""
+        """Returns the bytes under a well-formed id.
+
+        Raises:
+            ImageNotFound: The store does not hold them.
+        """
 
     @abstractmethod
     def _write(self, sha256: str, data: bytes) -> None:
-        """Keeps checked bytes under their id, whole or not at all."""
+        """Stores checked bytes under their id. A write that fails leaves nothing behind."""
 
 
 class MemoryImageStore(ImageStore):
-    """Originals in this process's memory, for tests, notebooks and short-lived agents."""
+    """Keeps originals in this process's memory, for tests, notebooks and short-lived agents."""
 
     in_memory = True
 
@@ -177,13 +193,13 @@ class MemoryImageStore(ImageStore):
 
 
 class DirectoryImageStore(ImageStore):
-    """Originals as files <folder>/<first two digits>/<id>, shared by every process that opens the folder.
+    """Keeps originals as files <folder>/<first two digits>/<id>. Several processes may share the folder.
 
-    Files appear by an atomic rename, so a reader or a crash never meets half an image.
+    Files appear by an atomic rename, so no reader sees a partial image, even after a crash.
 
     Args:
-        path: The folder; made if missing.
-        limits: What an image may be to enter.
+        path: The folder; it is created if missing.
+        limits: Limits that an image must meet to be stored.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, limits: ImageLimits | None = None) -> None:
@@ -194,7 +210,7 @@ class DirectoryImageStore(ImageStore):
     def __contains__(self, sha256: object) -> bool:
         return isinstance(sha256, str) and _HEX.fullmatch(sha256) is not None and self._file(sha256).exists()
 
-    def _wanted_again(self, sha256: str) -> bool:
+    def _touch(self, sha256: str) -> bool:
         try:
             os.utime(self._file(sha256))
         except FileNotFoundError:
@@ -226,7 +242,7 @@ class DirectoryImageStore(ImageStore):
 
 
 def _read_regular(path: Path, max_bytes: int) -> bytes:
-    """The bytes of a plain file no larger than `max_bytes`; a pipe or device in its place would block or never end."""
+    """Returns the bytes of a regular file of at most `max_bytes`. A pipe or device could block or never end."""
     found = path.stat()
     if not stat.S_ISREG(found.st_mode):
         raise UnreadableImage(f"{str(path)!r} is not a plain file")

@@ -1,55 +1,62 @@
-"""Every option of the command line, and the help that teaches it."""
+"""The options of the command line, and the help texts that explain them."""
 
 from __future__ import annotations
 
 import argparse
 import math
 import re
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import NoReturn
 
 EXIT_CODES = """\
 exit codes:
-  0  answered, or done                       3    an extra is not installed
-  1  a bug in vtagent                        4    the model or the server failed
-  2  a wrong option or an unusable image     130  interrupted
-                                             141  nobody reads the output
+  0    success
+  1    a bug in vtagent
+  2    a wrong option, file or image
+  3    an extra is not installed
+  4    the model or the server failed
+  130  interrupted
+  141  the output pipe was closed
 """
 
 OVERVIEW = """\
-Ask questions about images, and see what looking cost.
+Ask questions about images, and see how many visual tokens each answer costs.
 
-The model sees each image small first: half of both sides, a quarter of the
-visual tokens. It then answers, or asks for more resolution with a tool call,
-`zoom_image`, of the whole image or of a region.
+The model first sees every image at half of both sides, for a quarter of the
+visual tokens. It then answers, or calls the tool `zoom_image` to see the whole
+image or a region of it at full resolution.
 """
+
+TOP = "`vtagent COMMAND --help` shows examples and the options of a command.\n"
 
 ASK = """\
 examples:
   vtagent ask receipt.png "What is the Total?"
 
-  # Two images; a real model, fetched from the hub the first time
+  # Two images, and a model that is downloaded from the hub the first time
   vtagent ask front.jpg back.jpg "Who signed?" --model Qwen/Qwen3-VL-2B-Instruct
 
-  # A model that a server has already loaded (vLLM, or anything OpenAI-like)
+  # A model on a server: vLLM, or any other OpenAI-compatible server
   vtagent ask receipt.png "Who paid?" --base-url http://localhost:8000/v1
 
-  # Never zoom: the small view must do. Or zoom up to three times.
+  # Answer without zooming, or zoom up to three times
   vtagent ask receipt.png "What is the Tax?" --max-zooms 0
   vtagent ask receipt.png "What is the Tax?" --max-zooms 3
 
-  # Zoom more readily (a negative number: more rarely)
+  # Zoom more often (with a negative number: less often)
   vtagent ask receipt.png "What is the Tax?" --zoom-bias 2
 
-  # Keep exactly the pixels that the model saw
+  # Save the exact pixels that the model saw
   vtagent ask receipt.png "What is the Tax?" --save-views seen/
 
-  # For scripts: one JSON object
+  # Print one JSON object, for scripts
   vtagent ask receipt.png "What is the Tax?" --json
 
-The bundled policies, base and zoom, read only what `vtagent samples` draws:
-small printed cards, forms and receipts. Ask anything else of a real model.
+The bundled policies, base and zoom, read only the documents that `vtagent
+samples` draws: small printed cards, forms and receipts. Use a real model for
+any other image.
 """
 
 SAMPLES = """\
@@ -57,10 +64,10 @@ examples:
   # 16 documents, half in large print, half in small
   vtagent samples documents/
 
-  # Small print cannot be read until the model zooms
+  # Small print, which a model can read only after zooming
   vtagent samples small-print/ --count 200 --print small
 
-  # The same documents for everyone who says 7
+  # The same seed draws the same documents on every machine
   vtagent samples documents-7/ --seed 7
 
 DIR gets one PNG per document, and questions.jsonl with one line for each:
@@ -73,119 +80,144 @@ CHAT = """\
 examples:
   vtagent chat receipt.png --thread trip
 
-  # Go on tomorrow, with another image
+  # Continue tomorrow, with another image
   vtagent chat --thread trip
   › What was the total?
   › /image second.png
   › And here?
   › /quit
 
-  # From a script: a question a line, a JSON object a line
+  # From a script: one question per line in, one JSON object per line out
   printf 'What is the Total?\\n' | vtagent chat receipt.png --thread t1 --json
 
-Threads are kept in ~/.local/state/vtagent (see --state). A run that was killed
-is finished when its thread is taken up again. `vtagent forget` deletes one.
+Conversations are kept in ~/.local/state/vtagent (see --state). If a run is
+killed, the next `vtagent chat` of its thread finishes it first. `vtagent
+forget` deletes a conversation.
 """
 
 FORGET = """\
 examples:
   vtagent forget trip
 
-  # Its images at once, too, though they were put a moment ago
+  # Delete its images even if they were added within the last hour
   vtagent forget trip --grace 0
 """
 
 
 class _Parser(argparse.ArgumentParser):
+    """A parser that reports a wrong command line in one line."""
+
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
 
 
 def parsers() -> tuple[_Parser, dict[str, _Parser]]:
-    """The parser of `vtagent` and those of its commands."""
+    """Builds the parsers of the command line.
+
+    Returns:
+        The parser of `vtagent`, and the parsers of its commands by name.
+    """
     raw = argparse.RawDescriptionHelpFormatter
-    top = _Parser(prog="vtagent", description=OVERVIEW, epilog=EXIT_CODES, formatter_class=raw)
+    top = _Parser(prog="vtagent", description=OVERVIEW, epilog=f"{TOP}\n{EXIT_CODES}", formatter_class=raw)
     top.add_argument("--version", action="version", version=f"vtagent {version('vtagent')}")
     commands = top.add_subparsers(title="commands", metavar="COMMAND")
 
-    ask = commands.add_parser(
-        "ask",
-        help="ask a question about images",
-        description=OVERVIEW,
-        epilog=ASK + "\n" + EXIT_CODES,
-        formatter_class=raw,
-    )
-    ask.add_argument("images", nargs="+", metavar="IMAGE", type=Path, help="an image file")
-    ask.add_argument("question", metavar='"QUESTION"', help="in quotes, after the images")
-    _add_model_options(ask)
-    ask.add_argument("--save-views", metavar="DIR", type=Path, help="write every view that the model saw as a PNG")
-    ask.add_argument("--json", action="store_true", help="print one JSON object instead")
+    def command(
+        name: str, summary: str, description: str, examples: str, add_options: Callable[[_Parser], None]
+    ) -> _Parser:
+        """Adds a command with its help, its own options, and the option that all commands share."""
+        parser = commands.add_parser(
+            name, help=summary, description=description, epilog=f"{examples}\n{EXIT_CODES}", formatter_class=raw
+        )
+        add_options(parser)
+        parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        return parser
 
-    samples = commands.add_parser(
-        "samples",
-        help="write fresh documents with questions and answers",
-        description="Write fresh rendered documents with questions and gold answers.",
-        epilog=SAMPLES + "\n" + EXIT_CODES,
-        formatter_class=raw,
+    return top, {
+        "ask": command("ask", "ask one question about images", OVERVIEW, ASK, _add_ask_options),
+        "samples": command(
+            "samples",
+            "draw new documents with questions and answers",
+            "Draw new documents, and write questions about them with their gold answers.",
+            SAMPLES,
+            _add_samples_options,
+        ),
+        "chat": command(
+            "chat",
+            "hold a conversation about images that you can continue later",
+            "Hold a conversation about images that you can continue later. Each line of\nstdin is a question.",
+            CHAT,
+            _add_chat_options,
+        ),
+        "forget": command(
+            "forget",
+            "delete a conversation, and the images that only it shows",
+            "Delete a conversation of `vtagent chat`, and the images that only it shows.",
+            FORGET,
+            _add_forget_options,
+        ),
+    }
+
+
+def _add_ask_options(parser: _Parser) -> None:
+    parser.add_argument("images", nargs="+", metavar="IMAGE", type=Path, help="an image file")
+    parser.add_argument("question", metavar='"QUESTION"', help="the question, in quotes, after the images")
+    _add_model_options(parser)
+    parser.add_argument("--save-views", metavar="DIR", type=Path, help="save every view that the model sees as a PNG")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+
+
+def _add_samples_options(parser: _Parser) -> None:
+    parser.add_argument("directory", metavar="DIR", type=Path, help="where to write; created if missing")
+    parser.add_argument("--count", metavar="N", type=_count, default=16, help="number of documents; default: 16")
+    parser.add_argument(
+        "--seed", metavar="S", type=int, default=0, help="the same seed draws the same documents; default: 0"
     )
-    samples.add_argument("directory", metavar="DIR", type=Path, help="made if it does not exist")
-    samples.add_argument("--count", metavar="N", type=_count, default=16, help="how many documents; default: 16")
-    samples.add_argument("--seed", metavar="S", type=int, default=0, help="same seed, same documents; default: 0")
-    samples.add_argument(
-        "--print", choices=["small", "large", "both"], default="both", help="the size of the print; default: both"
+    parser.add_argument(
+        "--print", choices=["small", "large", "both"], default="both", help="size of the print; default: both"
     )
 
-    chat = commands.add_parser(
-        "chat",
-        help="ask one question after another, and go on another day",
-        description="Hold a conversation about images that is kept: each line of stdin is a question.",
-        epilog=CHAT + "\n" + EXIT_CODES,
-        formatter_class=raw,
-    )
-    chat.add_argument("images", nargs="*", metavar="IMAGE", type=Path, help="shown with the first question")
-    chat.add_argument("--thread", metavar="NAME", type=_thread, required=True, help="the conversation's name")
-    _add_model_options(chat)
-    chat.add_argument("--json", action="store_true", help="print one JSON object for each answer instead")
 
-    forget = commands.add_parser(
-        "forget",
-        help="delete a conversation and the images that only it showed",
-        description="Delete a conversation of `vtagent chat`, and the images that no other one shows.",
-        epilog=FORGET + "\n" + EXIT_CODES,
-        formatter_class=raw,
+def _add_chat_options(parser: _Parser) -> None:
+    parser.add_argument("images", nargs="*", metavar="IMAGE", type=Path, help="an image to show with the next question")
+    parser.add_argument(
+        "--thread", metavar="NAME", type=_thread, required=True, help="name of the conversation to start or continue"
     )
-    forget.add_argument("thread", metavar="NAME", type=_thread, help="the conversation's name")
-    forget.add_argument(
+    _add_model_options(parser)
+    parser.add_argument("--json", action="store_true", help="print one JSON object per answer instead of text")
+    _add_state_option(parser)
+
+
+def _add_forget_options(parser: _Parser) -> None:
+    parser.add_argument("thread", metavar="NAME", type=_thread, help="name of the conversation to delete")
+    parser.add_argument(
         "--grace",
         metavar="MINUTES",
         type=_count,
         default=60,
-        help="images put since then stay: another chat may be about to show them; default: 60",
+        help="keep images that were added within this time, since a chat that is under way may need them; default: 60",
     )
-    for parser in (chat, forget):
-        parser.add_argument("--state", metavar="DIR", type=Path, help="where conversations are kept; made if missing")
-
-    for parser in (ask, samples, chat, forget):
-        parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    return top, {"ask": ask, "samples": samples, "chat": chat, "forget": forget}
+    _add_state_option(parser)
 
 
-def _add_model_options(parser: argparse.ArgumentParser) -> None:
+def _add_model_options(parser: _Parser) -> None:
     parser.add_argument(
         "--model",
         metavar="NAME",
-        help="base or zoom (bundled), a checkpoint's folder or hub id; default: zoom. "
-        "With --base-url, a name that is served there; default: the first",
+        help="a bundled policy (base or zoom), or the folder or hub id of a checkpoint; default: zoom. "
+        "With --base-url: a model of the server; default: its first",
     )
     parser.add_argument(
-        "--base-url", metavar="URL", help="ask an OpenAI-compatible server; OPENAI_API_KEY is sent to it if it is set"
+        "--base-url",
+        metavar="URL",
+        help="use a model on this OpenAI-compatible server; OPENAI_API_KEY is sent to it, if set",
     )
     parser.add_argument(
         "--timeout",
         metavar="SECONDS",
         type=_seconds,
         default=120.0,
-        help="how long the server may stay silent, twice, before it is given up; default: 120",
+        help="how long to wait for a server that sends nothing; a request for an answer is retried once; default: 120",
     )
     parser.add_argument(
         "--max-zooms",
@@ -199,14 +231,21 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
         metavar="B",
         type=_bias,
         default=0.0,
-        help="added to the log-odds of zooming; default: 0. A server gets it as the logit_bias of one token",
+        help="number to add to the log-odds of zooming; default: 0. A server receives it as the logit_bias of one "
+        "token, <tool_call>",
     )
     parser.add_argument(
         "--zoom-token-id",
         metavar="ID",
         type=_count,
-        help="that token: the served model's <tool_call>. Needed with --zoom-bias where the server is not vLLM, "
-        "which tells",
+        help="id of the token <tool_call> of the server's model; --zoom-bias needs it, except with vLLM, which "
+        "reports it",
+    )
+
+
+def _add_state_option(parser: _Parser) -> None:
+    parser.add_argument(
+        "--state", metavar="DIR", type=Path, help="folder that keeps the conversations; created if missing"
     )
 
 
@@ -217,26 +256,26 @@ def _thread(text: str) -> str:
 
 
 def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds")
+    if not 0 < (seconds := _number(text)) < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
     return seconds
 
 
 def _bias(text: str) -> float:
-    try:
-        bias = float(text)
-    except ValueError:
-        bias = math.nan
-    if not math.isfinite(bias):
+    if not math.isfinite(bias := _number(text)):
         raise argparse.ArgumentTypeError(f"{text!r} is not a finite number")
     return bias
 
 
+def _number(text: str) -> float:
+    """Returns `text` as a number, or NaN if it is not one."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
 def _count(text: str) -> int:
     if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a count")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 0 or more")
     return int(text)

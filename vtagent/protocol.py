@@ -1,7 +1,7 @@
-"""The words a policy and the graph exchange, `<think>`, `<answer>` and `<tool_call>`: read strictly, never raising.
+"""The tags of a reply: `<think>`, `<answer>` and `<tool_call>`. Parsing is strict, accepts any text and never raises.
 
-A reply is scanned from left to right. What stands inside one tag is that tag's business alone: a call that is only
-thought about (inside `<think>`) or quoted (inside `<answer>`) is not a call.
+A reply is scanned from left to right. The inside of a tag belongs to that tag alone: a call inside `<think>` or
+`<answer>` is not a call.
 
     <think>The total is too small to read.</think>
     <tool_call>{"name": "zoom_image", "arguments": {"region": [500, 700, 1000, 900]}}</tool_call>
@@ -26,7 +26,7 @@ ANSWER = ("<answer>", "</answer>")
 TOOL_CALL = ("<tool_call>", "</tool_call>")
 
 DEEPEST = 32
-"""Lists and objects inside one another that a call may hold: far beyond need, far below where libraries give up."""
+"""Deepest nesting of lists and objects in a call: more than calls need, and far below the limits of libraries."""
 
 _FORM = f'Write {TOOL_CALL[0]}{{"name": "…", "arguments": {{…}}}}{TOOL_CALL[1]} with strict JSON inside.'
 _TOO_DEEP = f"The JSON inside {TOOL_CALL[0]} is nested too deeply. {_FORM}"
@@ -42,7 +42,7 @@ class ToolCall:
 
 @dataclass(frozen=True)
 class InvalidCall:
-    """One call that cannot be run: what was written between the tags, and what to tell the model."""
+    """One call that cannot be run: the text between the tags, and the error message for the model."""
 
     text: str
     error: str
@@ -50,26 +50,26 @@ class InvalidCall:
 
 @dataclass(frozen=True)
 class Reply:
-    """One reply of the model, taken apart."""
+    """One parsed reply of the model."""
 
     text: str
-    """The reply as it was said."""
+    """The whole reply, unchanged."""
     think: str | None
     """The reasoning, stripped; None without a (closed) `<think>`."""
     answer: str | None
-    """What the last closed `<answer>` holds, stripped; None without one."""
+    """The text of the last closed `<answer>`, stripped; None without one."""
     tool_calls: tuple[ToolCall, ...]
     """The valid calls, in order."""
     invalid_calls: tuple[InvalidCall, ...]
-    """The calls that do not parse or do not validate, in order."""
+    """The calls that cannot be parsed or validated, in order."""
     rest: str
-    """What stands outside every tag, stripped: the best guess at an answer that was not tagged."""
+    """The text outside every tag, stripped: the best guess at an answer that was not tagged."""
     content: str
-    """The text without its `<tool_call>` blocks, stripped right: what a message shows beside its structured calls."""
+    """The text without its `<tool_call>` blocks, right-stripped: what a message holds beside structured calls."""
 
     @property
     def best_answer(self) -> str | None:
-        """What `<answer>` holds, else what stands outside every tag; tags that lost their other half are no part of it.
+        """The text of `<answer>`, else the text outside every tag; unmatched tags are removed.
 
         Example:
             >>> [parse_reply(text).best_answer for text in ("<answer>12</answer>", "12</answer>", "</answer>")]
@@ -82,15 +82,15 @@ class Reply:
 
     @property
     def errors(self) -> tuple[str, ...]:
-        """What to tell the model about each invalid call."""
+        """The error message for the model about each invalid call."""
         return tuple(call.error for call in self.invalid_calls)
 
 
 def parse_reply(text: str) -> Reply:
-    """Take a reply apart; any text at all is accepted, in time linear in its length.
+    """Parses a reply. Any text is accepted, and the time is linear in its length.
 
     Args:
-        text: What the model said, special tokens such as `<|im_end|>` already removed.
+        text: The model's text, without special tokens such as `<|im_end|>`.
 
     Example:
         >>> reply = parse_reply('<think>Blurred.</think><tool_call>{"name": "zoom_image", "arguments": {}}</tool_call>')
@@ -108,7 +108,7 @@ def parse_reply(text: str) -> Reply:
     at = 0
     opened = text.find(THINK[0])
     closed = text.find(THINK[1])
-    if closed >= 0 and (opened < 0 or closed < opened):  # the template had opened <think> in the prompt
+    if closed >= 0 and (opened < 0 or closed < opened):  # the template opened <think> in the prompt
         think.append(text[:closed].strip())
         at = closed + len(THINK[1])
         content.append(text[:at])
@@ -122,7 +122,7 @@ def parse_reply(text: str) -> Reply:
             at = _read_call(text, inside, finder, calls, invalid)
             continue
         end = finder.find(closing, inside)
-        if end < 0:  # never closed: the tag alone is dropped, what follows is read on
+        if end < 0:  # never closed: skip the tag alone, and parse the text after it
             at = inside
             content.append(opening)
             continue
@@ -143,7 +143,7 @@ def parse_reply(text: str) -> Reply:
 
 
 def reply_of(message: AIMessage) -> Reply:
-    """The reply that a chat message carries, with its structured calls written back as text (models strip them).
+    """Returns the reply that a chat message carries, with its structured calls written back as text.
 
     Example:
         >>> message = AIMessage("<think>Blurred.</think>", tool_calls=[{"name": "zoom_image", "args": {}, "id": "1"}])
@@ -156,10 +156,10 @@ def reply_of(message: AIMessage) -> Reply:
 
 
 def is_well_formed(reply: Reply) -> bool:
-    """Whether every part of the format is right (the condition of R_fmt in VisionThink, arXiv:2507.13348, section 3).
+    """Returns whether a reply keeps the format (the condition of R_fmt in VisionThink, arXiv:2507.13348, section 3).
 
-    One `<think>` with reasoning in it comes first; then either one `<answer>` with text in it, or one or more valid
-    calls and no invalid one; and nothing but white space stands outside the tags.
+    One `<think>` with text comes first. Then comes either one `<answer>` with text, or one or more valid calls and no
+    invalid one. Only white space stands outside the tags.
     """
     if not reply.think or reply.rest or reply.invalid_calls:
         return False
@@ -172,13 +172,13 @@ def is_well_formed(reply: Reply) -> bool:
 
 
 def format_tool_call(name: str, arguments: Mapping[str, Any]) -> str:
-    """Write a call as the model would: `parse_reply(format_tool_call(n, a)).tool_calls == (ToolCall(n, a),)`."""
+    """Writes a call as the model does: `parse_reply(format_tool_call(n, a)).tool_calls == (ToolCall(n, a),)`."""
     body = json.dumps({"name": name, "arguments": dict(arguments)}, ensure_ascii=False)
     return f"{TOOL_CALL[0]}\n{body}\n{TOOL_CALL[1]}"
 
 
 def parse_call(text: str) -> ToolCall | InvalidCall:
-    """Read the inside of one `<tool_call>`: strict JSON, a name, and an object of arguments."""
+    """Parses the inside of one `<tool_call>`: strict JSON with a name and an object of arguments."""
     try:
         value = _DECODER.decode(text.strip())
         text.encode()
@@ -192,14 +192,14 @@ def parse_call(text: str) -> ToolCall | InvalidCall:
 
 
 def check_call(name: str, arguments: object) -> ToolCall | InvalidCall:
-    """As `parse_call`, for a call that a server has read already."""
+    """Validates a call that a server has already parsed, by the rules of `parse_call`."""
     if _nested_beyond(arguments, DEEPEST - 1):
-        return InvalidCall("", _TOO_DEEP)  # what is nested a thousand deep cannot even be written down
+        return InvalidCall("", _TOO_DEEP)  # JSON nested a thousand deep cannot even be written
     return parse_call(json.dumps({"name": name, "arguments": arguments}, default=str))
 
 
 def _nested_beyond(value: object, levels: int) -> bool:
-    """Whether more than `levels` lists and objects stand inside one another."""
+    """Returns whether lists and objects are nested more than `levels` deep."""
     if not isinstance(value, dict | list):
         return False
     inner = value.values() if isinstance(value, dict) else value
@@ -207,6 +207,7 @@ def _nested_beyond(value: object, levels: int) -> bool:
 
 
 def _validated(value: object, text: str) -> ToolCall | InvalidCall:
+    """Returns the call that decoded JSON stands for; `text` is what was decoded."""
     if not isinstance(value, dict):
         return InvalidCall(text, f"The JSON inside {TOOL_CALL[0]} is {_kind(value)}, not an object. {_FORM}")
     name, arguments = value.get("name"), value.get("arguments")
@@ -225,7 +226,7 @@ def _validated(value: object, text: str) -> ToolCall | InvalidCall:
 
 
 def _read_call(text: str, inside: int, finder: _Finder, calls: list[ToolCall], invalid: list[InvalidCall]) -> int:
-    """Read one call that starts at `inside`; return where reading goes on."""
+    """Parses the call whose inside starts at `inside`, adds it to one of the lists, and returns where to go on."""
     closing = TOOL_CALL[1]
     end = finder.find(closing, inside)
     if end < 0:
@@ -233,7 +234,7 @@ def _read_call(text: str, inside: int, finder: _Finder, calls: list[ToolCall], i
         invalid.append(InvalidCall(cut, f"A {TOOL_CALL[0]} is not closed by {closing}. {_FORM}"))
         return len(text)
     call = parse_call(text[inside:end])
-    # A JSON string may hold the closing tag itself; then the call ends at a later one. Tried once, to stay linear.
+    # A JSON string may hold the closing tag; the call then ends at a later one. Try only once, to stay linear.
     if isinstance(call, InvalidCall) and (later := finder.find(closing, end + 1)) >= 0:
         longer = text[inside:later]
         if TOOL_CALL[0] not in longer[end - inside :] and isinstance(again := parse_call(longer), ToolCall):
@@ -246,21 +247,21 @@ def _read_call(text: str, inside: int, finder: _Finder, calls: list[ToolCall], i
 
 
 class _Finder:
-    """`str.find` that remembers where each tag comes next: a thousand unclosed tags cost no quadratic search."""
+    """Finds tags and remembers the next place of each, so that many unclosed tags do not make parsing quadratic."""
 
     def __init__(self, text: str) -> None:
         self._text = text
         self._next: dict[str, int] = {}
 
     def find(self, tag: str, at: int) -> int:
-        """The first place of `tag` at or after `at`, or -1; a place found is kept, as `at` only grows for one tag."""
+        """Returns the first place of `tag` at or after `at`, or -1. For one tag, `at` must never decrease."""
         known = self._next.get(tag)
         if known is None or -1 < known < at:
             known = self._next[tag] = self._text.find(tag, at)
         return known
 
     def next_tag(self, at: int) -> tuple[int, tuple[str, str]] | None:
-        """The nearest opening tag at or after `at`."""
+        """Returns the place and the tag of the nearest opening tag at or after `at`."""
         found = [(place, tag) for tag in (THINK, ANSWER, TOOL_CALL) if (place := self.find(tag[0], at)) >= 0]
         return min(found) if found else None
 
@@ -279,7 +280,7 @@ def _finite(text: str) -> float:
 
 
 def _integer(text: str) -> int:
-    if len(text) > 18:  # what a checkpointer can still store
+    if len(text) > 18:  # checkpointers store integers of at most 64 bits
         raise ValueError("a number is too large")
     return int(text)
 

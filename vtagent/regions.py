@@ -1,4 +1,4 @@
-"""A region is a box of integers 0-1000 on the original image: read tolerantly, kept strictly.
+"""Regions: boxes of integers 0-1000 on an image. They are parsed tolerantly and stored in one strict form.
 
 Both axes run 0-1000 whatever the image's shape; (0, 0) is the top left corner of the upright image. No region means the
 whole image.
@@ -20,7 +20,7 @@ SCALE = 1000
 """Length of both axes in region units."""
 
 NEAR_EDGE = 1010
-"""A coordinate from 1001 to here may be a slip in 0-1000 as well as a pixel, so it is not guessed at."""
+"""A coordinate from 1001 to this value could be a pixel or a wrong value in 0-1000, so it is refused."""
 
 
 @dataclass(frozen=True, order=True)
@@ -50,21 +50,20 @@ class Region:
         return ",".join(str(value) for value in self)
 
     @property
-    def area(self) -> float:
-        """Share of the image the region covers, 0-1."""
-        return (self.x2 - self.x1) * (self.y2 - self.y1) / SCALE**2
-
-    @property
     def is_whole(self) -> bool:
-        """Whether the region is the whole image, which is written as no region at all."""
+        """Whether the region is the whole image, which views store as no region."""
         return self == Region(0, 0, SCALE, SCALE)
 
     def contains(self, other: Region) -> bool:
-        """Whether `other` lies inside this region, edges included."""
+        """Returns whether `other` lies inside this region, edges included."""
         return self.x1 <= other.x1 and self.y1 <= other.y1 and other.x2 <= self.x2 and other.y2 <= self.y2
 
     def to_pixels(self, width: int, height: int) -> tuple[int, int, int, int]:
-        """The box (left, top, right, bottom) in pixels of a `width` x `height` image, rounded outwards: never empty."""
+        """Converts the region to pixels of a `width` x `height` image, rounded outwards so that it is never empty.
+
+        Returns:
+            (left, top, right, bottom).
+        """
         return (
             self.x1 * width // SCALE,
             self.y1 * height // SCALE,
@@ -73,15 +72,15 @@ class Region:
         )
 
     def fitted(self, width: int, height: int, spec: VisionSpec) -> Region:
-        """This region, grown about its centre until a model can look at it.
+        """Returns this region, grown about its centre until the model can process it.
 
-        Each side covers at least one visual token's worth of original pixels (or the image's whole side), and the
-        longer side is at most `spec.max_aspect` times the shorter.
+        Each side covers at least the original pixels of one visual token (or the image's whole side), and the longer
+        side is at most `spec.max_aspect` times the shorter.
 
         Args:
             width: Width of the upright original, in pixels.
             height: Height of the upright original, in pixels.
-            spec: The vision side of the model that will look.
+            spec: Image sizes of the model family.
         """
         x1, x2 = _grow(self.x1, self.x2, min(spec.factor, width), width)
         y1, y2 = _grow(self.y1, self.y2, min(spec.factor, height), height)
@@ -92,19 +91,22 @@ class Region:
 
 
 def parse_region(value: object, *, width: int, height: int) -> Region | None:
-    """Reads a region as models and people write it; None is the whole image.
+    """Parses a region in any form that models and people write.
 
-    Understood: a list of four numbers, the same as JSON or comma-separated text, two corner points, or an object with
+    Accepts a list of four numbers, the same as JSON or comma-separated text, two corner points, or an object with
     x1, y1, x2, y2 (or left, top, right, bottom; or x, y, width, height). Fractions 0-1, pixels of the original and
-    swapped corners are recognised where nothing else can be meant.
+    swapped corners are recognised where they are unambiguous.
 
     Args:
-        value: What was written; None, blank text and an empty list or object mean the whole image.
+        value: The region as written. None, blank text and an empty list or object mean the whole image.
         width: Width of the upright original, in pixels.
         height: Height of the upright original, in pixels.
 
+    Returns:
+        The region, or None for the whole image.
+
     Raises:
-        RegionError: The box cannot be meant, or could mean two things; the text is written for the model to act on.
+        RegionError: The region is invalid or could mean two things. The message is written for the model to act on.
 
     Example:
         >>> parse_region([0.25, 0.5, 0.75, 1.0], width=1200, height=800)
@@ -122,7 +124,7 @@ def parse_region(value: object, *, width: int, height: int) -> Region | None:
 
     if len(numbers) != 4:
         raise refuse("needs four numbers")
-    if not all(0 <= number < 1e9 for number in numbers):  # also turns NaN away
+    if not all(0 <= number < 1e9 for number in numbers):  # refuses NaN, too
         raise refuse("coordinates must be finite and not negative")
     x1, y1, x2, y2 = numbers
     if x1 > x2 or y1 > y2:
@@ -149,19 +151,19 @@ def parse_region(value: object, *, width: int, height: int) -> Region | None:
 
 
 def _outwards(x1: float, y1: float, x2: float, y2: float, width: int, height: int) -> Region | None:
-    """The region that covers a box on a `width` x `height` plane, rounded outwards; None for the whole."""
+    """Returns the region that covers a box on a `width` x `height` plane, rounded outwards; None for all of it."""
     low_x, low_y = math.floor(_units(x1, width)), math.floor(_units(y1, height))
     region = Region(low_x, low_y, math.ceil(_units(x2, width)), math.ceil(_units(y2, height)))
     return None if region.is_whole else region
 
 
 def _units(value: float, extent: int) -> float:
-    """A coordinate in region units, freed of float dust: 0.07 is 70, not 70.00000000000001."""
+    """Converts a coordinate to region units, without rounding errors: 0.07 is 70, not 70.00000000000001."""
     return round(value * SCALE / extent, 6)
 
 
 def _grow(low: int, high: int, pixels: int, extent: int) -> tuple[int, int]:
-    """The span from `low` to `high`, in units of an axis of `extent` pixels, grown to cover `pixels` of them."""
+    """Grows a span, in region units of an axis of `extent` pixels, until it covers `pixels` of them."""
     need = -(-pixels * SCALE // extent)
     if high - low >= need:
         return low, high
@@ -170,7 +172,7 @@ def _grow(low: int, high: int, pixels: int, extent: int) -> tuple[int, int]:
 
 
 def _numbers(value: object) -> list[int | float] | None:
-    """The numbers a region was written with, in x1, y1, x2, y2 order; None for nothing written."""
+    """Returns the numbers of a written region in the order x1, y1, x2, y2; None if nothing is written."""
     if isinstance(value, Region):
         return list(value)
     if isinstance(value, str):
@@ -209,6 +211,6 @@ def _numbers(value: object) -> list[int | float] | None:
 
 
 def _clip(value: object) -> str:
-    """`value` on one short line, for a message."""
+    """Returns `value` on one short line, for a message."""
     text = " ".join(repr(value).split())
     return text if len(text) <= 80 else text[:77] + "..."

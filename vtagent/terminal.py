@@ -1,4 +1,4 @@
-"""What a person sees of one run: the answer, the path the model took to it, and what the looking cost."""
+"""Terminal output of one run: the answer, the path that the model took, and the visual tokens that it cost."""
 
 from __future__ import annotations
 
@@ -15,34 +15,45 @@ from vtagent.errors import DataError
 from vtagent.protocol import reply_of
 from vtagent.views import View
 
-# Why an answer was forced. Having zoomed as often as it may is the ordinary end of a run that zooms, and goes unsaid.
+# Why an answer was forced. `max_zooms` is left out: it is how a run that zooms usually ends.
 FORCED = {
     "max_mistakes": "too many of its calls failed, so it had to answer",
-    "max_turns": "it had called tools as often as it may, so it had to answer",
-    "max_visual_tokens": "the visual tokens were used up, so it had to answer",
-    "max_seconds": "the time was used up, so it had to answer",
+    "max_turns": "it reached its limit of turns, so it had to answer",
+    "max_visual_tokens": "its visual tokens were used up, so it had to answer",
+    "max_seconds": "its time was used up, so it had to answer",
     "no_answer": "it ended without an answer",
 }
 
 
-def plain(text: str) -> str:
-    """What a model said, safe to print: no control characters, so no escape sequence reaches the terminal."""
+def printable(text: str) -> str:
+    """Removes control characters other than line feeds, so that no escape sequence of a model reaches the terminal."""
     return "".join(character for character in text if character.isprintable() or character == "\n")
 
 
-def utf_8(question: str) -> str:
-    """A question as it is; a DataError if what was typed is not UTF-8, which no model can be asked."""
+def check_utf_8(question: str) -> str:
+    """Returns the question unchanged.
+
+    Raises:
+        DataError: It was not typed in UTF-8, so it cannot be sent to a model.
+    """
     if any("\ud800" <= character <= "\udfff" for character in question):
         raise DataError("the question is not UTF-8")
     return question
 
 
 def path_taken(messages: Sequence[BaseMessage], views: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """What the model did, step by step, out of a finished run's messages and views.
+    """Lists what the model did, step by step.
+
+    Args:
+        messages: The messages of a finished run.
+        views: The view records of the same run.
 
     Returns:
-        Steps with "step": "look" and "zoom" (the view's record, and "image", counted from 1, "of" so many), "decision"
-        ("to": "zoom", "answer" or "nothing valid"; "think": its reason or None), "refused" ("why").
+        One dictionary per step, by the value of "step":
+
+        - "look", "zoom": the view's record, with the number of its image ("image", from 1) and of all images ("of").
+        - "decision": "to" is "zoom", "answer" or "nothing valid"; "think" is the reasoning or None.
+        - "refused": "why" is the error message for the model.
     """
     images = list(dict.fromkeys(View.parse_url(view["url"])[0] for view in views if view["kind"] == "low"))
     records = {view["url"]: view for view in views}
@@ -68,16 +79,16 @@ def path_taken(messages: Sequence[BaseMessage], views: Sequence[Mapping[str, Any
 
 
 class Output(Console):
-    """A Rich console that leaves a broken pipe to who called."""
+    """A Rich console that leaves a broken pipe to its caller."""
 
     def on_broken_pipe(self) -> None:
-        """Raise it again; Rich would exit as if something had gone wrong."""
-        raise  # Rich calls this while it handles the error
+        """Raises the BrokenPipeError again, where Rich would exit with code 1."""
+        raise  # Rich calls this method in its exception handler
 
 
 @contextmanager
-def working(what: str) -> Iterator[None]:
-    """A spinner on stderr while something slow happens; nothing where stderr is not a terminal."""
+def spinner(what: str) -> Iterator[None]:
+    """Shows a spinner on stderr while the block runs, if stderr is a terminal."""
     console = Console(stderr=True)
     if not console.is_terminal:
         yield
@@ -87,8 +98,8 @@ def working(what: str) -> Iterator[None]:
 
 
 def show(report: dict[str, Any]) -> None:
-    """Print a report of `vtagent ask` on stdout."""
-    answer = Text(plain(report["answer"] or "no answer"), style="bold green" if report["answer"] else "bold red")
+    """Prints a report of `vtagent ask` on stdout."""
+    answer = Text(printable(report["answer"] or "no answer"), style="bold green" if report["answer"] else "bold red")
     path = Table.grid(padding=(0, 2))
     path.add_column(style="dim", no_wrap=True)
     path.add_column(overflow="fold")
@@ -102,12 +113,13 @@ def show(report: dict[str, Any]) -> None:
     )
     path.add_row(
         "time",
-        Text(f"{report['seconds']:.2f} s, after {report['load_seconds']:.1f} s to load {plain(report['model'])}"),
+        Text(f"{report['seconds']:.2f} s, after {report['load_seconds']:.1f} s to load {printable(report['model'])}"),
     )
     Output(highlight=False).print(Group(answer, Text(), path))
 
 
 def _row(step: dict[str, Any]) -> tuple[str, Text]:
+    """Returns the label and the text of a step."""
     match step["step"]:
         case "look":
             return "looked", Text(f"at {_image(step)} small: {_pixels(step)}")
@@ -115,9 +127,9 @@ def _row(step: dict[str, Any]) -> tuple[str, Text]:
             where = f"region {tuple(step['region'])} of {_image(step)}" if step["region"] else f"all of {_image(step)}"
             return "zoomed", Text(f"on {where}: {_pixels(step)}")
         case "refused":
-            return "refused", Text(plain(step["why"]), style="yellow")
+            return "refused", Text(printable(step["why"]), style="yellow")
         case _:
-            think = f" — {plain(step['think'])}" if step["think"] else ""
+            think = f" — {printable(step['think'])}" if step["think"] else ""
             return "decided", Text.assemble("to ", (step["to"], "bold"), (think, "italic dim"))
 
 

@@ -1,4 +1,4 @@
-"""A view is an image reference with a region and a scale, turned into pixels only when a model is about to look."""
+"""Views: an image reference with a region and a scale. A view is rendered to pixels only when a model looks at it."""
 
 from __future__ import annotations
 
@@ -28,16 +28,18 @@ _URL = re.compile(r"vtimg://sha256/([0-9a-f]{64})(?:\?(?:region=([0-9]+(?:,[0-9]
 
 _WHOLE = Region(0, 0, SCALE, SCALE)
 
-# Closer than this in pixels per original pixel, two views show the same detail: the grid alone moves sizes that much.
+# A view with at least this share of another's pixels per original pixel shows the same detail: rounding sizes to the
+# model's grid changes them by as much.
 _AS_FINE = 0.9
 
-# A JPEG decoded this much short of a view still serves it: grids rarely divide photographs; half of 4000 is not 2016.
+# A reduced JPEG may be smaller than the view by this share. Photographs rarely fit the grid: half of 4000 is 2000, and
+# the view has 2016.
 _DRAFT_SLACK = 1 / 50
 
-# Sides that differ by less than this share are merely corrected.
+# A reduced JPEG whose sides differ from the view's by less than this share is resized with the cheaper filter.
 _CLOSE = 1 / 20
 
-# Pixels that are corrected at a time: a band with what Pillow keeps beside it then stays in a core's cache.
+# Pixels to resize at a time: one band and Pillow's buffers for it fit into a core's cache.
 _BAND = 2**18
 
 
@@ -47,8 +49,8 @@ class View:
 
     Attributes:
         ref: The original.
-        scale: Sides of the view relative to the view at full resolution, above 0 and at most 1; kept to four decimals.
-        region: The part shown; None is the whole image.
+        scale: Sides of the view relative to full resolution, above 0 and at most 1; rounded to four decimals.
+        region: The part that is shown; None is the whole image.
 
     Raises:
         ValueError: The scale is outside (0, 1].
@@ -82,38 +84,41 @@ class View:
 
     @staticmethod
     def parse_url(url: str) -> tuple[str, float, Region | None]:
-        """(sha256, scale, region) of a view's URL, which must be written exactly as `View.url` writes it.
+        """Parses a URL that is written exactly as `View.url` writes it.
+
+        Returns:
+            (sha256, scale, region).
 
         Raises:
-            ImageRefused: It is not.
+            ImageRefused: It is written in any other way, or is not a view's URL.
         """
         return _parsed(url)
 
     @classmethod
     def from_url(cls, url: str, store: ImageStore) -> View:
-        """The view a URL names, of an image in `store`.
+        """Returns the view that a URL names, of an image in `store`.
 
         Raises:
-            ImageRefused: Not a view's URL.
-            ImageNotFound, ImageTampered: As `ImageStore.ref`.
+            ImageRefused: It is not a view's URL.
+            ImageNotFound, ImageTampered: As in `ImageStore.ref`.
         """
         sha256, scale, region = cls.parse_url(url)
         return cls(store.ref(sha256), scale, region)
 
     @classmethod
     def from_block(cls, block: Mapping[str, Any], store: ImageStore) -> View:
-        """The view an image block names. Only its URL is believed: sizes and type come from the store.
+        """Returns the view that an image block names. Only its URL is used; size and type come from the store.
 
         Raises:
-            ImageRefused: Not a block that `View.block` could have made.
-            ImageNotFound, ImageTampered: As `ImageStore.ref`.
+            ImageRefused: The block is not an image reference.
+            ImageNotFound, ImageTampered: As in `ImageStore.ref`.
         """
         if not is_reference(block):
             raise ImageRefused("not an image reference block: expected type 'image' and a vtimg:// url")
         return cls.from_url(block["url"], store)
 
     def block(self) -> dict[str, Any]:
-        """The content block for a message: JSON, a few hundred bytes, with the original's size in `extras`."""
+        """Returns the content block for a message: a few hundred bytes of JSON with the original's size in `extras`."""
         return {
             "type": "image",
             "url": self.url,
@@ -123,34 +128,41 @@ class View:
 
     @property
     def box(self) -> tuple[int, int, int, int]:
-        """(left, top, right, bottom) of the part shown, in pixels of the original."""
+        """The part that is shown, as (left, top, right, bottom) in pixels of the original."""
         return (self.region or _WHOLE).to_pixels(self.ref.width, self.ref.height)
 
     def size(self, spec: VisionSpec) -> tuple[int, int]:
-        """(width, height) in pixels of the rendered view: a size the model's processor leaves as it is.
+        """Returns the size of the rendered view, which the model's processor does not change.
+
+        Args:
+            spec: Image sizes of the model family.
+
+        Returns:
+            (width, height) in pixels.
 
         Raises:
-            ImageTooLarge: The part shown is too long and thin for the model; see `Region.fitted`.
+            ImageTooLarge: The part is too long and thin for the model; `Region.fitted` avoids this.
         """
         left, top, right, bottom = self.box
         width, height = spec.fit(right - left, bottom - top)
         if self.scale == 1:
             return width, height
         width, height = max(1, round(width * self.scale)), max(1, round(height * self.scale))
-        # Rounding a side of a few pixels may push a thin picture over the limit it was just within.
+        # Rounding a side of a few pixels can push a thin image over the limit of the aspect ratio.
         return spec.fit(min(width, spec.max_aspect * height), min(height, spec.max_aspect * width))
 
     def tokens(self, spec: VisionSpec) -> int:
-        """Visual tokens the view costs."""
+        """Returns the number of visual tokens that the view costs."""
         return spec.tokens(*self.size(spec))
 
     def covers(self, other: View, spec: VisionSpec | None = None) -> bool:
-        """Whether this view already shows everything `other` would: same image, all of its part, at least as finely.
+        """Returns whether this view shows everything that `other` shows: same image, all of its part, no less detail.
 
         Args:
             other: The view that is asked for.
-            spec: With it, fineness is what is really rendered, in pixels per original pixel and never more than one
-                (small images are not reduced, very large ones always are). Without it, the scales are compared.
+            spec: If given, the views are compared by what is rendered, in pixels per original pixel and at most one.
+                That differs from the scale: small images are not reduced, very large ones always are. Without it,
+                the scales are compared.
         """
         if self.ref.sha256 != other.ref.sha256 or not (self.region or _WHOLE).contains(other.region or _WHOLE):
             return False
@@ -159,13 +171,13 @@ class View:
         return self._fineness(spec) >= _AS_FINE * other._fineness(spec)
 
     def _fineness(self, spec: VisionSpec) -> float:
-        """Rendered pixels per original pixel along a side, at most 1: enlarging shows nothing new."""
+        """Returns the rendered pixels per original pixel along a side, at most 1: enlarging adds no detail."""
         left, top, right, bottom = self.box
         width, height = self.size(spec)
         return min(1.0, math.sqrt((width * height) / ((right - left) * (bottom - top))))
 
 
-@lru_cache(maxsize=4096)  # every node of a graph and every call of a model reads the same few references
+@lru_cache(maxsize=4096)  # every node of a graph and every call of a model parses the same few references
 def _parsed(url: str) -> tuple[str, float, Region | None]:
     match = _URL.fullmatch(url)
     expected = "expected vtimg://sha256/<64 hex digits>, ?region=x1,y1,x2,y2 and scale=0.5 as needed"
@@ -183,7 +195,7 @@ def _parsed(url: str) -> tuple[str, float, Region | None]:
 
 
 def is_reference(block: object) -> bool:
-    """Whether a content block claims to be one of our image references; `View.from_block` tells whether it is right."""
+    """Returns whether a content block claims to be an image reference; `View.from_block` checks that it is valid."""
     if not isinstance(block, Mapping) or block.get("type") != "image":
         return False
     url = block.get("url")
@@ -191,12 +203,12 @@ def is_reference(block: object) -> bool:
 
 
 class ViewRenderer:
-    """Turns views into pixels, keeping the latest ones; equal views are rendered once even when threads ask together.
+    """Renders views to pixels and caches the latest ones. Equal views that threads ask for together are rendered once.
 
     Args:
-        store: Where the originals are.
-        spec: The model family's sizes.
-        cache_size: Bytes of rendered pixels to keep (3 a pixel).
+        store: The store that holds the originals.
+        spec: Image sizes of the model family.
+        cache_size: Bytes of rendered pixels to keep, at 3 bytes per pixel.
     """
 
     def __init__(self, store: ImageStore, spec: VisionSpec, *, cache_size: int = 256 * 2**20) -> None:
@@ -208,13 +220,19 @@ class ViewRenderer:
         self._bytes = 0
 
     def render(self, view: View) -> Image.Image:
-        """The view as an RGB image of exactly `view.size(spec)`; the caller's own copy.
+        """Renders a view. The same view of the same bytes always gives the same pixels.
 
-        The same view of the same bytes always gives the same pixels. Whole views of a JPEG are decoded at reduced
-        scale; a region is cropped from the original decoded in full, then resized.
+        A JPEG that is shown whole is decoded at reduced scale. A region is cropped from the fully decoded original,
+        then resized.
+
+        Args:
+            view: The view to render.
+
+        Returns:
+            An RGB image of exactly `view.size(spec)`; the caller may change it.
 
         Raises:
-            ImageNotFound, ImageTampered, UnreadableImage, ImageTooLarge: The original cannot be had or used.
+            ImageNotFound, ImageTampered, UnreadableImage, ImageTooLarge: The original is missing or cannot be used.
         """
         with self._lock:
             future = self._views.get(view)
@@ -249,7 +267,7 @@ class ViewRenderer:
         return image.resize(size, Image.Resampling.BICUBIC)
 
     def _trim(self, added: int) -> None:
-        """Counts a fresh view and drops the least recently used that no longer fit; views being rendered stay."""
+        """Counts `added` bytes and drops the least recently used views beyond the limit; views in rendering stay."""
         with self._lock:
             self._bytes += added
             if self._bytes <= self.cache_size:
@@ -263,10 +281,10 @@ class ViewRenderer:
 
 
 def _corrected(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """A drafted JPEG at its view's size, a few percent away: there the cheaper filter loses nothing one can see.
+    """Resizes a reduced JPEG to its view's size. They differ by a few percent, so bilinear filtering loses no detail.
 
-    Off the grid this takes nearly as long as the drafting, so it is done in bands on two threads; Pillow computes
-    without Python's lock, and a band sees its neighbours' pixels, so no seam shows.
+    This takes nearly as long as decoding, so bands are resized on two threads: Pillow releases the GIL. Each band reads
+    its neighbours' pixels, so there are no seams.
     """
     width, height = size
     bands = -(-width * height // _BAND)
@@ -283,11 +301,12 @@ def _corrected(image: Image.Image, size: tuple[int, int]) -> Image.Image:
 
 
 def _weight(image: Image.Image) -> int:
+    """Returns the size of rendered pixels, in bytes."""
     return 3 * image.width * image.height
 
 
 def data_url(image: Image.Image) -> str:
-    """The picture as a `data:image/png;base64,…` URL, for servers that take pixels in the request."""
+    """Encodes pixels as a `data:image/png;base64,…` URL, for servers that take pixels in the request."""
     buffer = io.BytesIO()
-    image.save(buffer, "PNG", compress_level=1)  # lossless either way; the time goes into compressing
+    image.save(buffer, "PNG", compress_level=1)  # lossless at any level; the lowest saves most of the time
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

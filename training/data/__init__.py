@@ -1,7 +1,7 @@
 """Questions about images with their gold answers, and where they come from."""
 
 from vtagent.training.data.columns import Columns
-from vtagent.training.data.examples import Domain, Example, RenderedPages, read_jsonl, rendered
+from vtagent.training.data.examples import Domain, Example, RenderedPages, rendered
 from vtagent.training.data.files import FileExamples
 from vtagent.training.data.mixing import Joined, Mixture, Part, by_source, mixed
 from vtagent.training.data.opening import open_examples
@@ -23,6 +23,5 @@ __all__ = [
     "mixed",
     "open_examples",
     "open_table",
-    "read_jsonl",
     "rendered",
 ]

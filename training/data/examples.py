@@ -1,16 +1,13 @@
-"""Questions about images with their gold answers: rendered afresh, or read from a JSONL file."""
+"""Questions about images with their gold answers, rendered afresh."""
 
 from __future__ import annotations
 
 import io
-import json
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, overload
 
-from vtagent.errors import DataError
 from vtagent.training.documents.render import TRAINING_LOOK, WIDE_LOOK, PrintSize, render_document
 
 Domain = Literal["training", "wide"]
@@ -95,26 +92,3 @@ def _asked(page: str, print_size: PrintSize, domain: Domain, number: int) -> Exa
     return Example(
         f"{print_size}/{number}", file.getvalue(), field.question(rng), (field.value,), f"{print_size} print"
     )
-
-
-def read_jsonl(path: Path) -> Iterator[Example]:
-    """The rows of `vtagent samples`: image (relative to the file), question, answer, and print as the source.
-
-    Raises:
-        DataError: A row that is not JSON, lacks a column, or whose image is missing; with the line's number.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror}") from error
-    for number, line in enumerate(lines, 1):
-        try:
-            row = json.loads(line)
-            image = (path.parent / row["image"]).read_bytes()
-            yield Example(row["image"], image, row["question"], (row["answer"],), f"{row.get('print', 'any')} print")
-        except (json.JSONDecodeError, TypeError) as error:
-            raise DataError(f"{path}, line {number}: not a JSON object") from error
-        except KeyError as error:
-            raise DataError(f"{path}, line {number}: no column {error}") from error
-        except OSError as error:
-            raise DataError(f"{path}, line {number}: image {row['image']!r}: {error.strerror}") from error
