@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import openai
 import pytest
+import tenacity.nap
 from langchain_core.messages import HumanMessage
 
 from vtagent.errors import ModelError
@@ -189,7 +190,7 @@ def test_a_server_may_say_how_long_it_wants_to_be_left_alone(
     wanted: str, slept: float, model: ServedVLM, server: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pauses: list[float] = []
-    monkeypatch.setattr(served, "time", SimpleNamespace(sleep=pauses.append))
+    monkeypatch.setattr(tenacity.nap, "time", SimpleNamespace(sleep=pauses.append))
     server.answers = [Answer(b"{}", status=429, pause=wanted), good("invoke")]
     assert model.invoke("Total?").text == "48.10"
     assert pauses == [slept]

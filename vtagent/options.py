@@ -170,6 +170,25 @@ def parsers() -> tuple[_Parser, dict[str, _Parser]]:
     return top, {"ask": ask, "samples": samples, "chat": chat, "forget": forget}
 
 
+def zoom_token_id(options: argparse.Namespace, name: str) -> int | None:
+    """The id of the token that `--zoom-bias` raises; None without a bias, and for a local model, which knows its own.
+
+    Args:
+        options: The parsed options of `ask` or `chat`.
+        name: The served model's name. The server is asked for the id if `--zoom-token-id` is absent.
+
+    Raises:
+        ModelError: The id is neither given nor told by the server, or the server does not answer.
+    """
+    if not options.base_url or not options.zoom_bias:
+        return None
+    if options.zoom_token_id is not None:
+        return int(options.zoom_token_id)
+    from vtagent.models.openai_server import call_token_id
+
+    return call_token_id(name, options.base_url, options.timeout)
+
+
 def _add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model",
