@@ -1,4 +1,4 @@
-"""Models that an OpenAI-compatible server has loaded: the chat model, its retries, its errors, and what the command line asks.
+"""Models on an OpenAI-compatible server: the chat model, its retries and errors, and the look-ups of the command line.
 
 Importing this needs langchain-openai (the extra `openai`), so callers import it when a server is named.
 """
@@ -14,21 +14,41 @@ import openai
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_openai import ChatOpenAI
 from pydantic import SecretStr
-from tenacity import AsyncRetrying, RetryCallState, Retrying, retry_if_exception, stop_after_attempt
+from tenacity import RetryCallState, retry, retry_if_exception, stop_after_attempt
 
 from vtagent.errors import ModelError
 from vtagent.protocol import TOOL_CALL
 from vtagent.visual_tokens import QWEN2_5_VL, QWEN3_VL, VisionSpec
 
-_TRIES = 2
 _PAUSE = 0.5
 """Seconds between two tries if the server asks for no other pause."""
 _LONGEST_PAUSE = 60.0
-"""Seconds; the most that a server's `Retry-After` is followed."""
+"""Seconds; a longer `Retry-After` is cut to this."""
+_NO_EVENT = "no event in the stream"
+"""The client skips what is not an event, so an HTML page reads as an empty stream."""
+
+
+def _is_transient(error: BaseException) -> bool:
+    match error:
+        case openai.APIStatusError():
+            return error.status_code in (408, 409, 429) or error.status_code >= 500
+        case openai.OpenAIError():
+            return isinstance(error, openai.APIConnectionError)
+    return isinstance(error, Exception)  # an answer that the client could not read; not a cancellation
+
+
+def _pause(state: RetryCallState) -> float:
+    """Seconds until the next try: `Retry-After`, if the server sent it in seconds."""
+    error = state.outcome.exception() if state.outcome else None
+    wanted = error.response.headers.get("retry-after", "") if isinstance(error, openai.APIStatusError) else ""
+    return min(float(wanted), _LONGEST_PAUSE) if wanted.isdecimal() else _PAUSE
+
+
+_retried = retry(retry=retry_if_exception(_is_transient), stop=stop_after_attempt(2), wait=_pause, reraise=True)
 
 
 class ServedVLM(ChatOpenAI):
-    """`ChatOpenAI` with one retry for transient failures and a one-line ModelError for the others.
+    """`ChatOpenAI` with one retry of transient failures, and a one-line ModelError for those that remain.
 
     Transient are: no connection, a timeout, a busy or broken server (408, 409, 429, 5xx), and an answer that cannot be
     read (an HTML page, truncated JSON, no choices). A stream is retried only before its first chunk. The error names
@@ -37,43 +57,51 @@ class ServedVLM(ChatOpenAI):
 
     def _generate(self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> ChatResult:
         generate = super()._generate
+
+        @_retried
+        def attempt() -> ChatResult:
+            return _checked(generate(messages, stop, run_manager, **kwargs))
+
         with model_errors(self.openai_api_base):
-            return Retrying(**_retries())(lambda: _checked(generate(messages, stop, run_manager, **kwargs)))
+            return attempt()
 
     async def _agenerate(self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> ChatResult:
         generate = super()._agenerate
 
+        @_retried
         async def attempt() -> ChatResult:
             return _checked(await generate(messages, stop, run_manager, **kwargs))
 
         with model_errors(self.openai_api_base):
-            return await AsyncRetrying(**_retries())(attempt)
+            return await attempt()
 
     def _stream(self, *args: Any, **kwargs: Any) -> Iterator[ChatGenerationChunk]:
         stream = super()._stream
 
+        @_retried
         def begin() -> tuple[ChatGenerationChunk, Iterator[ChatGenerationChunk]]:
             chunks = stream(*args, **kwargs)
             for first in chunks:
                 return first, chunks
-            raise _no_event()
+            raise ValueError(_NO_EVENT)
 
         with model_errors(self.openai_api_base):
-            first, rest = Retrying(**_retries())(begin)
+            first, rest = begin()
             yield first
             yield from rest
 
     async def _astream(self, *args: Any, **kwargs: Any) -> AsyncIterator[ChatGenerationChunk]:
         stream = super()._astream
 
+        @_retried
         async def begin() -> tuple[ChatGenerationChunk, AsyncIterator[ChatGenerationChunk]]:
             chunks = stream(*args, **kwargs)
             async for first in chunks:
                 return first, chunks
-            raise _no_event()
+            raise ValueError(_NO_EVENT)
 
         with model_errors(self.openai_api_base):
-            first, rest = await AsyncRetrying(**_retries())(begin)
+            first, rest = await begin()
             yield first
             async for chunk in rest:
                 yield chunk
@@ -166,37 +194,6 @@ def _checked(result: ChatResult) -> ChatResult:
     if not result.generations:
         raise ValueError("no choices")
     return result
-
-
-def _no_event() -> ValueError:
-    # The client skips what is not an event, so an HTML page reads as an empty stream.
-    return ValueError("no event in the stream")
-
-
-def _retries() -> dict[str, Any]:
-    """The retry policy, as arguments of tenacity's `Retrying` and `AsyncRetrying`."""
-    return {
-        "retry": retry_if_exception(_is_transient),
-        "stop": stop_after_attempt(_TRIES),
-        "wait": _pause,
-        "reraise": True,
-    }
-
-
-def _is_transient(error: BaseException) -> bool:
-    match error:
-        case openai.APIStatusError():
-            return error.status_code in (408, 409, 429) or error.status_code >= 500
-        case openai.OpenAIError():
-            return isinstance(error, openai.APIConnectionError)
-    return isinstance(error, Exception)  # an answer that the client could not read; not a cancellation
-
-
-def _pause(state: RetryCallState) -> float:
-    """Seconds until the next try: `Retry-After` if the server sent it in seconds."""
-    error = state.outcome.exception() if state.outcome else None
-    wanted = error.response.headers.get("retry-after", "") if isinstance(error, openai.APIStatusError) else ""
-    return min(float(wanted), _LONGEST_PAUSE) if wanted.isdecimal() else _PAUSE
 
 
 def _model_error(error: Exception, base_url: str | None) -> ModelError:
