@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText
 
 from tests.checkpoints import make_model, make_processor
-from vtagent.models.vllm.served_weights import save_for_server
+from vtagent.models.vllm.weights import save_for_server
 
 
 @pytest.fixture(scope="module")

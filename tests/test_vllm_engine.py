@@ -202,6 +202,11 @@ def test_what_is_served_tells_the_longest_context(engine: VLLMEngine) -> None:
     assert (engine.served_model().name, engine.context, unknown) == ("tiny", 4096, None)
 
 
+def test_the_old_name_still_works_and_tells_the_new_one(engine: VLLMEngine) -> None:
+    with pytest.warns(DeprecationWarning, match="served_model"):
+        assert engine.served() == engine.served_model()
+
+
 def test_a_model_that_is_not_served_is_named(connect: Callable[..., VLLMEngine]) -> None:
     with pytest.raises(ModelError, match="does not serve 'huge'; it serves tiny"):
         connect(model="huge").served_model()

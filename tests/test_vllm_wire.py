@@ -12,7 +12,7 @@ from PIL import Image
 
 from vtagent.models.engine import EngineImage, Generation, Sampling
 from vtagent.models.vllm.data_urls import DataURLs
-from vtagent.models.vllm.wire import ServerReply
+from vtagent.models.vllm.wire import ReplyAccumulator
 
 PROMPT = [1, 2, 3]
 logits = st.lists(st.floats(-20, 20), min_size=2, max_size=20)
@@ -24,7 +24,7 @@ def chunk(tokens: list[int], finish: str | None = None, **more: Any) -> dict[str
 
 
 def read(*chunks: Any) -> Generation:
-    reply = ServerReply(Sampling())
+    reply = ReplyAccumulator(Sampling())
     for part in chunks:
         reply.add(part)
     return reply.generation(PROMPT, 0, frozenset())
@@ -46,7 +46,7 @@ def test_logprobs_are_those_of_the_logits_divided_by_the_temperature(
     raw = log_softmax(logits)
     told = [{"token_id": place, "logprob": value} for place, value in enumerate(raw)]
     entry = {**told[token], "top_logprobs": told}
-    reply = ServerReply(Sampling(temperature=temperature))
+    reply = ReplyAccumulator(Sampling(temperature=temperature))
     reply.add({"choices": [{"token_ids": [token], "logprobs": {"content": [entry]}, "finish_reason": "stop"}]})
     wanted = log_softmax([value / temperature for value in logits])[token] if temperature != 1.0 else raw[token]
     assert reply.logprobs == pytest.approx([wanted], abs=1e-6)

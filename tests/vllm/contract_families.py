@@ -23,7 +23,7 @@ from vtagent.models.engine import EngineImage, Request, Sampling
 from vtagent.models.families import tool_template
 from vtagent.models.local.engine import TransformersEngine
 from vtagent.models.vllm.engine import VLLMEngine
-from vtagent.models.vllm.served_weights import save_for_server
+from vtagent.models.vllm.weights import save_for_server
 from vtagent.tools.zoom_image import create_zoom_tool
 from vtagent.views import data_url
 

@@ -21,7 +21,7 @@ from vtagent.models.engine import Generation, Request
 from vtagent.models.local.engine import TransformersEngine
 from vtagent.models.placeholders import expand
 from vtagent.models.vllm.engine import VLLMEngine
-from vtagent.models.vllm.served_weights import save_for_server
+from vtagent.models.vllm.weights import save_for_server
 from vtagent.training.data import rendered
 
 
