@@ -37,7 +37,7 @@ class Options:
     tools: tuple[Mapping[str, Any], ...]
     """OpenAI-style schemas."""
     forced: str | None
-    """Required beginning of the reply: the caller's `prefill`, then the start of a call if the tool choice forces one."""
+    """Required beginning of the reply: the caller's `prefill`, then the start of a call that is forced."""
     calls_allowed: bool
     zoom_bias: float
     """Added to the logit of the token that opens a tool call."""
