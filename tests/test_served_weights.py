@@ -1,4 +1,4 @@
-"""Checkpoints for a running server name the tied head, and are what they were to everyone else."""
+"""Checkpoints for a running server name the tied head, and load unchanged in transformers."""
 
 from __future__ import annotations
 

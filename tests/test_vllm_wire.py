@@ -1,4 +1,4 @@
-"""What is read of a vLLM server's answers: the same however they are cut up, and at the request's own temperature."""
+"""Reading a vLLM server's answers: chunks add up, and log-probabilities are at the request's temperature."""
 
 from __future__ import annotations
 
@@ -58,20 +58,20 @@ def log_softmax(logits: list[float]) -> list[float]:
     return [value - total for value in logits]
 
 
-def picture(name: str) -> EngineImage:
+def noise_image(name: str) -> EngineImage:
     return EngineImage(name, Image.effect_noise((32, 32), 50).convert("RGB"))
 
 
 def test_an_image_is_written_once_while_it_is_kept() -> None:
-    urls, image = DataURLs(), picture("a")
+    urls, image = DataURLs(), noise_image("a")
     assert urls.of(image) is urls.of(EngineImage("a", image.pixels.copy()))
 
 
 def test_the_kept_urls_stay_inside_their_bound() -> None:
-    one = len(DataURLs().of(picture("a")))
+    one = len(DataURLs().of(noise_image("a")))
     urls = DataURLs(limit=3 * one)
-    first = urls.of(picture("first"))
+    first = urls.of(noise_image("first"))
     for number in range(20):
-        urls.of(picture(str(number)))
+        urls.of(noise_image(str(number)))
         assert sum(map(len, urls._kept.values())) == urls._size <= 3 * one
-    assert urls.of(picture("first")) is not first
+    assert urls.of(noise_image("first")) is not first

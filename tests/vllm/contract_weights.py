@@ -1,4 +1,4 @@
-"""Two training steps with a real server: after each, every token is the new policy's, and no reply mixes two."""
+"""Two training steps with a real server: after each, every reply comes from the new policy alone."""
 
 from __future__ import annotations
 

@@ -9,6 +9,8 @@ from secrets import token_hex
 from typing import Any, ClassVar
 
 from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.tools import BaseTool
+from langchain_core.utils.function_calling import convert_to_openai_tool
 
 from vtagent.errors import ModelError
 from vtagent.images import ImageStore
@@ -174,6 +176,20 @@ def plan(
         sampling=_sampling(options, codec),
     )
     return Call(request, codec, options.stops, options.forced or "", tuple(new_ids), hashes[-1])
+
+
+def tool_options(
+    tools: Sequence[Mapping[str, Any] | type | Callable[..., Any] | BaseTool],
+    tool_choice: str | bool | Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """Write tools and a tool choice as the call options that `Options.of` reads.
+
+    Args:
+        tools: Anything that LangChain can convert to a tool schema.
+        tool_choice: As for `ChatVLM.bind_tools`; None leaves the option out.
+    """
+    schemas = [convert_to_openai_tool(tool) for tool in tools]
+    return {"tools": schemas} if tool_choice is None else {"tools": schemas, "tool_choice": tool_choice}
 
 
 def _new_text(

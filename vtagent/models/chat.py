@@ -19,12 +19,11 @@ from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable
 from langchain_core.tools import BaseTool
-from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import ConfigDict, Field, PrivateAttr
 
 from vtagent.errors import ModelError
 from vtagent.images import ImageStore, MemoryImageStore
-from vtagent.models.call import Call, Options, plan
+from vtagent.models.call import Call, Options, plan, tool_options
 from vtagent.models.codec import Codec
 from vtagent.models.engine import Engine, EngineImage, Generation
 from vtagent.models.families import resolve
@@ -214,7 +213,7 @@ class ChatVLM(BaseChatModel):
                 True force a call; a tool's name forces a call of that tool.
             **kwargs: Other call options.
         """
-        return bind_schemas(self, tools, tool_choice=tool_choice, **kwargs)
+        return self.bind(**tool_options(tools, tool_choice), **kwargs)
 
     @property
     def _llm_type(self) -> str:
@@ -354,27 +353,6 @@ class ChatVLM(BaseChatModel):
 
     def _timeout_error(self) -> ModelError:
         return ModelError(f"no complete reply within {self.timeout} seconds; raise timeout or lower max_tokens")
-
-
-def bind_schemas(
-    model: BaseChatModel,
-    tools: Sequence[Mapping[str, Any] | type | Callable[..., Any] | BaseTool],
-    *,
-    tool_choice: str | bool | Mapping[str, Any] | None = None,
-    **kwargs: Any,
-) -> Runnable[LanguageModelInput, AIMessage]:
-    """Bind tools as the call options `tools` and `tool_choice`; see `ChatVLM.bind_tools`.
-
-    Args:
-        model: A model that reads these options.
-        tools: Anything that LangChain can convert to a tool schema.
-        tool_choice: As for `ChatVLM.bind_tools`.
-        **kwargs: Other call options.
-    """
-    schemas = [convert_to_openai_tool(tool) for tool in tools]
-    if tool_choice is not None:
-        kwargs["tool_choice"] = tool_choice
-    return model.bind(tools=schemas, **kwargs)
 
 
 def _chunk(message: AIMessageChunk) -> ChatGenerationChunk:

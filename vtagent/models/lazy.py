@@ -16,7 +16,8 @@ from pydantic import ConfigDict, Field, PrivateAttr
 
 from vtagent.errors import ModelError
 from vtagent.images import MemoryImageStore
-from vtagent.models.chat import ChatVLM, bind_schemas
+from vtagent.models.call import tool_options
+from vtagent.models.chat import ChatVLM
 from vtagent.models.delegating import DelegatingChat
 from vtagent.models.families import resolve
 from vtagent.visual_tokens import QWEN2_5_VL, QWEN3_VL, VisionSpec
@@ -73,10 +74,14 @@ class LazyVLM(DelegatingChat):
             return self._loaded
 
     def bind_tools(
-        self, tools: Sequence[Mapping[str, Any] | type | Callable[..., Any] | BaseTool], **kwargs: Any
+        self,
+        tools: Sequence[Mapping[str, Any] | type | Callable[..., Any] | BaseTool],
+        *,
+        tool_choice: str | bool | Mapping[str, Any] | None = None,
+        **kwargs: Any,
     ) -> Runnable[LanguageModelInput, AIMessage]:
         """As `ChatVLM.bind_tools`."""
-        return bind_schemas(self, tools, **kwargs)
+        return self.bind(**tool_options(tools, tool_choice), **kwargs)
 
     @property
     def _llm_type(self) -> str:
