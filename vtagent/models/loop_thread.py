@@ -1,4 +1,4 @@
-"""A thread with an event loop: takes coroutines from any thread and returns futures."""
+"""One thread with an event loop in it: coroutines in from any thread, futures out."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _T = TypeVar("_T")
 
 
 class LoopThread:
-    """Runs coroutines concurrently in one daemon thread, which starts with the first coroutine.
+    """Runs coroutines concurrently in a daemon thread, which starts with the first one.
 
     Args:
         name: The thread's.
@@ -32,12 +32,7 @@ class LoopThread:
     def run(self, work: Coroutine[Any, Any, _T]) -> Future[_T]:
         """Start a coroutine; cancelling its future cancels it.
 
-        Args:
-            work: Closed without being run if the thread is closed.
-
-        Returns:
-            A future with the result. It raises a VtagentError unchanged, any other error as a one-line ModelError, and
-            ModelError after `close`.
+        The future raises VtagentError as it is, any other error as a one-line ModelError, and ModelError after `close`.
         """
         with self._lock:
             if self._end is None:
@@ -48,16 +43,12 @@ class LoopThread:
         return refused
 
     def close(self, error: ModelError) -> None:
-        """Refuse new work and fail the work in progress. Safe to call twice, also concurrently.
-
-        Args:
-            error: Raised by the futures of the work in progress.
-        """
+        """Take no more work, and fail what is under way with `error`. Safe to call twice, also at once."""
         with self._lock:
             first, self._end = self._end is None, self._end or error
             loop, thread = self._loop, self._thread
         if loop is not None and thread is not None and thread.is_alive():
-            if first:  # a second stop would interrupt the clean-up
+            if first:  # another stop would break off what the thread does at its end
                 loop.call_soon_threadsafe(loop.stop)
             if thread is not threading.current_thread():
                 thread.join()
@@ -76,14 +67,14 @@ class LoopThread:
         loop.close()
 
     async def _finish(self) -> None:
-        await asyncio.sleep(0)  # let work that was just submitted start, and find the thread closed
+        await asyncio.sleep(0)  # what was handed over a moment ago starts, and finds the end
         rest = asyncio.all_tasks() - {asyncio.current_task()}
         for task in rest:
             task.cancel()
         await asyncio.gather(*rest, return_exceptions=True)
         await self._at_end()
         await asyncio.get_running_loop().shutdown_default_executor()
-        await asyncio.sleep(0)  # let the futures receive their results
+        await asyncio.sleep(0)  # the futures hear of it
 
     async def _guarded(self, work: Coroutine[Any, Any, _T]) -> _T:
         if self._end is not None:
