@@ -1,4 +1,4 @@
-"""A vLLM server without a model: it speaks the endpoints that VLLMEngine uses, and misbehaves when it is told to."""
+"""A vLLM server without a model: it answers the endpoints that VLLMEngine uses, and fails on demand."""
 
 from __future__ import annotations
 
@@ -127,13 +127,13 @@ class _Handler(BaseHTTPRequestHandler):
         """Keep quiet."""
 
     def do_GET(self) -> None:
-        """What is served."""
+        """The list of models."""
         fake = self.server_of
         fake.calls.append((self.path, None))
         self._answer({"data": [{"id": "tiny", "max_model_len": 4096}]})
 
     def do_POST(self) -> None:
-        """Generate, or carry out an order."""
+        """Generate, or carry out a command."""
         fake = self.server_of
         length = int(self.headers.get("Content-Length") or 0)
         body = json.loads(self.rfile.read(length)) if length else None
@@ -240,7 +240,7 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             self.wfile.write(b"%x\r\n%s\r\n" % (len(line), line))
             self.wfile.flush()
-        except OSError:  # the client has what it wanted
+        except OSError:  # the client has closed the connection
             self.close_connection = True
             return False
         return True
@@ -264,7 +264,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def scripted(processor: VLProcessor, *replies: str) -> Policy:
-    """A policy that says these texts in turn, whatever it is asked."""
+    """A policy that replies with these texts in turn."""
     rest: Iterator[str] = iter(replies)
 
     def say(body: dict[str, Any], prompt: list[int]) -> list[int]:

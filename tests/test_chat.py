@@ -1,4 +1,4 @@
-"""ChatVLM keeps the ids of what was said, whatever is said next, and is an ordinary LangChain chat model otherwise."""
+"""ChatVLM keeps the token ids of its replies in every later prompt, and is otherwise an ordinary LangChain model."""
 
 from __future__ import annotations
 
@@ -87,9 +87,9 @@ def test_calls_are_taken_out_of_the_text_and_counted_tokens_reported() -> None:
     reply = model.bind_tools([zoom_image]).invoke([question(model)])
     assert reply.content == "<think>Small.</think>"
     assert [(call["name"], call["args"]) for call in reply.tool_calls] == [("zoom_image", {})]
-    usage = reply.usage_metadata
+    usage: Any = reply.usage_metadata
     assert usage is not None
-    assert usage["input_token_details"]["image"] == View(model.store.put(png()), scale=0.5).tokens(model.vision)  # type: ignore[typeddict-item]
+    assert usage["input_token_details"]["image"] == View(model.store.put(png()), scale=0.5).tokens(model.vision)
     assert usage["total_tokens"] == usage["input_tokens"] + usage["output_tokens"]
     assert reply.response_metadata["finish_reason"] == "stop"
     assert len(record(reply)["completion_ids"]) == len(record(reply)["logprobs"]) == usage["output_tokens"]
@@ -457,13 +457,14 @@ async def test_leaving_a_stream_early_cancels_its_request() -> None:
 
     model = scripted_vlm([])
     model.engine = engine = Slow(model)
-    chunks = model.stream("Hi")
+    chunks: Any = model.stream("Hi")
     assert next(chunks).text
-    chunks.close()  # type: ignore[attr-defined]
-    async for chunk in (stream := model.astream("Hi")):
+    chunks.close()
+    stream: Any = model.astream("Hi")
+    async for chunk in stream:
         assert chunk.text
         break
-    await stream.aclose()  # type: ignore[attr-defined]
+    await stream.aclose()
     assert [future.cancelled() for future in engine.pending] == [True, True]
 
 

@@ -1,4 +1,4 @@
-"""`ServedVLM`: an OpenAI-compatible server's answers, how often it is asked, and what is told of one that fails."""
+"""`ServedVLM`: the answers of an OpenAI-compatible server, retries, and error messages."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import openai
 import pytest
+import tenacity.nap
 from langchain_core.messages import HumanMessage
 
 from vtagent.errors import ModelError
@@ -24,15 +25,15 @@ class Answer(NamedTuple):
     mime: str = "application/json"
     status: int = 200
     missing: int = 0
-    """Bytes that are promised and never come."""
+    """Bytes that the headers announce and that are never sent."""
     silence: float = 0.0
     """Seconds between the headers and the body."""
     pause: str = ""
-    """What `Retry-After` says."""
+    """The `Retry-After` header."""
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Gives each request the next of the server's answers, and the last one to all that follow."""
+    """Answers each request with the next of the server's answers, and repeats the last one."""
 
     server: Any
 
@@ -59,7 +60,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.setattr(served, "_PAUSE", 0.0)
     server: Any = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.keys, server.over = [], Event()
-    server.handle_error = lambda *_: None  # nobody hears the end of what came too late
+    server.handle_error = lambda *_: None  # clients that timed out have closed the connection
     thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:
@@ -102,7 +103,7 @@ def good(way: str) -> Answer:
 
 
 def bad(kind: str, way: str) -> Answer:
-    """An answer that is none."""
+    """An answer that cannot be read."""
     cut = b"data: " + CUT + b"\n\n" if "stream" in way else CUT
     return {
         "a page": Answer(b"<html>Welcome</html>", "text/html"),
@@ -189,7 +190,7 @@ def test_a_server_may_say_how_long_it_wants_to_be_left_alone(
     wanted: str, slept: float, model: ServedVLM, server: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pauses: list[float] = []
-    monkeypatch.setattr(served, "time", SimpleNamespace(sleep=pauses.append))
+    monkeypatch.setattr(tenacity.nap, "time", SimpleNamespace(sleep=pauses.append))
     server.answers = [Answer(b"{}", status=429, pause=wanted), good("invoke")]
     assert model.invoke("Total?").text == "48.10"
     assert pauses == [slept]

@@ -1,4 +1,4 @@
-"""Checkpoints for a running server name the tied head, and are what they were to everyone else."""
+"""Checkpoints for a running server name the tied head, and load unchanged in transformers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText
 
 from tests.checkpoints import make_model, make_processor
-from vtagent.models.vllm.served_weights import save_for_server
+from vtagent.models.vllm.weights import save_for_server
 
 
 @pytest.fixture(scope="module")

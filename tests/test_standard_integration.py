@@ -1,4 +1,4 @@
-"""LangChain's own integration tests, offline: for ChatVLM with a scripted policy, and for zoom_image."""
+"""LangChain's integration tests, offline: for ChatVLM with a scripted policy, and for zoom_image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""VLLMEngine against a fake server: what is sent, what is believed of the answer, and what becomes of failures.
+"""VLLMEngine against a fake server: the requests it sends, the checks of the answers, and failures.
 
 The same engine against the real server: tests/vllm/.
 """
@@ -39,7 +39,7 @@ def server(processor: VLProcessor) -> Iterator[FakeVLLM]:
 
 @pytest.fixture
 def connect(server: FakeVLLM, processor: VLProcessor) -> Iterator[Callable[..., VLLMEngine]]:
-    """Makes engines that are impatient, and closes them."""
+    """Makes engines with short pauses between retries, and closes them."""
     made: list[VLLMEngine] = []
 
     def connect(**options: Any) -> VLLMEngine:
@@ -56,7 +56,7 @@ def engine(connect: Callable[..., VLLMEngine]) -> VLLMEngine:
     return connect()
 
 
-def picture(processor: VLProcessor, columns: int, rows: int, seed: int = 0) -> EngineImage:
+def noise_image(processor: VLProcessor, columns: int, rows: int, seed: int = 0) -> EngineImage:
     factor = processor.vision.factor
     noise = np.random.default_rng(seed).integers(0, 255, (rows * factor, columns * factor, 3))
     return EngineImage(f"noise-{seed}", Image.fromarray(noise.astype(np.uint8)))
@@ -93,7 +93,7 @@ def test_making_one_asks_the_server_nothing(engine: VLLMEngine, server: FakeVLLM
 def test_a_prompt_goes_out_collapsed_with_its_exact_pixels(
     engine: VLLMEngine, server: FakeVLLM, processor: VLProcessor
 ) -> None:
-    a, b = picture(processor, 3, 2, seed=1), picture(processor, 1, 4, seed=2)
+    a, b = noise_image(processor, 3, 2, seed=1), noise_image(processor, 1, 4, seed=2)
     request = ask(processor, f"{IMAGE} or {IMAGE}?", a, b)
     reply = one(engine, request)
     [sent] = server.generations
@@ -155,7 +155,7 @@ def test_a_reply_with_a_banned_token_is_not_believed(
 def test_a_prompt_that_the_server_expands_otherwise_is_not_believed(
     engine: VLLMEngine, server: FakeVLLM, processor: VLProcessor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    request = ask(processor, f"{IMAGE}?", picture(processor, 3, 2))
+    request = ask(processor, f"{IMAGE}?", noise_image(processor, 3, 2))
     read = server.prompt
 
     def one_pad_more(body: Any) -> Any:
@@ -179,7 +179,7 @@ def bad_requests(processor: VLProcessor) -> dict[str, Request]:
     odd = EngineImage("odd", Image.new("RGB", (33, 47)))
     return {
         "empty": Request(()),
-        "placeholders": ask(processor, f"{IMAGE}{IMAGE}", picture(processor, 2, 2)),
+        "placeholders": ask(processor, f"{IMAGE}{IMAGE}", noise_image(processor, 2, 2)),
         "resized": ask(processor, IMAGE, odd),
         "max_tokens": ask(processor, max_tokens=0),
         "context": Request((5,) * 400),
@@ -200,6 +200,11 @@ def test_a_request_that_cannot_be_served_fails_alone_before_it_is_sent(
 def test_what_is_served_tells_the_longest_context(engine: VLLMEngine) -> None:
     unknown = engine.context
     assert (engine.served_model().name, engine.context, unknown) == ("tiny", 4096, None)
+
+
+def test_the_old_name_still_works_and_tells_the_new_one(engine: VLLMEngine) -> None:
+    with pytest.warns(DeprecationWarning, match="served_model"):
+        assert engine.served() == engine.served_model()
 
 
 def test_a_model_that_is_not_served_is_named(connect: Callable[..., VLLMEngine]) -> None:
@@ -262,7 +267,7 @@ def test_the_listener_may_end_the_reply(engine: VLLMEngine, processor: VLProcess
 
 def test_streamed_or_not_a_reply_is_the_same(engine: VLLMEngine, server: FakeVLLM, processor: VLProcessor) -> None:
     server.cached = 2
-    request = ask(processor, f"{IMAGE}What?", picture(processor, 2, 2), seed=1)
+    request = ask(processor, f"{IMAGE}What?", noise_image(processor, 2, 2), seed=1)
     assert one(engine, request) == one(engine, listening(request, lambda token: None))
 
 

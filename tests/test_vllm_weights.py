@@ -1,4 +1,4 @@
-"""Weights that change while a server runs: every reply comes from one known version, or is refused."""
+"""Weights that change while a server runs: a reply comes from one known version, or is refused."""
 
 from __future__ import annotations
 

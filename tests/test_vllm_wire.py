@@ -1,4 +1,4 @@
-"""What is read of a vLLM server's answers: the same however they are cut up, and at the request's own temperature."""
+"""Reading a vLLM server's answers: chunks add up, and log-probabilities are at the request's temperature."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from PIL import Image
 
 from vtagent.models.engine import EngineImage, Generation, Sampling
 from vtagent.models.vllm.data_urls import DataURLs
-from vtagent.models.vllm.wire import ServerReply
+from vtagent.models.vllm.wire import ReplyAccumulator
 
 PROMPT = [1, 2, 3]
 logits = st.lists(st.floats(-20, 20), min_size=2, max_size=20)
@@ -24,7 +24,7 @@ def chunk(tokens: list[int], finish: str | None = None, **more: Any) -> dict[str
 
 
 def read(*chunks: Any) -> Generation:
-    reply = ServerReply(Sampling())
+    reply = ReplyAccumulator(Sampling())
     for part in chunks:
         reply.add(part)
     return reply.generation(PROMPT, 0, frozenset())
@@ -46,7 +46,7 @@ def test_logprobs_are_those_of_the_logits_divided_by_the_temperature(
     raw = log_softmax(logits)
     told = [{"token_id": place, "logprob": value} for place, value in enumerate(raw)]
     entry = {**told[token], "top_logprobs": told}
-    reply = ServerReply(Sampling(temperature=temperature))
+    reply = ReplyAccumulator(Sampling(temperature=temperature))
     reply.add({"choices": [{"token_ids": [token], "logprobs": {"content": [entry]}, "finish_reason": "stop"}]})
     wanted = log_softmax([value / temperature for value in logits])[token] if temperature != 1.0 else raw[token]
     assert reply.logprobs == pytest.approx([wanted], abs=1e-6)
@@ -58,20 +58,20 @@ def log_softmax(logits: list[float]) -> list[float]:
     return [value - total for value in logits]
 
 
-def picture(name: str) -> EngineImage:
+def noise_image(name: str) -> EngineImage:
     return EngineImage(name, Image.effect_noise((32, 32), 50).convert("RGB"))
 
 
 def test_an_image_is_written_once_while_it_is_kept() -> None:
-    urls, image = DataURLs(), picture("a")
+    urls, image = DataURLs(), noise_image("a")
     assert urls.of(image) is urls.of(EngineImage("a", image.pixels.copy()))
 
 
 def test_the_kept_urls_stay_inside_their_bound() -> None:
-    one = len(DataURLs().of(picture("a")))
+    one = len(DataURLs().of(noise_image("a")))
     urls = DataURLs(limit=3 * one)
-    first = urls.of(picture("first"))
+    first = urls.of(noise_image("first"))
     for number in range(20):
-        urls.of(picture(str(number)))
+        urls.of(noise_image(str(number)))
         assert sum(map(len, urls._kept.values())) == urls._size <= 3 * one
-    assert urls.of(picture("first")) is not first
+    assert urls.of(noise_image("first")) is not first

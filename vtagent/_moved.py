@@ -1,4 +1,4 @@
-"""Old import paths of public names. Importing one still works in this version, and a warning says the new path."""
+"""Old import paths and names of public objects: they still work, with a DeprecationWarning that gives the new one."""
 
 from __future__ import annotations
 
@@ -17,26 +17,32 @@ MODULES: Mapping[str, str] = {
     "vtagent.models.served": "vtagent.models.openai_server",
     "vtagent.models.served_weights": "vtagent.models.vllm.weights",
     "vtagent.models.transformers": "vtagent.models.local.engine",
+    "vtagent.served": "vtagent.models.openai_server",
     "vtagent.tools.shown": "vtagent.conversation",
     "vtagent.training.pages": "vtagent.training.documents",
     "vtagent.training.pages.documents": "vtagent.training.documents.render",
     "vtagent.training.pages.values": "vtagent.training.documents.values",
 }
-"""Old module → the module that now holds its public names."""
+"""Old module → the module that holds its public names now."""
 
 NAMES: Mapping[str, Mapping[str, str]] = {
     "vtagent.training.data": {"Rows": "MemoryTable"},
 }
-"""Module, by its present path → old name → present name."""
+"""Module → old name → present name in the same module."""
 
 
 def renamed(module: str, name: str) -> object:
-    """The attribute of `module` that was called `name` in the last version, with a DeprecationWarning.
+    """Look up an old name, with a DeprecationWarning. A module in `NAMES` calls this in its `__getattr__`.
 
-    A module whose public names changed calls this from its `__getattr__`.
+    Args:
+        module: The full name of the module.
+        name: The attribute that it does not have.
+
+    Returns:
+        The object under its present name.
 
     Raises:
-        AttributeError: `module` never had such a name.
+        AttributeError: `module` never had this attribute.
     """
     new = NAMES.get(module, {}).get(name)
     if new is None:
@@ -46,7 +52,7 @@ def renamed(module: str, name: str) -> object:
 
 
 class _MovedModules(MetaPathFinder, Loader):
-    """Finds the modules of `MODULES` that no other finder finds."""
+    """Finds the modules of `MODULES`; last in `sys.meta_path`, so that a module that exists is never hidden."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
@@ -57,6 +63,7 @@ class _MovedModules(MetaPathFinder, Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         old, new = module.__name__, MODULES[module.__name__]
+        # The frames of the import system are not counted: this is the line of the import statement.
         warnings.warn(f"{old} has moved to {new}", DeprecationWarning, stacklevel=2)
         present = importlib.import_module(new)
         module.__doc__ = f"Moved to `{new}`."
@@ -64,6 +71,6 @@ class _MovedModules(MetaPathFinder, Loader):
 
 
 def install() -> None:
-    """Make the old paths importable; called once, when `vtagent` is imported."""
+    """Make the old paths importable. Importing `vtagent` calls this; a second call has no effect."""
     if not any(isinstance(finder, _MovedModules) for finder in sys.meta_path):
         sys.meta_path.append(_MovedModules())

@@ -30,7 +30,7 @@ from vtagent.graphs import ZoomContext, create_zoom_agent
 from vtagent.graphs.in_use import images_in_use
 from vtagent.graphs.zoom import ZoomAgent
 from vtagent.images import DirectoryImageStore, ImageStore
-from vtagent.served import zoom_token_id
+from vtagent.options import zoom_token_id
 from vtagent.terminal import FORCED, Output, check_utf_8, printable, spinner
 from vtagent.views import View
 from vtagent.visual_tokens import VisionSpec

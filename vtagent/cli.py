@@ -20,8 +20,7 @@ from langchain_core.messages import HumanMessage
 
 from vtagent.errors import DataError, ImageError, ModelError, VtagentError
 from vtagent.images import ImageStore, MemoryImageStore
-from vtagent.options import parsers
-from vtagent.served import load_served, zoom_token_id
+from vtagent.options import parsers, zoom_token_id
 from vtagent.terminal import check_utf_8, path_taken, printable, show, spinner
 from vtagent.views import View, ViewRenderer
 
@@ -182,6 +181,8 @@ def _load(
     """
     if base_url is None:
         return _load_local(name or DEFAULT_MODEL, store)
+    from vtagent.models.openai_server import load_served
+
     return load_served(name, base_url, timeout)
 
 

@@ -200,6 +200,25 @@ def _add_forget_options(parser: _Parser) -> None:
     _add_state_option(parser)
 
 
+def zoom_token_id(options: argparse.Namespace, name: str) -> int | None:
+    """The id of the token that `--zoom-bias` raises; None without a bias, and for a local model, which knows its own.
+
+    Args:
+        options: The parsed options of `ask` or `chat`.
+        name: The served model's name. The server is asked for the id if `--zoom-token-id` is absent.
+
+    Raises:
+        ModelError: The id is neither given nor told by the server, or the server does not answer.
+    """
+    if not options.base_url or not options.zoom_bias:
+        return None
+    if options.zoom_token_id is not None:
+        return int(options.zoom_token_id)
+    from vtagent.models.openai_server import call_token_id
+
+    return call_token_id(name, options.base_url, options.timeout)
+
+
 def _add_model_options(parser: _Parser) -> None:
     parser.add_argument(
         "--model",

@@ -1,4 +1,4 @@
-"""A real server that is killed in the middle of runs: it is outlasted, or told of in one line, and nothing is lost."""
+"""A real server that is killed during runs: retries outlast it, or one line reports it, and nothing is lost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Both families, each served as documented: the same tokens as here, and images in tool messages that are seen.
+"""Both families, served as documented, sample the tokens of the local engine, and see images in tool messages.
 
 The checkpoints are small and random, so their replies say nothing; every pixel and every token changes them.
 """
@@ -23,7 +23,7 @@ from vtagent.models.engine import EngineImage, Request, Sampling
 from vtagent.models.families import tool_template
 from vtagent.models.local.engine import TransformersEngine
 from vtagent.models.vllm.engine import VLLMEngine
-from vtagent.models.vllm.served_weights import save_for_server
+from vtagent.models.vllm.weights import save_for_server
 from vtagent.tools.zoom_image import create_zoom_tool
 from vtagent.views import data_url
 
@@ -66,7 +66,7 @@ def here(checkpoint: Path) -> Iterator[TransformersEngine]:
         yield engine
 
 
-def picture(engine: TransformersEngine, seed: int, columns: int, rows: int) -> EngineImage:
+def noise_image(engine: TransformersEngine, seed: int, columns: int, rows: int) -> EngineImage:
     factor = engine.processor.vision.factor
     noise = np.random.default_rng(seed).integers(0, 255, (rows * factor, columns * factor, 3))
     return EngineImage(f"noise-{seed}", Image.fromarray(noise.astype(np.uint8)))
@@ -75,7 +75,7 @@ def picture(engine: TransformersEngine, seed: int, columns: int, rows: int) -> E
 def test_prompts_with_no_one_and_several_images_get_the_same_tokens_and_logprobs(
     server: VLLMServer, here: TransformersEngine
 ) -> None:
-    a, b, c = picture(here, 1, 3, 2), picture(here, 2, 1, 5), picture(here, 3, 4, 4)
+    a, b, c = noise_image(here, 1, 3, 2), noise_image(here, 2, 1, 5), noise_image(here, 3, 4, 4)
     greedy, sampled = Sampling(max_tokens=12), Sampling(max_tokens=12, temperature=1.0, seed=1)
     asked = [
         Request(tuple(here.processor.tokenizer.encode(text)), images, sampling)
@@ -123,7 +123,7 @@ def said(server: VLLMServer, here: TransformersEngine, image: EngineImage) -> AI
 
 
 def test_an_image_in_a_tool_message_is_seen(server: VLLMServer, here: TransformersEngine) -> None:
-    small, large, other = picture(here, 1, 2, 2), picture(here, 1, 4, 4), picture(here, 9, 4, 4)
+    small, large, other = noise_image(here, 1, 2, 2), noise_image(here, 1, 4, 4), noise_image(here, 9, 4, 4)
     answers = [said(server, here, image) for image in (small, large, other)]
     prompts = [answer.usage_metadata["input_tokens"] for answer in answers if answer.usage_metadata]
     assert [size - prompts[0] for size in prompts] == [0, 16 - 4, 16 - 4]
@@ -136,7 +136,7 @@ def test_reloaded_weights_answer_alone(
 ) -> None:
     request = Request(
         tuple(here.processor.tokenizer.encode(f"{IMAGE}What?")),
-        (picture(here, 1, 3, 2),),
+        (noise_image(here, 1, 3, 2),),
         Sampling(max_tokens=12, temperature=1.0, seed=1),
     )
     other = TransformersEngine(make_model(family, here.processor, heads=2, seed=1), here.processor)

@@ -1,6 +1,8 @@
-"""The bundled policy in a real vLLM says, token for token, what it says in this process."""
+"""The bundled policy samples the same tokens in a real vLLM as in this process."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import pytest
 from langchain_core.messages import HumanMessage
@@ -30,8 +32,8 @@ def first_prompt(model: ChatVLM, example: Example) -> tuple[tuple[int, ...], tup
     return tuple(model.prompt_ids(messages)), tuple(model.images(messages))
 
 
-def requests(model: ChatVLM, examples: list[Example], **sampling: object) -> list[Request]:
-    settings = Sampling(**{"max_tokens": 96, **sampling})  # type: ignore[arg-type]
+def requests(model: ChatVLM, examples: list[Example], **sampling: Any) -> list[Request]:
+    settings = Sampling(**{"max_tokens": 96, **sampling})
     return [Request(*first_prompt(model, example), settings) for example in examples]
 
 

@@ -1,4 +1,4 @@
-"""Two training steps with a real server: after each, every token is the new policy's, and no reply mixes two."""
+"""Two training steps with a real server: after each, every reply comes from the new policy alone."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from vtagent.models.engine import Generation, Request
 from vtagent.models.local.engine import TransformersEngine
 from vtagent.models.placeholders import expand
 from vtagent.models.vllm.engine import VLLMEngine
-from vtagent.models.vllm.served_weights import save_for_server
+from vtagent.models.vllm.weights import save_for_server
 from vtagent.training.data import rendered
 
 

@@ -1,4 +1,4 @@
-"""Runs of the zoom graph over rendered documents, and how far two models' runs are apart."""
+"""Runs of the zoom graph over rendered documents, and the differences between two models' runs."""
 
 from __future__ import annotations
 

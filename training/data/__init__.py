@@ -1,5 +1,8 @@
 """Questions about images with their gold answers, and where they come from."""
 
+from typing import TYPE_CHECKING
+
+from vtagent._moved import renamed
 from vtagent.training.data.columns import Columns
 from vtagent.training.data.examples import Domain, Example, RenderedPages, rendered
 from vtagent.training.data.files import FileExamples
@@ -25,3 +28,8 @@ __all__ = [
     "open_table",
     "rendered",
 ]
+
+if not TYPE_CHECKING:  # type checkers shall not take every name for an attribute
+
+    def __getattr__(name: str) -> object:
+        return renamed(__name__, name)

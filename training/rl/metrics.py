@@ -60,7 +60,7 @@ def decision(turn: Turn, codec: Codec) -> float | None:
     Where the reply called, it is the sampled token's own; where not, one minus that of what was said instead. None if
     the reply did not get so far.
     """
-    reader = codec.stream()
+    reader = codec.detokenizer()
     for token, logprob in zip(turn.completion_ids, turn.logprobs, strict=True):
         thought = THINK[1] in reader.text
         if token == codec.tool_call_id:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from accelerate.utils import broadcast_object_list
 
 from vtagent.models.engine import Engine
-from vtagent.models.vllm.served_weights import save_for_server
+from vtagent.models.vllm.weights import save_for_server
 from vtagent.training.rl.weights import plain_model, whole_weights
 
 

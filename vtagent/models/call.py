@@ -1,4 +1,4 @@
-"""One call of a chat model: from messages and options to the engine's request, and from its generation to a message."""
+"""One call of a chat model: turns messages and options into an engine request, and its generation into a message."""
 
 from __future__ import annotations
 
@@ -9,42 +9,51 @@ from secrets import token_hex
 from typing import Any, ClassVar
 
 from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.tools import BaseTool
+from langchain_core.utils.function_calling import convert_to_openai_tool
 
 from vtagent.errors import ModelError
 from vtagent.images import ImageStore
-from vtagent.models.codec import Codec, TextStream
+from vtagent.models.codec import Codec, Detokenizer
 from vtagent.models.engine import EngineImage, Generation, Request, Sampling
 from vtagent.models.records import KEY, known_prefix, make_record, prefix_hashes
-from vtagent.models.streaming import Shown, cut, to_message, usage
+from vtagent.models.streaming import ReplyStreamer, cut, to_message, usage
 from vtagent.models.template import to_template, views_of, with_references
 from vtagent.protocol import TOOL_CALL
 from vtagent.views import ViewRenderer
 
 _MARK = f"reply-{token_hex(16)}"
-"""Stands for the last recorded reply while what follows it is rendered; random, so that no message can contain it."""
+"""Replaces the last recorded reply while the text after it is rendered; random, so that no message contains it."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """The options of one call, defaults of the model included."""
+    """The options of one call, including the model's defaults."""
 
     defaults: ClassVar[tuple[str, ...]] = ("temperature", "top_p", "top_k", "max_tokens", "seed")
     _others: ClassVar[frozenset[str]] = frozenset({"tools", "tool_choice", "zoom_bias", "logit_bias", "prefill"})
 
     sampling: Sampling
     stops: tuple[str, ...]
+    """Texts that end the reply."""
     tools: tuple[Mapping[str, Any], ...]
+    """OpenAI-style schemas."""
     forced: str | None
-    """What the reply must begin with: the caller's `prefill`, and the call where a tool choice leaves no choice."""
+    """Required beginning of the reply: the caller's `prefill`, then the start of a call that is forced."""
     calls_allowed: bool
     zoom_bias: float
+    """Added to the logit of the token that opens a tool call."""
 
     @classmethod
     def of(cls, given: Mapping[str, Any], stops: Sequence[str]) -> Options:
-        """Read options as LangChain passes them; those that mean nothing to us (a trace's labels, …) are left alone.
+        """Read the options of a call as LangChain passes them; unknown ones, such as labels for tracing, are ignored.
+
+        Args:
+            given: The call's options over the model's defaults.
+            stops: Texts that end the reply.
 
         Raises:
-            ModelError: a tool choice that cannot be met.
+            ModelError: The tool choice names a tool that is not offered.
         """
         tools = tuple(given.get("tools") or ())
         choice = _choice(given.get("tool_choice"))
@@ -75,7 +84,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Call:
-    """What is asked of the engine, and all that is needed to make a message of its reply."""
+    """The engine request of one call, and everything needed to make a message of the generation."""
 
     request: Request
     codec: Codec
@@ -84,27 +93,26 @@ class Call:
     new_ids: tuple[int, ...]
     """The part of the prompt that no record holds yet."""
     prefix: str
+    """The hash of everything before the reply, under which its record is valid."""
 
-    def reader(self) -> TextStream:
-        """A reader of the reply's tokens that knows how the reply was made to begin."""
-        stream = self.codec.stream()
-        stream.text = self.forced
-        return stream
-
-    def shown(self) -> Shown:
-        """To show the reply's text as its tokens come."""
-        return Shown(self.reader(), self.stops)
+    def streamer(self) -> ReplyStreamer:
+        """A new splitter of the reply into chunks of text."""
+        return ReplyStreamer(self._detokenizer(), self.stops)
 
     def request_with(self, show: Callable[[int], None] | None) -> Request:
-        """The request, calling `show` with each token and ending at the stop texts."""
+        """The request, with a token callback.
+
+        Args:
+            show: Called with each sampled token. The reply ends at the first stop text in any case.
+        """
         if not self.stops:
             return replace(self.request, on_token=show)
-        reader = self.reader()
+        detokenizer = self._detokenizer()
 
         def watch(token: int) -> bool:
             if show is not None:
                 show(token)
-            text = reader.push(token)
+            text = detokenizer.push(token)
             return any(stop in text for stop in self.stops)
 
         return replace(self.request, on_token=watch)
@@ -128,15 +136,26 @@ class Call:
         }
         return message
 
+    def _detokenizer(self) -> Detokenizer:
+        """A new detokenizer of the reply, which begins with the forced text."""
+        return self.codec.detokenizer(self.forced)
+
 
 def plan(
     messages: Sequence[BaseMessage], options: Options, *, codec: Codec, store: ImageStore, renderer: ViewRenderer
 ) -> Call:
-    """Lay out a call: everything said before by its recorded ids, then the template's text for what is new.
+    """Build a call: the recorded ids of what was said before, then the template's text for the new messages.
+
+    Args:
+        messages: The conversation.
+        options: The call's options.
+        codec: The checkpoint's tokenizer and chat template.
+        store: The store that holds the images of messages.
+        renderer: Renders their views.
 
     Raises:
-        ModelError: no messages, or a conversation that the model cannot be shown.
-        ImageError: an image that is unknown to the store, or that it refuses.
+        ModelError: There are no messages, or the model cannot be shown one of them.
+        ImageError: The store does not know an image, or refuses it.
     """
     if not messages:
         raise ModelError("the prompt is empty; send at least one message")
@@ -159,10 +178,35 @@ def plan(
     return Call(request, codec, options.stops, options.forced or "", tuple(new_ids), hashes[-1])
 
 
+def tool_options(
+    tools: Sequence[Mapping[str, Any] | type | Callable[..., Any] | BaseTool],
+    tool_choice: str | bool | Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """Write tools and a tool choice as the call options that `Options.of` reads.
+
+    Args:
+        tools: Anything that LangChain can convert to a tool schema.
+        tool_choice: As for `ChatVLM.bind_tools`; None leaves the option out.
+    """
+    schemas = [convert_to_openai_tool(tool) for tool in tools]
+    return {"tools": schemas} if tool_choice is None else {"tools": schemas, "tool_choice": tool_choice}
+
+
 def _new_text(
     messages: Sequence[BaseMessage], covered: int, known: Sequence[int], options: Options, codec: Codec
 ) -> str:
-    """The template's text past the recorded ids: all of it, or what follows the last recorded reply."""
+    """The part of the template's text that the recorded ids do not cover.
+
+    Args:
+        messages: The conversation, with references in place of image data.
+        covered: Number of messages that `known` covers, the last one a reply; 0 renders all.
+        known: The recorded ids.
+        options: The call's options.
+        codec: The checkpoint's tokenizer and chat template.
+
+    Raises:
+        ModelError: The template refuses the conversation, or drops the last covered reply.
+    """
     rendered = to_template(messages, codec)
     if not covered:
         return codec.render(rendered, options.tools)
@@ -170,7 +214,7 @@ def _new_text(
     _, mark, rest = codec.render(rendered, options.tools).rpartition(_MARK)
     if not mark:
         raise ModelError("the chat template drops a reply of the conversation, so what follows it cannot be rendered")
-    if known[-1] in codec.end_ids:  # the model has said this token itself
+    if known[-1] in codec.end_ids:  # the model has sampled this token itself
         rest = rest.removeprefix(codec.token(known[-1]))
     return rest
 
@@ -188,7 +232,7 @@ def _sampling(options: Options, codec: Codec) -> Sampling:
 
 
 def _choice(given: Any) -> str | None:
-    """A tool choice as one word: None, "auto", "none", "any", or a tool's name."""
+    """Normalise a tool choice to None, "auto", "none", "any", or a tool's name."""
     if isinstance(given, Mapping):
         function = given.get("function")
         given = function.get("name") if isinstance(function, Mapping) else given.get("name") or given.get("type")

@@ -1,4 +1,4 @@
-"""ChatVLM: a LangChain chat model over an engine whose prompts never re-tokenise what the model itself has said."""
+"""ChatVLM: a LangChain chat model over an engine. Prompts repeat the sampled tokens of earlier replies exactly."""
 
 from __future__ import annotations
 
@@ -19,12 +19,11 @@ from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable
 from langchain_core.tools import BaseTool
-from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import ConfigDict, Field, PrivateAttr
 
 from vtagent.errors import ModelError
 from vtagent.images import ImageStore, MemoryImageStore
-from vtagent.models.call import Call, Options, plan
+from vtagent.models.call import Call, Options, plan, tool_options
 from vtagent.models.codec import Codec
 from vtagent.models.engine import Engine, EngineImage, Generation
 from vtagent.models.families import resolve
@@ -34,12 +33,13 @@ from vtagent.visual_tokens import VisionSpec
 
 
 class ChatVLM(BaseChatModel):
-    """A vision-language chat model that reads `vtimg://` references itself and keeps its own token ids.
+    """A vision-language chat model that resolves `vtimg://` references itself and keeps the token ids of its replies.
 
     Args:
-        engine: Where tokens come from.
+        engine: The `Engine` that samples tokens.
         processor: The checkpoint's processor (`VLProcessor`): its tokenizer, chat template and image sizes are used.
-        store: Where the images of messages are. Images that messages bring along are put there.
+        store: The store that holds the images of messages; a new one in memory if absent. Images that messages contain
+            as data are put there.
 
     Example:
         >>> model = ChatVLM.from_pretrained("base", temperature=1.0)  # doctest: +SKIP
@@ -53,16 +53,20 @@ class ChatVLM(BaseChatModel):
     temperature: float = 0.0
     """0 is greedy."""
     top_p: float = 1.0
+    """Nucleus sampling; 1 keeps all tokens."""
     top_k: int = 0
+    """Keep the k likeliest tokens; 0 keeps all."""
     max_tokens: int = 512
+    """Maximum length of a reply, in tokens."""
     seed: int | None = None
+    """Makes sampling repeatable; None samples anew on each call."""
     stop: list[str] | None = None
-    """Texts that end a reply; they are not part of it."""
+    """Texts that end a reply. They are not part of it."""
     timeout: float | None = None
-    """Seconds after which a call is given up with ModelError."""
+    """Seconds after which a call fails with ModelError; None waits without limit."""
 
     resolves_images: bool = Field(default=True, init=False, repr=False)
-    """Messages may carry references: pixels are looked up in the store, here and nowhere else."""
+    """Tells the graph that messages may keep references: this model renders their pixels itself."""
 
     model_config = ConfigDict(populate_by_name=True, arbitrary_types_allowed=True)
 
@@ -70,7 +74,7 @@ class ChatVLM(BaseChatModel):
     _renderer: ViewRenderer = PrivateAttr()
 
     def model_post_init(self, context: Any, /) -> None:
-        """Build what every call shares."""
+        """Build what all calls share."""
         super().model_post_init(context)
         self._codec = Codec(self.processor.tokenizer, self.processor.chat_template)
         self._renderer = ViewRenderer(self.store, self.vision)
@@ -89,16 +93,16 @@ class ChatVLM(BaseChatModel):
 
         Args:
             path: A folder, a hub id, or the name of a bundled policy ("base", "zoom").
-            store: Where the images of messages are; a new one in memory if absent.
-            device: "cuda" where there is one, else "cpu".
-            dtype: bfloat16 on a GPU, float32 on a CPU.
-            defaults: Fields of this class, such as `temperature` or `max_tokens`.
+            store: The store that holds the images of messages; a new one in memory if absent.
+            device: A torch device; "cuda" if available, else "cpu", if absent.
+            dtype: A torch dtype; bfloat16 on a GPU, float32 on a CPU, if absent.
+            **defaults: Fields of this class, such as `temperature` or `max_tokens`.
 
         Raises:
-            ModelError: nothing usable there, or torch and transformers are not installed.
-            TypeError: a default that is no field.
+            ModelError: There is no usable checkpoint, or torch and transformers are not installed.
+            TypeError: One of `defaults` is not a field.
         """
-        cls._known(defaults)
+        cls._check_fields(defaults)
         try:
             from vtagent.models.local.engine import TransformersEngine
         except ModuleNotFoundError as error:
@@ -107,11 +111,10 @@ class ChatVLM(BaseChatModel):
             ) from error
         engine = TransformersEngine.from_pretrained(path, device=device, dtype=dtype)
         name = str(path).rstrip("/")
-        fields = {
-            "model": name if name.count("/") == 1 and not name.startswith((".", "/")) else name.rpartition("/")[2]
-        }
+        is_hub_id = name.count("/") == 1 and not name.startswith((".", "/"))
+        fields: dict[str, Any] = {"model": name if is_hub_id else name.rpartition("/")[2]}
         if store is not None:
-            fields["store"] = store  # type: ignore[assignment]
+            fields["store"] = store
         return cls(engine=engine, processor=engine.processor, **{**fields, **defaults})
 
     @classmethod
@@ -124,21 +127,21 @@ class ChatVLM(BaseChatModel):
         engine_options: Mapping[str, Any] | None = None,
         **defaults: Any,
     ) -> ChatVLM:
-        """A model that a `vllm serve` has loaded (docs/serve.md says how to start it).
+        """Use a model that `vllm serve` has loaded (docs/serve.md says how to start it).
 
         Args:
-            url: Where the server listens, with or without `/v1`.
-            processor: Where the served checkpoint's tokenizer and image processor are: a folder, a hub id, or the name
-                of a bundled policy.
-            store: Where the images of messages are; a new one in memory if absent.
-            engine_options: Those of `VLLMEngine`, such as `timeout`, `retries` or `model`.
-            defaults: Fields of this class, such as `temperature` or `max_tokens`.
+            url: The server's URL, with or without `/v1`.
+            processor: The source of the served checkpoint's tokenizer and image processor: a folder, a hub id, or the
+                name of a bundled policy.
+            store: The store that holds the images of messages; a new one in memory if absent.
+            engine_options: Options of `VLLMEngine`, such as `timeout`, `retries` or `model`.
+            **defaults: Fields of this class, such as `temperature` or `max_tokens`.
 
         Raises:
-            ModelError: no such server or processor, or what they need is not installed.
-            TypeError: a default that is no field.
+            ModelError: There is no such server or processor, or a package that they need is not installed.
+            TypeError: One of `defaults` is not a field.
         """
-        cls._known(defaults)
+        cls._check_fields(defaults)
         try:
             from vtagent.models.processor import VLProcessor
             from vtagent.models.vllm.engine import VLLMEngine
@@ -155,8 +158,12 @@ class ChatVLM(BaseChatModel):
         return cls(engine=engine, processor=loaded, **{**fields, **defaults})
 
     @classmethod
-    def _known(cls, defaults: Mapping[str, Any]) -> None:
-        """Refuse what is no field, before a model is loaded in vain; pydantic would drop it without a word."""
+    def _check_fields(cls, defaults: Mapping[str, Any]) -> None:
+        """Refuse unknown fields before a model is loaded; pydantic would silently drop them.
+
+        Raises:
+            TypeError: One of `defaults` is not a field.
+        """
         fields = [*cls.model_fields, *(field.alias for field in cls.model_fields.values() if field.alias)]
         for name in defaults:
             if name not in fields:
@@ -170,15 +177,25 @@ class ChatVLM(BaseChatModel):
         return vision
 
     def prompt_ids(self, messages: Sequence[BaseMessage], **options: Any) -> list[int]:
-        """The prompt that a call with these messages and options would send, one placeholder per image (collapsed)."""
+        """The prompt that a call would send, collapsed: with one placeholder per image.
+
+        Args:
+            messages: As for `invoke`.
+            **options: Call options, such as `tools` or `tool_choice`.
+        """
         return list(self._plan(messages, None, options).request.token_ids)
 
     def images(self, messages: Sequence[BaseMessage]) -> list[EngineImage]:
-        """The images that messages show, rendered, in the order of their placeholders."""
+        """The rendered images of messages, in the order of their placeholders."""
         return list(self._plan(messages, None, {}).request.images)
 
     def expand(self, ids: Sequence[int], images: Sequence[EngineImage]) -> list[int]:
-        """Collapsed ids with each placeholder repeated once per visual token of its image."""
+        """Repeat each placeholder of collapsed ids once per visual token of its image.
+
+        Args:
+            ids: As `prompt_ids` returns them.
+            images: One per placeholder, as `images` returns them.
+        """
         return expand(ids, images, self.vision, self._codec.image_token_id)
 
     def bind_tools(
@@ -188,18 +205,15 @@ class ChatVLM(BaseChatModel):
         tool_choice: str | bool | Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> Runnable[LanguageModelInput, AIMessage]:
-        """Offer tools.
+        """Offer tools to the model.
 
         Args:
-            tools: Anything that LangChain can make a schema of.
+            tools: Anything that LangChain can convert to a tool schema.
             tool_choice: "auto" lets the model decide; "none" shows the tools but forbids calls; "any", "required" or
-                True make it call one; a tool's name makes it call that one.
-            kwargs: Other call options.
+                True force a call; a tool's name forces a call of that tool.
+            **kwargs: Other call options.
         """
-        schemas = [convert_to_openai_tool(tool) for tool in tools]
-        if tool_choice is not None:
-            kwargs["tool_choice"] = tool_choice
-        return self.bind(tools=schemas, **kwargs)
+        return self.bind(**tool_options(tools, tool_choice), **kwargs)
 
     @property
     def _llm_type(self) -> str:
@@ -251,7 +265,7 @@ class ChatVLM(BaseChatModel):
         try:
             generation = future.result(self.timeout)
         except TimeoutError:
-            raise self._late() from None
+            raise self._timeout_error() from None
         finally:
             future.cancel()
         return self._result(call.message(generation, self.model_name))
@@ -269,7 +283,7 @@ class ChatVLM(BaseChatModel):
         try:
             generation = await asyncio.wait_for(asyncio.wrap_future(future), self.timeout)
         except TimeoutError:
-            raise self._late() from None
+            raise self._timeout_error() from None
         return self._result(call.message(generation, self.model_name))
 
     def _stream(
@@ -285,12 +299,12 @@ class ChatVLM(BaseChatModel):
             call = self._plan(messages, stop, kwargs)
             future = self._submit(call, tokens.put)
         future.add_done_callback(lambda _: tokens.put(None))
-        shown = call.shown()
+        streamer = call.streamer()
         try:
             while (token := self._next(tokens, left())) is not None:
-                if text := shown.push(token):
+                if text := streamer.push(token):
                     yield _chunk(AIMessageChunk(content=text))
-            yield _chunk(shown.rest(call.message(future.result(), self.model_name)))
+            yield _chunk(streamer.last_chunk(call.message(future.result(), self.model_name)))
         finally:
             future.cancel()
 
@@ -298,7 +312,7 @@ class ChatVLM(BaseChatModel):
         try:
             return tokens.get(timeout=left)
         except Empty:
-            raise self._late() from None
+            raise self._timeout_error() from None
 
     async def _astream(
         self,
@@ -312,24 +326,24 @@ class ChatVLM(BaseChatModel):
         left = _seconds_left(self.timeout)
         with self._announced():
             call = await asyncio.to_thread(self._plan, messages, stop, kwargs)
-            future = self._submit(call, lambda token: _hand_over(loop, tokens, token))
-        future.add_done_callback(lambda _: _hand_over(loop, tokens, None))
-        shown = call.shown()
+            future = self._submit(call, lambda token: _put(loop, tokens, token))
+        future.add_done_callback(lambda _: _put(loop, tokens, None))
+        streamer = call.streamer()
         try:
             while (token := await self._anext(tokens, left())) is not None:
-                if text := shown.push(token):
+                if text := streamer.push(token):
                     yield _chunk(AIMessageChunk(content=text))
-            yield _chunk(shown.rest(call.message(future.result(), self.model_name)))
+            yield _chunk(streamer.last_chunk(call.message(future.result(), self.model_name)))
         finally:
             future.cancel()
 
     async def _anext(self, tokens: asyncio.Queue[int | None], left: float | None) -> int | None:
-        if not tokens.empty():  # a token that is there is not late, however long the last one was looked at
+        if not tokens.empty():  # a waiting token is in time, however long the caller took over the last one
             return tokens.get_nowait()
         try:
             return await asyncio.wait_for(tokens.get(), left)
         except TimeoutError:
-            raise self._late() from None
+            raise self._timeout_error() from None
 
     def _result(self, message: AIMessage) -> ChatResult:
         return ChatResult(
@@ -337,7 +351,7 @@ class ChatVLM(BaseChatModel):
             llm_output={"model_name": self.model_name},
         )
 
-    def _late(self) -> ModelError:
+    def _timeout_error(self) -> ModelError:
         return ModelError(f"no complete reply within {self.timeout} seconds; raise timeout or lower max_tokens")
 
 
@@ -346,11 +360,19 @@ def _chunk(message: AIMessageChunk) -> ChatGenerationChunk:
 
 
 def _seconds_left(timeout: float | None) -> Callable[[], float | None]:
-    """What is left of `timeout` seconds from now on, asked later; None is no limit."""
+    """Start a timer.
+
+    Args:
+        timeout: Seconds from now; None is no limit.
+
+    Returns:
+        A function that returns the seconds left; None without a limit.
+    """
     end = None if timeout is None else time.monotonic() + timeout
     return lambda: None if end is None else max(0.0, end - time.monotonic())
 
 
-def _hand_over(loop: asyncio.AbstractEventLoop, tokens: asyncio.Queue[int | None], token: int | None) -> None:
+def _put(loop: asyncio.AbstractEventLoop, tokens: asyncio.Queue[int | None], token: int | None) -> None:
+    """Put a token into a queue of an event loop, from the engine's thread."""
     if not loop.is_closed():
         loop.call_soon_threadsafe(tokens.put_nowait, token)

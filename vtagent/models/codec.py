@@ -1,4 +1,4 @@
-"""Text on one side, token ids on the other: the chat template, the tokenizer, and the ids that mean something to us."""
+"""`Codec` converts between text and token ids: chat template, tokenizer, and the ids of special tokens."""
 
 from __future__ import annotations
 
@@ -18,14 +18,19 @@ _NEVER_SAMPLED = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|visio
 
 
 class Codec:
-    """What a chat model needs of a tokenizer and its chat template. Safe to use from several threads.
+    """A checkpoint's tokenizer and chat template. Thread-safe.
 
     Args:
-        tokenizer: a transformers tokenizer of a Qwen vision-language model.
-        template: the chat template, a text in whatever type a processor declares; None is the tokenizer's own.
+        tokenizer: A transformers tokenizer of a Qwen vision-language model.
+        template: The chat template, in the type that the processor declares; None takes the tokenizer's own.
+
+    Attributes:
+        image_token_id: The placeholder of an image, or of one visual token of it.
+        tool_call_id: The token that opens a tool call; None if the tokenizer has no such token.
+        end_ids: The tokens that end a reply.
 
     Raises:
-        ModelError: the tokenizer has no image placeholder.
+        ModelError: The tokenizer has no image placeholder.
     """
 
     def __init__(self, tokenizer: Any, template: str | dict[str, str] | None = None) -> None:
@@ -44,16 +49,20 @@ class Codec:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Equal for codecs that give the same ids to the same conversation."""
+        """A hash that is equal for codecs with the same template and vocabulary."""
         known = self._tokenizer.get_vocab()
-        told = f"{self._template}\n{sorted(known.items())}"
-        return sha256(told.encode(errors="surrogatepass")).hexdigest()
+        content = f"{self._template}\n{sorted(known.items())}"
+        return sha256(content.encode(errors="surrogatepass")).hexdigest()
 
     def render(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]]) -> str:
-        """The prompt as text: messages in the template's own dialect, ending where the reply begins.
+        """Render the prompt as text, up to where the reply begins.
+
+        Args:
+            messages: As the chat template reads them; see `template.to_template`.
+            tools: OpenAI-style schemas.
 
         Raises:
-            ModelError: the template refuses the conversation.
+            ModelError: The template refuses the conversation.
         """
         from jinja2 import TemplateError
 
@@ -70,28 +79,32 @@ class Codec:
         return str(text)
 
     def encode(self, text: str) -> list[int]:
-        """Ids of text, control tokens such as `<|im_end|>` read as what they are."""
+        """The ids of a text. Control tokens in it, such as `<|im_end|>`, become their single ids."""
         with self._lock:
             ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False)
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of ids, without the end-of-turn token that a reply ends with."""
+        """The text of a reply's ids, without the end-of-turn token."""
         if ids and ids[-1] in self.end_ids:
             ids = ids[:-1]
         return self._text(ids)
 
     def token(self, token_id: int) -> str:
-        """How one token is written."""
+        """The text of one token."""
         return self._text([token_id])
 
     def defuse(self, text: str) -> str:
-        """Text in which control tokens (`<|im_end|>`, `<|image_pad|>`, …) are only words: what others wrote is data."""
+        """Break up control tokens (`<|im_end|>`, `<|image_pad|>`, …) in a text, so that it is encoded as data only."""
         return self._control.sub(lambda found: f"<| {found[0][2:]}", text)
 
-    def stream(self) -> TextStream:
-        """A reader of tokens that come one by one."""
-        return TextStream(self)
+    def detokenizer(self, text: str = "") -> Detokenizer:
+        """A new incremental detokenizer.
+
+        Args:
+            text: What precedes the first token.
+        """
+        return Detokenizer(self, text)
 
     def _text(self, ids: Sequence[int]) -> str:
         with self._lock:
@@ -99,26 +112,31 @@ class Codec:
 
 
 def never_sampled(tokenizer: Any) -> frozenset[int]:
-    """Tokens that stand for images: one in a reply would be taken for an image that is not there."""
+    """The tokens that stand for images. In a reply, one would be counted as an image of the prompt."""
     known = tokenizer.get_vocab()
     return frozenset(known[name] for name in _NEVER_SAMPLED if name in known)
 
 
-class TextStream:
-    """The text of the tokens so far; a character is shown once all of its bytes are there."""
+class Detokenizer:
+    """Builds text from tokens that arrive one by one; a character appears once all of its bytes are there.
 
-    def __init__(self, codec: Codec) -> None:
-        self.text = ""
+    Args:
+        codec: The tokens' codec.
+        text: What precedes the first token.
+    """
+
+    def __init__(self, codec: Codec, text: str = "") -> None:
+        self.text = text
         self._codec = codec
         self._pending: list[int] = []
 
     def push(self, token: int) -> str:
-        """Add one token and return the text so far; the end-of-turn token adds nothing."""
+        """Add one token and return the text so far. The end-of-turn token adds nothing."""
         if token in self._codec.end_ids:
             return self.text
         self._pending.append(token)
         new = self._codec._text(self._pending)
-        if not new.endswith(_PARTIAL) or len(self._pending) >= 8:  # no character has so many tokens: it is not UTF-8
+        if not new.endswith(_PARTIAL) or len(self._pending) >= 8:  # no character has so many tokens, so it is not UTF-8
             self.text += new
             self._pending = []
         return self.text

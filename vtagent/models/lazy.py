@@ -1,24 +1,24 @@
-"""A `ChatVLM` that is loaded by its first call: a server starts at once, a graph can be built and drawn for nothing."""
+"""`LazyVLM`: a `ChatVLM` that its first call loads, so that a server starts and a graph is built without weights."""
 
 from __future__ import annotations
 
-import asyncio
 import json
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
-from langchain_core.messages import AIMessage
-from langchain_core.outputs import ChatGenerationChunk, ChatResult
+from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.runnables import Runnable
 from langchain_core.tools import BaseTool
 from pydantic import ConfigDict, Field, PrivateAttr
 
 from vtagent.errors import ModelError
 from vtagent.images import MemoryImageStore
+from vtagent.models.call import tool_options
 from vtagent.models.chat import ChatVLM
+from vtagent.models.delegating import DelegatingChat
 from vtagent.models.families import resolve
 from vtagent.visual_tokens import QWEN2_5_VL, QWEN3_VL, VisionSpec
 
@@ -33,13 +33,13 @@ __all__ = ["LazyVLM", "sizes_of"]
 _SIZES = "preprocessor_config.json"
 
 
-class LazyVLM(BaseChatModel):
-    """Stands for a checkpoint until somebody asks it something.
+class LazyVLM(DelegatingChat):
+    """A chat model that loads its checkpoint when it is first called.
 
     Args:
         path: As for `ChatVLM.from_pretrained`.
-        vision: The image sizes that the checkpoint sees; read from it, where it is on this machine, if absent.
-        store: Where the images of messages are.
+        vision: The image sizes that the checkpoint sees; by default those of `sizes_of(path)`.
+        store: The store that holds the images of messages; a new one in memory if absent.
         options: Other arguments of `ChatVLM.from_pretrained`.
     """
 
@@ -52,14 +52,14 @@ class LazyVLM(BaseChatModel):
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
     _loaded: ChatVLM | None = PrivateAttr(default=None)
-    _unfit: str = PrivateAttr(default="")  # why what was loaded cannot be used: loading it again would change nothing
+    _unfit: str = PrivateAttr(default="")  # why the checkpoint cannot be used; it is not loaded again
     _lock: threading.Lock = PrivateAttr(default_factory=threading.Lock)
 
     def load(self) -> ChatVLM:
-        """The model itself; the first call loads it, whoever comes meanwhile waits.
+        """The loaded model. The first call loads it, and concurrent calls wait for that.
 
         Raises:
-            ModelError: As `ChatVLM.from_pretrained`; or it sees other image sizes than were told.
+            ModelError: As `ChatVLM.from_pretrained`; or the checkpoint sees other image sizes than `vision`.
         """
         with self._lock:
             if self._loaded is None and not self._unfit:
@@ -74,10 +74,14 @@ class LazyVLM(BaseChatModel):
             return self._loaded
 
     def bind_tools(
-        self, tools: Sequence[Mapping[str, Any] | type | Callable[..., Any] | BaseTool], **kwargs: Any
+        self,
+        tools: Sequence[Mapping[str, Any] | type | Callable[..., Any] | BaseTool],
+        *,
+        tool_choice: str | bool | Mapping[str, Any] | None = None,
+        **kwargs: Any,
     ) -> Runnable[LanguageModelInput, AIMessage]:
         """As `ChatVLM.bind_tools`."""
-        return ChatVLM.bind_tools(self, tools, **kwargs)  # type: ignore[arg-type]
+        return self.bind(**tool_options(tools, tool_choice), **kwargs)
 
     @property
     def _llm_type(self) -> str:
@@ -90,21 +94,8 @@ class LazyVLM(BaseChatModel):
     def _resolve_model_profile(self) -> Any:
         return {"image_inputs": True, "image_tool_message": True, "tool_calling": True, "tool_choice": True}
 
-    def _generate(self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> ChatResult:
-        return self.load()._generate(messages, stop, run_manager, **kwargs)
-
-    async def _agenerate(self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> ChatResult:
-        return await (await self._aload())._agenerate(messages, stop, run_manager, **kwargs)
-
-    def _stream(self, *args: Any, **kwargs: Any) -> Iterator[ChatGenerationChunk]:
-        yield from self.load()._stream(*args, **kwargs)
-
-    async def _astream(self, *args: Any, **kwargs: Any) -> AsyncIterator[ChatGenerationChunk]:
-        async for chunk in (await self._aload())._astream(*args, **kwargs):
-            yield chunk
-
-    async def _aload(self) -> ChatVLM:
-        return await asyncio.to_thread(self.load) if self._loaded is None else self._loaded
+    def _delegate(self, messages: list[BaseMessage]) -> tuple[BaseChatModel, list[BaseMessage]]:
+        return self.load(), messages
 
 
 def sizes_of(path: str) -> VisionSpec:

@@ -1,13 +1,11 @@
-"""A model that an OpenAI-compatible server has loaded, as a chat model whose errors say what is wrong.
+"""Models on an OpenAI-compatible server: the chat model, its retries and errors, and the look-ups of the command line.
 
-It needs langchain-openai; only who asks a server imports it.
+Importing this needs langchain-openai (the extra `openai`), so callers import it when a server is named.
 """
 
 from __future__ import annotations
 
-import asyncio
 import os
-import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,150 +14,208 @@ import openai
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_openai import ChatOpenAI
 from pydantic import SecretStr
+from tenacity import RetryCallState, retry, retry_if_exception, stop_after_attempt
 
 from vtagent.errors import ModelError
+from vtagent.protocol import TOOL_CALL
+from vtagent.visual_tokens import QWEN2_5_VL, QWEN3_VL, VisionSpec
 
-_PAUSE = 0.5  # seconds between two tries, where the server asks for no other pause
+_PAUSE = 0.5
+"""Seconds between two tries if the server asks for no other pause."""
 _LONGEST_PAUSE = 60.0
+"""Seconds; a longer `Retry-After` is cut to this."""
+_NO_EVENT = "no event in the stream"
+"""The client skips what is not an event, so an HTML page reads as an empty stream."""
+
+
+def _is_transient(error: BaseException) -> bool:
+    match error:
+        case openai.APIStatusError():
+            return error.status_code in (408, 409, 429) or error.status_code >= 500
+        case openai.OpenAIError():
+            return isinstance(error, openai.APIConnectionError)
+    return isinstance(error, Exception)  # an answer that the client could not read; not a cancellation
+
+
+def _pause(state: RetryCallState) -> float:
+    """Seconds until the next try: `Retry-After`, if the server sent it in seconds."""
+    error = state.outcome.exception() if state.outcome else None
+    wanted = error.response.headers.get("retry-after", "") if isinstance(error, openai.APIStatusError) else ""
+    return min(float(wanted), _LONGEST_PAUSE) if wanted.isdecimal() else _PAUSE
+
+
+_retried = retry(retry=retry_if_exception(_is_transient), stop=stop_after_attempt(2), wait=_pause, reraise=True)
 
 
 class ServedVLM(ChatOpenAI):
-    """`ChatOpenAI`, but a failure that may pass is tried once more, and one that stays is a ModelError.
+    """`ChatOpenAI` with one retry of transient failures, and a one-line ModelError for those that remain.
 
-    What may pass: no connection, a server that is too slow, too busy or broken (408, 409, 429, 5xx), and an answer that
-    is none (a page, cut JSON, no choices). What has begun to stream is not tried again. The error names the server, in
-    one line; the client's own is its `__cause__`.
+    Transient are: no connection, a timeout, a busy or broken server (408, 409, 429, 5xx), and an answer that cannot be
+    read (an HTML page, truncated JSON, no choices). A stream is retried only before its first chunk. The error names
+    the server; its `__cause__` is the client's own error.
     """
 
     def _generate(self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> ChatResult:
-        again = True
-        while True:
-            try:
-                return _answered(super()._generate(messages, stop, run_manager, **kwargs))
-            except Exception as error:
-                time.sleep(self._pause(error, again))
-                again = False
+        generate = super()._generate
+
+        @_retried
+        def attempt() -> ChatResult:
+            return _checked(generate(messages, stop, run_manager, **kwargs))
+
+        with model_errors(self.openai_api_base):
+            return attempt()
 
     async def _agenerate(self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> ChatResult:
-        again = True
-        while True:
-            try:
-                return _answered(await super()._agenerate(messages, stop, run_manager, **kwargs))
-            except Exception as error:
-                await asyncio.sleep(self._pause(error, again))
-                again = False
+        generate = super()._agenerate
+
+        @_retried
+        async def attempt() -> ChatResult:
+            return _checked(await generate(messages, stop, run_manager, **kwargs))
+
+        with model_errors(self.openai_api_base):
+            return await attempt()
 
     def _stream(self, *args: Any, **kwargs: Any) -> Iterator[ChatGenerationChunk]:
-        again, chunk = True, None
-        while True:
-            try:
-                for chunk in super()._stream(*args, **kwargs):
-                    again = False
-                    yield chunk
-                _some(chunk)
-                return
-            except Exception as error:
-                time.sleep(self._pause(error, again))
-                again = False
+        stream = super()._stream
+
+        @_retried
+        def begin() -> tuple[ChatGenerationChunk, Iterator[ChatGenerationChunk]]:
+            chunks = stream(*args, **kwargs)
+            for first in chunks:
+                return first, chunks
+            raise ValueError(_NO_EVENT)
+
+        with model_errors(self.openai_api_base):
+            first, rest = begin()
+            yield first
+            yield from rest
 
     async def _astream(self, *args: Any, **kwargs: Any) -> AsyncIterator[ChatGenerationChunk]:
-        again, chunk = True, None
-        while True:
-            try:
-                async for chunk in super()._astream(*args, **kwargs):
-                    again = False
-                    yield chunk
-                _some(chunk)
-                return
-            except Exception as error:
-                await asyncio.sleep(self._pause(error, again))
-                again = False
+        stream = super()._astream
 
-    def _pause(self, error: Exception, again: bool) -> float:
-        """Seconds to wait before the same is asked again.
+        @_retried
+        async def begin() -> tuple[ChatGenerationChunk, AsyncIterator[ChatGenerationChunk]]:
+            chunks = stream(*args, **kwargs)
+            async for first in chunks:
+                return first, chunks
+            raise ValueError(_NO_EVENT)
 
-        Raises:
-            ModelError: It may not be asked again, or that would change nothing.
-        """
-        pause = _PAUSE
-        match error:
-            case openai.APIStatusError():
-                may_pass = error.status_code in (408, 409, 429) or error.status_code >= 500
-                wanted = error.response.headers.get("retry-after", "")
-                pause = min(float(wanted), _LONGEST_PAUSE) if wanted.isdecimal() else pause
-            case openai.OpenAIError():
-                may_pass = isinstance(error, openai.APIConnectionError)
-            case _:
-                may_pass = True
-        if not (again and may_pass):
-            raise failure(error, self.openai_api_base) from error
-        return pause
+        with model_errors(self.openai_api_base):
+            first, rest = await begin()
+            yield first
+            async for chunk in rest:
+                yield chunk
 
 
-def _answered(result: ChatResult) -> ChatResult:
+def served_vlm(name: str, base_url: str, timeout: float) -> ServedVLM:
+    """A served model with greedy decoding, authenticated by OPENAI_API_KEY if that is set.
+
+    Args:
+        name: The model's name on the server.
+        base_url: The server's URL, `/v1` included.
+        timeout: Seconds that the server may stay silent in one try; there are two tries (see `ServedVLM`).
+    """
+    return ServedVLM(
+        model=name,
+        base_url=base_url,
+        api_key=SecretStr(os.environ.get("OPENAI_API_KEY") or "none"),  # the client insists on one, most servers do not
+        temperature=0,
+        timeout=timeout,
+        stream_chunk_timeout=None,  # the default ends an async stream after two minutes of silence
+        max_retries=0,  # the client does not retry unreadable answers, so ServedVLM does all retries
+    )
+
+
+def load_served(name: str | None, base_url: str, timeout: float) -> tuple[str, ServedVLM, VisionSpec]:
+    """The model's name, the model, and its image sizes.
+
+    Args:
+        name: The model's name on the server; None takes the first that the server lists.
+        base_url: The server's URL, `/v1` included.
+        timeout: Seconds that the server may stay silent in one try. The list of models is asked for once.
+
+    Raises:
+        ModelError: The server lists no model or does not answer, or `base_url` is not a URL.
+    """
+    if name is None:
+        with model_errors(base_url):
+            listed = [model.id for model in _client(base_url, timeout).models.list().data or ()]
+        if not listed:
+            raise ModelError(f"the server at {base_url} lists no model; name one with --model")
+        name = listed[0]
+    with model_errors(base_url):  # the client refuses what cannot be a URL
+        model = served_vlm(name, base_url, timeout)
+    return name, model, QWEN2_5_VL if "qwen2.5-vl" in name.lower() else QWEN3_VL
+
+
+def call_token_id(name: str, base_url: str, timeout: float) -> int:
+    """The id of a served model's `<tool_call>` token, which vLLM tells and other servers do not.
+
+    Args:
+        name: The model's name on the server.
+        base_url: The server's URL, with or without `/v1`.
+        timeout: Seconds that the server may stay silent.
+
+    Raises:
+        ModelError: The server does not tell the id, or does not answer.
+    """
+    root = base_url.rstrip("/").removesuffix("/v1")
+    body = {"model": name, "prompt": TOOL_CALL[0], "add_special_tokens": False}
+    with model_errors(base_url):
+        try:
+            answer: Any = _client(base_url, timeout).post(f"{root}/tokenize", body=body, cast_to=object)
+        except openai.APIStatusError:
+            answer = None
+    match answer:
+        case {"tokens": [int(token)]}:
+            return token
+    raise ModelError(
+        f"the server at {base_url} does not tell the id of a token {TOOL_CALL[0]}; "
+        "--zoom-bias needs it: give it with --zoom-token-id"
+    )
+
+
+@contextmanager
+def model_errors(base_url: str | None) -> Iterator[None]:
+    """Turn every error of a request to the server at `base_url` into a one-line ModelError."""
+    try:
+        yield
+    except Exception as error:
+        raise _model_error(error, base_url) from error
+
+
+def _client(base_url: str, timeout: float) -> openai.OpenAI:
+    """The client of a served model, for requests that need no model; it retries nothing."""
+    client: openai.OpenAI = served_vlm("any", base_url, timeout).root_client
+    return client
+
+
+def _checked(result: ChatResult) -> ChatResult:
     if not result.generations:
         raise ValueError("no choices")
     return result
 
 
-def _some(chunk: ChatGenerationChunk | None) -> None:
-    if chunk is None:  # what is no event is passed over: so a whole page may come
-        raise ValueError("no event in the stream")
+def _model_error(error: Exception, base_url: str | None) -> ModelError:
+    """What is wrong with the server at `base_url`, in one line.
 
-
-def served_vlm(name: str, base_url: str, timeout: float) -> ServedVLM:
-    """The model, greedy, with the key that OPENAI_API_KEY holds.
-
-    Args:
-        name: As it is served.
-        base_url: Where.
-        timeout: Seconds that the server may stay silent in one try; there are two (see `ServedVLM`).
-    """
-    return ServedVLM(
-        model=name,
-        base_url=base_url,
-        api_key=SecretStr(api_key()),
-        temperature=0,
-        timeout=timeout,
-        stream_chunk_timeout=None,  # of its own accord it would end asynchronous streams after two minutes of silence
-        max_retries=0,  # the client would not retry what it cannot read; we do it all
-    )
-
-
-def api_key() -> str:
-    """What OPENAI_API_KEY holds; servers of one's own want none, their clients want a text."""
-    return os.environ.get("OPENAI_API_KEY") or "none"
-
-
-@contextmanager
-def asking(base_url: str) -> Iterator[None]:
-    """Around one request that is no question for a model: its failure is a ModelError, too."""
-    try:
-        yield
-    except Exception as error:
-        raise failure(error, base_url) from error
-
-
-def failure(error: Exception, base_url: str | None) -> ModelError:
-    """What the server at `base_url` did wrong, in one line.
-
-    The clients check little of an answer, and trip in many ways over one of another kind: any error means that.
+    The clients hardly validate an answer: one of another kind makes them fail with an error of any class.
     """
     server = f"the server at {base_url}"
     match error:
         case openai.APITimeoutError():
             limit = error.request.extensions["timeout"]["read"]
-            said = f"{server} was silent for {limit:g} s; --timeout or VTAGENT_TIMEOUT gives it more"
+            text = f"{server} was silent for {limit:g} s; --timeout or VTAGENT_TIMEOUT gives it more"
         case openai.APIConnectionError():
             cause: BaseException = error
-            while cause.__cause__ is not None:  # the clients themselves say "Connection error." of everything
+            while cause.__cause__ is not None:  # the client's own text is always "Connection error."
                 cause = cause.__cause__
-            said = f"no server answers at {base_url} ({cause})"
+            text = f"no server answers at {base_url} ({cause})"
         case openai.APIStatusError():
-            said = f"{server} refused ({error.status_code}): {error.message}"
+            text = f"{server} refused ({error.status_code}): {error.message}"
         case openai.OpenAIError():
-            said = f"{server} failed: {error}"
+            text = f"{server} failed: {error}"
         case _:
-            tripped = f"{type(error).__name__}: {error}"[:200]
-            said = f"{server} does not answer as an OpenAI-compatible one does; is the URL right? ({tripped})"
-    return ModelError(" ".join(said.split())[:1000])
+            what = f"{type(error).__name__}: {error}"[:200]
+            text = f"{server} does not answer as an OpenAI-compatible one does; is the URL right? ({what})"
+    return ModelError(" ".join(text.split())[:1000])

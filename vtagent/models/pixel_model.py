@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
-from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
-from langchain_core.outputs import ChatGenerationChunk, ChatResult
+from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.runnables import Runnable, RunnableBinding
 from pydantic import Field
 
 from vtagent.images import ImageStore
+from vtagent.models.delegating import DelegatingChat
 from vtagent.views import View, ViewRenderer, data_url, is_reference
 from vtagent.visual_tokens import VisionSpec
 
@@ -32,7 +30,7 @@ _COPIED_FIELDS = (
 """What a chat model does around a call, which the step before it must do in its place."""
 
 
-class PixelModel(BaseChatModel):
+class PixelModel(DelegatingChat):
     """Any chat model, behind a step that turns references into `data:` URLs at the last moment."""
 
     inner: BaseChatModel = Field(exclude=True)
@@ -70,52 +68,8 @@ class PixelModel(BaseChatModel):
             raise TypeError(f"{type(self.inner).__name__}.bind_tools does not return a plain binding; wrap it yourself")
         return self.bind(**bound.kwargs)
 
-    def _generate(
-        self,
-        messages: list[BaseMessage],
-        stop: list[str] | None = None,
-        run_manager: CallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
-    ) -> ChatResult:
-        return self.inner._generate(self._with_pixels(messages), stop, run_manager, **kwargs)
-
-    async def _agenerate(
-        self,
-        messages: list[BaseMessage],
-        stop: list[str] | None = None,
-        run_manager: AsyncCallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
-    ) -> ChatResult:
-        shown = await asyncio.to_thread(self._with_pixels, messages)
-        return await self.inner._agenerate(shown, stop, run_manager, **kwargs)
-
-    def _stream(
-        self,
-        messages: list[BaseMessage],
-        stop: list[str] | None = None,
-        run_manager: CallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
-    ) -> Iterator[ChatGenerationChunk]:
-        if type(self.inner)._stream is BaseChatModel._stream:
-            yield from _whole(self._generate(messages, stop, run_manager, **kwargs))
-            return
-        yield from self.inner._stream(self._with_pixels(messages), stop, run_manager, **kwargs)
-
-    async def _astream(
-        self,
-        messages: list[BaseMessage],
-        stop: list[str] | None = None,
-        run_manager: AsyncCallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
-    ) -> AsyncIterator[ChatGenerationChunk]:
-        inner = type(self.inner)
-        if inner._stream is BaseChatModel._stream and inner._astream is BaseChatModel._astream:
-            for chunk in _whole(await self._agenerate(messages, stop, run_manager, **kwargs)):
-                yield chunk
-            return
-        shown = await asyncio.to_thread(self._with_pixels, messages)
-        async for chunk in self.inner._astream(shown, stop, run_manager, **kwargs):
-            yield chunk
+    def _delegate(self, messages: list[BaseMessage]) -> tuple[BaseChatModel, list[BaseMessage]]:
+        return self.inner, self._with_pixels(messages)
 
     def _with_pixels(self, messages: list[BaseMessage]) -> list[BaseMessage]:
         shown = []
@@ -129,10 +83,3 @@ class PixelModel(BaseChatModel):
     def _pixels(self, block: Any) -> dict[str, Any]:
         image = self.renderer.render(View.from_block(block, self.store))
         return {"type": "image_url", "image_url": {"url": data_url(image)}}
-
-
-def _whole(result: ChatResult) -> Iterator[ChatGenerationChunk]:
-    for generation in result.generations[:1]:
-        message = generation.message
-        fields = message.model_dump(exclude={"type"})
-        yield ChatGenerationChunk(message=AIMessageChunk(**fields), generation_info=generation.generation_info)

@@ -1,4 +1,4 @@
-"""A sampled reply as chat messages: whole, or in chunks whose text can be shown before the reply is complete."""
+"""Converts sampled replies to chat messages: complete ones, or chunks that can be shown while sampling goes on."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from langchain_core.messages.ai import UsageMetadata
 from langchain_core.messages.tool import invalid_tool_call, tool_call, tool_call_chunk
 from langchain_core.utils.json import parse_partial_json
 
-from vtagent.models.codec import TextStream
+from vtagent.models.codec import Detokenizer
 from vtagent.models.engine import Generation
 from vtagent.protocol import TOOL_CALL, parse_reply
 
@@ -30,7 +30,7 @@ def to_message(text: str) -> AIMessage:
 
 
 def usage(generation: Generation) -> UsageMetadata:
-    """Token counts; `image` are the visual tokens of the prompt, `cache_read` those whose KV was there already."""
+    """Token counts: `image` counts the prompt's visual tokens, `cache_read` its tokens whose KV was in the cache."""
     details: Any = {
         "image": generation.image_tokens,
         "cache_read": generation.prompt_tokens - generation.prefilled_tokens,
@@ -45,7 +45,12 @@ def usage(generation: Generation) -> UsageMetadata:
 
 
 def last_chunk(message: AIMessage, shown: str) -> AIMessageChunk:
-    """What of a complete message was not streamed yet: the rest of its text, its calls and its metadata."""
+    """The last chunk of a streamed message: the rest of its text, its calls and its metadata.
+
+    Args:
+        message: The complete message.
+        shown: The text that was streamed before.
+    """
     calls = [
         tool_call_chunk(name=call["name"], args=json.dumps(call["args"]), id=call["id"], index=place)
         for place, call in enumerate(message.tool_calls)
@@ -65,33 +70,42 @@ def last_chunk(message: AIMessage, shown: str) -> AIMessageChunk:
     )
 
 
-class Shown:
-    """What of a reply that is still being sampled has been shown: text, up to where a call or a stop may begin.
+class ReplyStreamer:
+    """Splits a reply that is being sampled into chunks of text; holds back what may begin a call or a stop text.
 
     Args:
-        reader: Makes text of the reply's tokens.
+        detokenizer: Of the reply.
         stops: Texts that end the reply.
     """
 
-    def __init__(self, reader: TextStream, stops: Sequence[str]) -> None:
-        self._reader = reader
+    def __init__(self, detokenizer: Detokenizer, stops: Sequence[str]) -> None:
+        self._detokenizer = detokenizer
         self._stops = stops
         self._text = ""
 
     def push(self, token: int) -> str:
-        """The text that can be shown now that this token is there; often none."""
-        text = visible(cut(self._reader.push(token), self._stops), self._stops)
+        """Add one token and return the text that can be shown now; often none."""
+        text = visible(cut(self._detokenizer.push(token), self._stops), self._stops)
         new = text[len(self._text) :]
         self._text += new
         return new
 
-    def rest(self, message: AIMessage) -> AIMessageChunk:
-        """What is left to show of the complete reply."""
+    def last_chunk(self, message: AIMessage) -> AIMessageChunk:
+        """The chunk with everything that `push` has not returned.
+
+        Args:
+            message: The complete reply.
+        """
         return last_chunk(message, self._text)
 
 
 def visible(text: str, stops: Sequence[str] = ()) -> str:
-    """The part of an unfinished reply that its complete message is sure to begin with: up to the first call."""
+    """The part of an unfinished reply that its complete message is certain to begin with: up to the first call.
+
+    Args:
+        text: The reply so far.
+        stops: Texts that end the reply; an unfinished one at the end of `text` is left out.
+    """
     opening = text.find(TOOL_CALL[0])
     if opening >= 0:
         return text[:opening].rstrip()
@@ -100,13 +114,13 @@ def visible(text: str, stops: Sequence[str] = ()) -> str:
 
 
 def cut(text: str, stops: Sequence[str]) -> str:
-    """Text up to the first stop string."""
+    """The text up to the first of the stop texts."""
     places = [place for stop in stops if (place := text.find(stop)) >= 0]
     return text[: min(places)] if places else text
 
 
 def _unparsable(args: str) -> str:
-    """LangChain completes broken JSON when it merges chunks; what the model wrote must stay invalid."""
+    """Keep invalid arguments invalid: LangChain would complete truncated JSON when it merges chunks."""
     try:
         completed = parse_partial_json(args) if args else {}
     except ValueError:
@@ -115,7 +129,7 @@ def _unparsable(args: str) -> str:
 
 
 def _overlap(text: str, tag: str) -> int:
-    """How many characters at the end of `text` may be the beginning of `tag`."""
+    """Number of characters at the end of `text` that may be the beginning of `tag`."""
     return next((size for size in range(min(len(tag), len(text)), 0, -1) if text.endswith(tag[:size])), 0)
 
 

@@ -1,4 +1,4 @@
-"""LangChain messages as the chat templates of Qwen models want them, and the views of images that they show."""
+"""Converts LangChain messages to the form that the chat templates of Qwen models read, and lists their views."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from vtagent.views import View, is_reference
 
 
 def with_references(messages: Sequence[BaseMessage], store: ImageStore) -> list[BaseMessage]:
-    """The messages with every image they bring along put into the store and replaced by its reference.
+    """Put image data of messages into the store and replace it by references.
 
     Raises:
-        ImageError: an image that the store refuses.
+        ImageError: The store refuses an image.
     """
     return [(ingest([message], store) or [message])[0] for message in messages]
 
 
 def views_of(messages: Sequence[BaseMessage], store: ImageStore) -> list[View]:
-    """The views that messages show, in order."""
+    """The views in messages, in order."""
     return [View.from_block(block, store) for message in messages for block in _blocks(message) if is_reference(block)]
 
 
 def to_template(messages: Sequence[BaseMessage], codec: Codec) -> list[dict[str, Any]]:
-    """Messages in the dialect of chat templates; control tokens in what others wrote are made harmless.
+    """Convert messages to the form that chat templates read. Control tokens in their texts are broken up.
 
     Raises:
-        ModelError: a message of a kind, or a block, that the model cannot be shown.
+        ModelError: A message or a block is of a kind that the model cannot be shown.
     """
     return [_message(message, codec) for message in messages]
 

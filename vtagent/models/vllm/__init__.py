@@ -1,4 +1,4 @@
-"""The engine for models that a vLLM server has loaded."""
+"""An engine over a vLLM server: `VLLMEngine`."""
 
 from vtagent.models.vllm.engine import VLLMEngine
 

@@ -1,13 +1,14 @@
-"""VLLMEngine: token ids and images to a vLLM server, sampled token ids and their log-probabilities back.
+"""VLLMEngine: sends token ids and images to a vLLM server, and returns sampled token ids with log-probabilities.
 
-One thread with an event loop talks to the server; the server does the batching. The prompt that the server has expanded
-is compared with ours token by token, and every reply with the version of the weights that it must come from.
+One thread with an event loop talks to the server, and the server does the batching. Every reply is checked: the server
+must have expanded the prompt to the same tokens, and sampled with the expected version of the weights.
 """
 
 from __future__ import annotations
 
 import asyncio
 import secrets
+import warnings
 from collections.abc import Sequence
 from concurrent.futures import Future, wait
 from contextlib import aclosing
@@ -23,7 +24,7 @@ from vtagent.models.placeholders import expand
 from vtagent.models.vllm.data_urls import DataURLs
 from vtagent.models.vllm.http import Server
 from vtagent.models.vllm.weights import Weights
-from vtagent.models.vllm.wire import ServedModel, ServerReply, body, served_model
+from vtagent.models.vllm.wire import ReplyAccumulator, ServedModel, find_model, request_body
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -32,25 +33,24 @@ _GENERATE = "/inference/v1/generate"
 
 
 class VLLMEngine:
-    """An engine whose model is in a `vllm serve` of its own (started with `--enable-scale-out`; see docs/serve.md).
+    """An engine over a model that `vllm serve --enable-scale-out` has loaded (see docs/serve.md).
 
-    Making one asks the server nothing. Log-probabilities are exact at temperatures 0 and 1; at others they are
-    normalised over the 20 likeliest tokens. `on_token` is called as tokens arrive; if a reply has to be tried anew, it
-    hears only of what is new.
+    The constructor makes no request. Log-probabilities are exact at temperatures 0 and 1; at others they are
+    normalised over the 20 likeliest tokens. `on_token` is called as tokens arrive; after a retry, only with new tokens.
 
     Args:
-        url: Where the server listens, with or without `/v1`.
+        url: The server's URL, with or without `/v1`.
         processor: The served checkpoint's processor (`VLProcessor`).
-        model: The name that it is served under; None takes whatever is served.
-        context: The server's `--max-model-len`, if it is to be known beforehand; `served` finds it out.
-        api_key: What the server was given with `--api-key`.
-        timeout: Seconds in which one try must have its complete answer.
-        retries: Tries after the first, where another one may help.
-        backoff: Seconds before the second try, doubled before each further one, at most 30.
-        concurrency: Requests that are with the server at one time; more wait here.
+        model: The model's name on the server; None takes the server's only one.
+        context: The server's `--max-model-len` in tokens; None leaves prompts unchecked until `served_model` is called.
+        api_key: The key given to `vllm serve --api-key`.
+        timeout: Seconds for one try, from the request to the complete answer.
+        retries: Tries after the first, for transient failures.
+        backoff: Seconds before the second try; doubled before each further one, at most 30.
+        concurrency: Maximum number of requests in flight; others wait in this process.
 
     Raises:
-        ModelError: no URL, or a processor without an image token.
+        ModelError: `url` is not an HTTP URL, or the tokenizer has no image token.
 
     Example:
         >>> processor = VLProcessor.from_pretrained("Qwen/Qwen3-VL-8B-Instruct")  # doctest: +SKIP
@@ -79,7 +79,7 @@ class VLLMEngine:
         self._server = Server(url, api_key=api_key, timeout=timeout, retries=retries, backoff=backoff)
         self._weights = Weights(self._server)
         self._model = model
-        self._places = asyncio.Semaphore(concurrency)
+        self._slots = asyncio.Semaphore(concurrency)
         self._urls = DataURLs()
         self._thread = LoopThread("vtagent-vllm", at_end=self._server.close)
 
@@ -99,25 +99,29 @@ class VLLMEngine:
         return self._weights.expected
 
     def follow(self, version: str) -> None:
-        """Accept replies of these weights only, which another process has loaded."""
+        """Accept only replies from these weights, which another process has loaded into the server.
+
+        Args:
+            version: As that process's `reload` returned it.
+        """
         self._thread.run(self._weights.follow(version)).result()
 
     def reload(self, path: str | PathLike[str], *, version: str | None = None) -> str:
-        """Load a checkpoint into the server, so that every request submitted from now on is served by it alone.
+        """Load a checkpoint into the server. Every request submitted after this call is answered by it alone.
 
-        Requests under way end with the old weights first, those of other clients too. The server needs
-        `VLLM_SERVER_DEV_MODE=1`, and sees the folder under the same path.
+        Requests under way, those of other clients too, first finish with the old weights. The server needs
+        `VLLM_SERVER_DEV_MODE=1` and must see the folder under the same path.
 
         Args:
             path: The checkpoint's folder, as `save_for_server` writes it.
-            version: A name for these weights; the folder's, made unique, if absent.
+            version: A name for these weights; None makes a unique one from the folder's name.
 
         Returns:
             The version, for `follow` in other processes.
 
         Raises:
-            ModelError: a step failed. Replies are then refused until a reload succeeds. Or the weights are loaded, but
-                the server still pauses. Or there are no weights in the folder, and nothing has changed.
+            ModelError: There are no weights in the folder (nothing has changed); a step failed (replies are refused
+                until a reload succeeds); or the weights are loaded, but the server did not resume.
         """
         if not any(Path(path).glob("*.safetensors")):
             raise ModelError(f"there are no weights (*.safetensors) in {fspath(path)}")
@@ -126,12 +130,17 @@ class VLLMEngine:
         return version
 
     def served_model(self) -> ServedModel:
-        """Ask what is served: its name and the longest context. `context` is known from then on.
+        """Ask the server for the model's name and maximum context length, and set `context`.
 
         Raises:
-            ModelError: no answer, or nothing is served there.
+            ModelError: The server does not answer, or does not serve the model.
         """
-        return self._thread.run(self._served()).result()
+        return self._thread.run(self._served_model()).result()
+
+    def served(self) -> ServedModel:
+        """Deprecated name of `served_model`."""
+        warnings.warn("VLLMEngine.served is now called VLLMEngine.served_model", DeprecationWarning, stacklevel=2)
+        return self.served_model()
 
     def close(self) -> None:
         """Refuse new requests and fail those under way."""
@@ -145,16 +154,16 @@ class VLLMEngine:
     ) -> None:
         self.close()
 
-    # Below here everything runs in the loop's thread.
+    # Everything below runs in the loop's thread.
 
     async def _reply(self, request: Request) -> Generation:
         expanded = self._checked(request)
         seed = request.sampling.seed
         if seed is None and request.on_token is not None:
-            seed = secrets.randbits(62)  # so that a second try says again what was already shown
-        # Its turn comes first: a reload waits for all that was submitted before, also where images are still encoded.
-        async with self._weights.in_use(), self._places:
-            asked = body(
+            seed = secrets.randbits(62)  # a retry must repeat the tokens that `on_token` has already been given
+        # Taken before the images are encoded: a reload waits for every request that was submitted before it.
+        async with self._weights.in_use(), self._slots:
+            body = request_body(
                 request,
                 [await asyncio.to_thread(self._urls.of, image) for image in request.images],
                 banned=self.banned,
@@ -163,40 +172,44 @@ class VLLMEngine:
                 stream=request.on_token is not None,
                 model=self._model,
             )
-            shown = _Shown(request)
+            relay = _TokenRelay(request)
 
             async def attempt() -> Generation:
-                reply = ServerReply(request.sampling)
+                reply = ReplyAccumulator(request.sampling)
                 if request.on_token is None:
-                    reply.add(await self._server.post(_GENERATE, asked))
+                    reply.add(await self._server.post(_GENERATE, body))
                 else:
-                    await self._stream(asked, reply, shown)
+                    await self._stream(body, reply, relay)
                 generation = reply.generation(
                     expanded, expanded.count(self._image_token_id), self.banned | request.sampling.banned
                 )
                 self._weights.check(reply.weights)
                 return generation
 
-            return await self._server.patiently(attempt)
+            return await self._server.with_retries(attempt)
 
-    async def _stream(self, asked: Any, reply: ServerReply, shown: _Shown) -> None:
-        async with aclosing(self._server.events(_GENERATE, asked)) as events:
+    async def _stream(self, body: Any, reply: ReplyAccumulator, relay: _TokenRelay) -> None:
+        async with aclosing(self._server.events(_GENERATE, body)) as events:
             async for event in events:
                 reply.add(event)
-                reply.end = shown.show(reply.tokens)
-                if reply.end is not None and not self._weights.pinned:  # their version comes at the very end
+                reply.end = relay.send(reply.tokens)
+                if reply.end is not None and not self._weights.pinned:  # the version comes with the last token
                     return
 
-    async def _served(self) -> ServedModel:
+    async def _served_model(self) -> ServedModel:
         async def attempt() -> ServedModel:
-            return served_model(await self._server.get("/v1/models"), self._model)
+            return find_model(await self._server.get("/v1/models"), self._model)
 
-        found = await self._server.patiently(attempt)
+        found = await self._server.with_retries(attempt)
         self.context = found.context
         return found
 
     def _checked(self, request: Request) -> list[int]:
-        """The request's prompt, expanded."""
+        """The request's prompt, expanded.
+
+        Raises:
+            ModelError: The request is empty, or longer than the context.
+        """
         if not request.token_ids:
             raise ModelError("the prompt is empty; send at least one message")
         if request.sampling.max_tokens < 1:
@@ -209,22 +222,36 @@ class VLLMEngine:
         return expanded
 
 
-class _Shown:
-    """What `on_token` was told of one reply. A second try tells only what is new, and must agree with the first."""
+class _TokenRelay:
+    """Passes each token of one reply to `on_token` once, over all tries; a retry must repeat what was passed on.
+
+    Args:
+        request: The request whose `on_token` is called.
+    """
 
     def __init__(self, request: Request) -> None:
-        self._tell = request.on_token
-        self._told: list[int] = []
+        self._on_token = request.on_token
+        self._sent: list[int] = []
         self._end: int | None = None
 
-    def show(self, tokens: Sequence[int]) -> int | None:
-        """Tell what is new of the reply so far; returns its length if `on_token` has ended it."""
-        if list(tokens[: len(self._told)]) != self._told[: len(tokens)]:
+    def send(self, tokens: Sequence[int]) -> int | None:
+        """Pass on the tokens that are new.
+
+        Args:
+            tokens: All tokens of the reply so far.
+
+        Returns:
+            The length of the reply if `on_token` has ended it, else None.
+
+        Raises:
+            ModelError: The tokens differ from those that a failed try has passed on.
+        """
+        if list(tokens[: len(self._sent)]) != self._sent[: len(tokens)]:
             raise ModelError("the vLLM server failed, and its second reply is not the one that was begun")
-        for token in tokens[len(self._told) :]:
+        for token in tokens[len(self._sent) :]:
             if self._end is not None:
                 break
-            self._told.append(token)
-            if self._tell is not None and self._tell(token):
-                self._end = len(self._told)
+            self._sent.append(token)
+            if self._on_token is not None and self._on_token(token):
+                self._end = len(self._sent)
         return self._end

@@ -1,7 +1,7 @@
-"""One vLLM server over HTTP, asked with patience: every failure is retried as configured, then told in one line.
+"""HTTP requests to one vLLM server: transient failures are retried, and the final error is one line.
 
-What mends by itself (no connection, a broken answer, one that is not JSON, 5xx, too slow) is `Trouble` and tried again;
-what does not (4xx) is told at once.
+Transient (`TransientError`) are: no connection, an incomplete answer, one that is not JSON, 5xx, 408, 425, 429, and a
+timeout. Any other 4xx is raised at once.
 """
 
 from __future__ import annotations
@@ -10,33 +10,36 @@ import asyncio
 import json
 import random
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from itertools import count
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import httpx
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt
 
 from vtagent.errors import ModelError
-from vtagent.models.vllm.wire import Trouble
+from vtagent.models.vllm.wire import TransientError
 
 _T = TypeVar("_T")
 _CONNECT_SECONDS = 10.0
 _LONGEST_PAUSE = 30.0
 _KEEP_SECONDS = 2.0
-"""Idle connections are dropped before the server does it (after 5 s), which would look like a failure."""
-_ORDER_SECONDS = 900.0
-"""For orders to the server, such as loading weights: they wait for the requests under way."""
-_TRANSIENT = (408, 425, 429)
+"""Idle connections are closed before the server closes them (after 5 s), which would look like a failure."""
+_COMMAND_SECONDS = 900.0
+"""Time limit of a command, such as loading weights: it waits for the requests under way."""
+_TRANSIENT_STATUSES = (408, 425, 429)
 
 
 class Server:
-    """A server's address and how patiently it is asked. To be used from one event loop.
+    """A client of one server, with its retry policy. Not thread-safe: use it from one event loop.
 
     Args:
-        url: Where it listens, with or without `/v1`.
-        api_key: What `vllm serve --api-key` was given.
+        url: The server's URL, with or without `/v1`.
+        api_key: The key given to `vllm serve --api-key`; None sends no key.
         timeout: Seconds for one try.
         retries: Tries after the first.
-        backoff: Seconds before the second try, doubled before each further one, at most 30.
+        backoff: Seconds before the second try; doubled before each further one, at most 30.
+
+    Raises:
+        ModelError: `url` is not an HTTP URL.
     """
 
     def __init__(self, url: str, *, api_key: str | None, timeout: float, retries: int, backoff: float) -> None:
@@ -53,60 +56,89 @@ class Server:
         self._client = httpx.AsyncClient(
             base_url=address,
             headers={"Authorization": f"Bearer {api_key}"} if api_key else None,
-            verify=address.scheme == "https",  # loading certificates takes longer than making the rest
+            verify=address.scheme == "https",  # loading certificates is the slowest part of making a client
             timeout=httpx.Timeout(None, connect=_CONNECT_SECONDS),
             limits=httpx.Limits(max_connections=None, keepalive_expiry=_KEEP_SECONDS),
         )
 
-    async def patiently(self, attempt: Callable[[], Awaitable[_T]]) -> _T:
-        """What `attempt` returns, tried anew after each `Trouble`.
+    async def with_retries(self, attempt: Callable[[], Awaitable[_T]]) -> _T:
+        """Call `attempt` until it succeeds or the tries are used up; only a `TransientError` is retried.
+
+        Args:
+            attempt: Makes the requests of one try. The server's timeout limits each call of it.
+
+        Returns:
+            The result of `attempt`.
 
         Raises:
-            ModelError: the last trouble, or one that another try cannot mend.
+            ModelError: The last try failed, or another try would not help.
         """
-        for tries in count(1):
-            try:
-                return await self._once(attempt, self.timeout)
-            except Trouble as trouble:
-                if tries > self._retries:
-                    tried = f", tried {tries} times" if tries > 1 else ""
-                    raise ModelError(f"{self.name} {trouble}{tried}") from trouble
-            pause = min(self._backoff * 2 ** (tries - 1), _LONGEST_PAUSE)
-            await asyncio.sleep(pause * random.uniform(0.75, 1.0))
-        raise AssertionError  # `count` does not end
+        retrying = AsyncRetrying(
+            retry=retry_if_exception_type(TransientError),
+            stop=stop_after_attempt(self._retries + 1),
+            wait=self._pause,
+            reraise=True,
+        )
+        try:
+            return await retrying(self._once, attempt, self.timeout)
+        except TransientError as error:
+            tries = retrying.statistics["attempt_number"]
+            tried = f", tried {tries} times" if tries > 1 else ""
+            raise ModelError(f"{self.name} {error}{tried}") from error
 
-    async def order(self, path: str, body: Any = None) -> Any:
-        """The JSON that answers a body; never sent twice, and given minutes to be carried out.
+    def _pause(self, state: RetryCallState) -> float:
+        """Seconds until the next try; the jitter spreads the retries of requests that failed together."""
+        pause: float = min(self._backoff * 2 ** (state.attempt_number - 1), _LONGEST_PAUSE)
+        return pause * random.uniform(0.75, 1.0)
+
+    async def command(self, path: str, body: Any = None) -> Any:
+        """Have the server do something: POST once, without retries, with a limit of 15 minutes.
+
+        Args:
+            path: The endpoint.
+            body: Sent as JSON.
+
+        Returns:
+            The answer's JSON; None if the answer is empty.
 
         Raises:
-            ModelError: it failed.
+            ModelError: The command failed.
         """
         try:
-            return await self._once(lambda: self.post(path, body), _ORDER_SECONDS)
-        except Trouble as trouble:
-            raise ModelError(f"{self.name} {trouble}") from trouble
+            return await self._once(lambda: self.post(path, body), _COMMAND_SECONDS)
+        except TransientError as error:
+            raise ModelError(f"{self.name} {error}") from error
 
     async def _once(self, attempt: Callable[[], Awaitable[_T]], seconds: float) -> _T:
         try:
             async with asyncio.timeout(seconds):
                 return await attempt()
         except TimeoutError as error:
-            raise Trouble(f"gave no complete answer within {seconds:g} seconds") from error
+            raise TransientError(f"gave no complete answer within {seconds:g} seconds") from error
         except httpx.ConnectError as error:
-            raise Trouble(f"does not answer ({_line(str(error)) or type(error).__name__})") from error
-        except httpx.RequestError as error:  # undecodable answers among them
-            raise Trouble(f"broke off its answer ({_line(str(error)) or type(error).__name__})") from error
+            raise TransientError(f"does not answer ({_line(str(error)) or type(error).__name__})") from error
+        except httpx.RequestError as error:  # includes answers that cannot be decoded
+            raise TransientError(f"broke off its answer ({_line(str(error)) or type(error).__name__})") from error
 
     async def get(self, path: str) -> Any:
-        """The JSON at a path, asked for once."""
+        """GET a path once and return the answer's JSON."""
         return await self._json(self._client.build_request("GET", path))
 
     async def post(self, path: str, body: Any = None) -> Any:
-        """The JSON that answers a body, asked for once; None where the answer is empty."""
+        """POST a JSON body once and return the answer's JSON; None if the answer is empty."""
         return await self._json(self._client.build_request("POST", path, json=body))
 
     async def events(self, path: str, body: Any) -> AsyncGenerator[Any, None]:
-        """The JSON of each server-sent event that answers a body; complete only if it ends with `[DONE]`."""
+        """POST a JSON body once and yield the JSON of each server-sent event, up to `[DONE]`.
+
+        Args:
+            path: The endpoint.
+            body: Sent as JSON.
+
+        Raises:
+            TransientError: The stream ends without `[DONE]`, holds something else than events, or reports an error.
+            ModelError: The server refused the request.
+        """
         response = await self._client.send(self._client.build_request("POST", path, json=body), stream=True)
         try:
             if response.status_code >= 300:
@@ -115,15 +147,15 @@ class Server:
             async for line in response.aiter_lines():
                 if not line.startswith("data:"):
                     if line.strip() and not line.startswith((":", "event:", "id:", "retry:")):
-                        raise Trouble(f"answered with what is not an event: {_line(line)!r}")
+                        raise TransientError(f"answered with what is not an event: {_line(line)!r}")
                     continue
                 if (data := line[5:].strip()) == "[DONE]":
                     return
                 event = _parsed(data)
                 if isinstance(event, dict) and isinstance(event.get("error"), dict):
-                    raise Trouble(f"failed: {_line(str(event['error'].get('message')))}")
+                    raise TransientError(f"failed: {_line(str(event['error'].get('message')))}")
                 yield event
-            raise Trouble("broke off its answer (no end of the stream)")
+            raise TransientError("broke off its answer (no end of the stream)")
         finally:
             await response.aclose()
 
@@ -137,33 +169,33 @@ class Server:
             self._refuse(response)
         return _parsed(response.text) if response.content else None
 
-    def _refuse(self, response: httpx.Response) -> None:
-        told = f"({response.status_code}): {_message(response)}"
-        if response.status_code >= 500 or response.status_code in _TRANSIENT:
-            raise Trouble(f"failed {told}")
-        raise ModelError(f"{self.name} refused {told}")
+    def _refuse(self, response: httpx.Response) -> NoReturn:
+        reason = f"({response.status_code}): {_message(response)}"
+        if response.status_code >= 500 or response.status_code in _TRANSIENT_STATUSES:
+            raise TransientError(f"failed {reason}")
+        raise ModelError(f"{self.name} refused {reason}")
 
 
 def _parsed(text: str) -> Any:
     try:
         return json.loads(text)
     except ValueError as error:
-        raise Trouble(f"answered with what is not JSON: {_line(text, 80)!r}") from error
+        raise TransientError(f"answered with what is not JSON: {_line(text, 80)!r}") from error
 
 
 def _message(response: httpx.Response) -> str:
-    """What a server says of its refusal, in OpenAI's form, in FastAPI's, or in whatever it has."""
+    """The reason that the server gives for an error: in OpenAI's form, FastAPI's, or as plain text."""
     if response.status_code == 404:
         return f"there is no {response.request.url.path}; is it vllm serve with --enable-scale-out?"
     try:
-        told: Any = response.json()
+        answer: Any = response.json()
     except ValueError:
         return _line(response.text) or "no reason given"
-    if isinstance(told, dict):
-        told = told.get("error") or told.get("detail") or told.get("message") or told
-    if isinstance(told, dict):
-        told = told.get("message") or told
-    return _line(str(told))
+    if isinstance(answer, dict):
+        answer = answer.get("error") or answer.get("detail") or answer.get("message") or answer
+    if isinstance(answer, dict):
+        answer = answer.get("message") or answer
+    return _line(str(answer))
 
 
 def _line(text: str, limit: int = 300) -> str:

@@ -1,7 +1,7 @@
-"""What is written to a vLLM server's `/inference/v1/generate`, and what it answers, checked down to the last token.
+"""The JSON of vLLM's `/inference/v1/generate`: writes a request, reads an answer and checks it token by token.
 
-A prompt goes out collapsed, one placeholder per image, with its images beside it; the server expands it and says how.
-Log-probabilities come back for the raw logits at temperature 1 and are brought to the request's own temperature here.
+A prompt is sent collapsed, one placeholder per image, with its images beside it; the server returns it expanded.
+Log-probabilities come back for the raw logits at temperature 1 and are rescaled here to the request's temperature.
 """
 
 from __future__ import annotations
@@ -15,44 +15,49 @@ from vtagent.errors import ModelError
 from vtagent.models.engine import FinishReason, Generation, Request, Sampling
 
 _NEVER = -1e4
-"""Added to the logits of banned tokens. JSON knows no infinity, and no logit comes near this."""
+"""Added to the logits of banned tokens: JSON has no infinity, and no logit comes near this."""
 _TOP = 20
-"""How many of the likeliest tokens are asked for where a temperature must be applied here; vLLM's default limit."""
+"""Number of likeliest tokens to request when log-probabilities must be rescaled here; vLLM's default limit."""
 _CLAMPED = -9999.0
-"""What vLLM writes for a log-probability that is not a number."""
+"""vLLM writes this for a log-probability that is not a number."""
 
 
-class Trouble(ModelError):
-    """The server failed in a way that another try may mend; the message completes "the vLLM server at … "."""
+class TransientError(ModelError):
+    """The server failed, and another try may succeed; the text continues "the vLLM server at … "."""
 
 
 @dataclass(frozen=True)
 class ServedModel:
-    """What a server serves."""
+    """A model that a server has loaded."""
 
     name: str
+    """Its name on the server."""
     context: int | None
-    """Prompt and reply together, in tokens; None if it does not tell."""
+    """Maximum length of prompt and reply together, in tokens; None if the server does not tell."""
 
 
-def served_model(models: Any, name: str | None) -> ServedModel:
-    """What `/v1/models` says of the model of this name, or of the first.
+def find_model(models: Any, name: str | None) -> ServedModel:
+    """Find a model in the answer of `/v1/models`.
+
+    Args:
+        models: The answer's JSON.
+        name: The model's name on the server; None takes the first.
 
     Raises:
-        Trouble: it says nothing that can be read.
-        ModelError: no such model is served.
+        TransientError: The answer cannot be read.
+        ModelError: No such model is served.
     """
     try:
         found = {str(model["id"]): model.get("max_model_len") for model in models["data"]}
     except (AttributeError, KeyError, TypeError) as error:
-        raise Trouble(f"gave a list of models that cannot be read ({type(error).__name__}: {error})") from error
+        raise TransientError(f"gave a list of models that cannot be read ({type(error).__name__}: {error})") from error
     name = name or next(iter(found), None)
     if name not in found:
         raise ModelError(f"the vLLM server does not serve {name!r}; it serves {', '.join(found) or 'nothing'}")
     return ServedModel(name, found[name])
 
 
-def body(
+def request_body(
     request: Request,
     urls: Sequence[str],
     *,
@@ -62,7 +67,17 @@ def body(
     stream: bool,
     model: str | None,
 ) -> dict[str, Any]:
-    """The JSON of one request; `urls` are its images as data URLs."""
+    """Write one request as JSON.
+
+    Args:
+        request: The prompt, its images and its sampling options.
+        urls: The request's images as data URLs, in order.
+        banned: Tokens that are never sampled, besides the request's own.
+        stop: Tokens that end the reply, besides the request's own.
+        seed: Of the sampling; None leaves it to the server. vLLM takes the lower 63 bits.
+        stream: Whether the answer shall be server-sent events.
+        model: The model's name on the server; None takes the server's only one.
+    """
     own = request.sampling
     never = dict.fromkeys(sorted(banned | own.banned), _NEVER)
     sampling: dict[str, Any] = {
@@ -92,28 +107,34 @@ def body(
 
 
 @dataclass
-class ServerReply:
-    """What has come of one reply: all at once, or chunk by chunk."""
+class ReplyAccumulator:
+    """Collects one reply from the chunks of a stream, or from one complete answer."""
 
     sampling: Sampling
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     finish: str | None = None
     prompt: list[int] | None = None
-    """The prompt as the server has expanded it."""
+    """The prompt as the server expanded it."""
     cached: int = 0
-    """Prompt tokens that the server found in its prefix cache, if it tells (`--enable-prompt-tokens-details`)."""
+    """Prompt tokens found in the server's prefix cache; 0 without `--enable-prompt-tokens-details`."""
     weights: tuple[str, ...] = ()
-    """The versions of the weights that sampled the tokens; told with the last of them."""
+    """The versions of the weights that sampled the tokens; the server sends them with the last token."""
     end: int | None = None
-    """Where `on_token` has ended the reply, in tokens."""
+    """Length of the reply in tokens, if `on_token` has ended it."""
 
     def add(self, chunk: Any) -> list[int]:
-        """Take in one chunk, or the whole answer; returns the tokens that are new.
+        """Add one chunk, or the complete answer.
+
+        Args:
+            chunk: Its JSON.
+
+        Returns:
+            The new tokens.
 
         Raises:
-            Trouble: not an answer of this endpoint.
-            ModelError: log-probabilities that are not numbers.
+            TransientError: The chunk cannot be read.
+            ModelError: A log-probability is not a number.
         """
         try:
             if chunk.get("prompt_token_ids") is not None:
@@ -123,32 +144,32 @@ class ServerReply:
             new: list[int] = []
             for choice in chunk["choices"]:
                 new += [int(token) for token in choice["token_ids"] or ()]
-                told = (choice.get("logprobs") or {}).get("content") or ()
-                if [entry["token_id"] for entry in told] != new:
-                    raise Trouble("gave log-probabilities of other tokens than it sampled")
-                self.logprobs += [_logprob(entry, self.sampling) for entry in told]
+                entries = (choice.get("logprobs") or {}).get("content") or ()
+                if [entry["token_id"] for entry in entries] != new:
+                    raise TransientError("gave log-probabilities of other tokens than it sampled")
+                self.logprobs += [_logprob(entry, self.sampling) for entry in entries]
                 self.finish = choice["finish_reason"] or self.finish
                 self.weights += tuple(span["version"] for span in choice.get("weight_versions") or ())
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise Trouble(f"gave an answer that cannot be read ({type(error).__name__}: {error})") from error
+            raise TransientError(f"gave an answer that cannot be read ({type(error).__name__}: {error})") from error
         self.tokens += new
         return new
 
     def generation(self, expanded: Sequence[int], image_tokens: int, banned: frozenset[int]) -> Generation:
-        """The complete reply, if it is one to this very prompt.
+        """Check that the reply is complete and answers exactly this prompt, and return it.
 
         Args:
-            expanded: The prompt as our processor expands it.
-            image_tokens: How many of its tokens stand for image patches.
+            expanded: The prompt as the local processor expands it.
+            image_tokens: Number of its tokens that stand for image patches.
             banned: Tokens that must not have been sampled.
 
         Raises:
-            Trouble: it is not complete.
-            ModelError: the server has read another prompt, or sampled what was forbidden.
+            TransientError: The reply is not complete.
+            ModelError: The server has read another prompt, or sampled a banned token.
         """
         finish, tokens = ("stop", self.tokens[: self.end]) if self.end is not None else (self.finish, self.tokens)
         if finish not in ("stop", "length") or not tokens:
-            raise Trouble(f"broke off after {len(tokens)} tokens (finish reason {finish!r})")
+            raise TransientError(f"broke off after {len(tokens)} tokens (finish reason {finish!r})")
         if self.prompt != list(expanded):
             theirs = "no" if self.prompt is None else str(len(self.prompt))
             raise ModelError(
@@ -169,14 +190,21 @@ class ServerReply:
 
 
 def _is_raw(sampling: Sampling) -> bool:
-    """Whether raw logits are what the log-probabilities are wanted of."""
+    """Whether the server's log-probabilities need no rescaling: they are those of the raw logits."""
     return sampling.temperature in (0.0, 1.0)
 
 
 def _logprob(entry: Mapping[str, Any], sampling: Sampling) -> float:
-    """The log-probability of a sampled token at the request's temperature.
+    """The log-probability of a sampled token at the request's temperature T.
 
-    Where that is neither 0 nor 1, p^(1/T) is normalised over the likeliest tokens; what the others add is left out.
+    If T is neither 0 nor 1, p^(1/T) is normalised over the likeliest tokens; the other tokens' share is neglected.
+
+    Args:
+        entry: The token's entry in the answer's `logprobs`.
+        sampling: The request's sampling options.
+
+    Raises:
+        ModelError: The log-probability is not a number.
     """
     raw = float(entry["logprob"])
     if raw <= _CLAMPED or math.isnan(raw):
