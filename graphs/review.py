@@ -53,7 +53,7 @@ class Reviewed(Node):
     """Asks, then acts."""
 
     def __init__(self, act: Act) -> None:
-        super().__init__(act.defaults)
+        super().__init__(act.parts)
         self.act = act
 
     def run(self, state: ZoomState, settings: ZoomContext, runtime: ZoomRuntime, config: RunnableConfig) -> Any:
@@ -70,7 +70,7 @@ class Reviewed(Node):
         """The state with the calls that a person let through, and what the model is told of the others."""
         reply = state["messages"][-1]
         assert isinstance(reply, AIMessage)
-        zooms = [call for call in reply.tool_calls if call["name"] == self.act.zoom]
+        zooms = [call for call in reply.tool_calls if call["name"] == self.parts.tool_name]
         if not zooms:
             return state, []
         question = {"action_requests": [_request(call) for call in zooms], "review_configs": [self._config()]}
@@ -83,7 +83,7 @@ class Reviewed(Node):
         return {**state, "messages": messages}, refused
 
     def _config(self) -> dict[str, Any]:
-        return {"action_name": self.act.zoom, "allowed_decisions": list(DECISIONS)}
+        return {"action_name": self.parts.tool_name, "allowed_decisions": list(DECISIONS)}
 
 
 def _read(answer: object, zooms: list[ToolCall]) -> tuple[dict[str, ToolCall | None], list[ToolMessage]] | str:
