@@ -17,7 +17,7 @@ from vtagent.protocol import TOOL_CALL, with_structured_calls
 
 
 def to_message(text: str) -> AIMessage:
-    """A reply with its calls taken out of the text; calls that do not parse become `invalid_tool_calls`."""
+    """A reply as a message, its calls in `tool_calls` and `invalid_tool_calls`."""
     return with_structured_calls(AIMessage(text.rstrip()))
 
 
