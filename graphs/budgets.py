@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from numbers import Integral, Real
+from types import NoneType
 from typing import Any, Literal, TypeAlias
 
 from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
@@ -23,9 +24,9 @@ from vtagent.visual_tokens import VisionSpec
 Stop: TypeAlias = Literal["max_zooms", "max_mistakes", "max_turns", "max_visual_tokens", "max_seconds", "no_answer"]
 """The budget that forced a run's answer, or "no_answer" if the run has none."""
 
+# In a check of types, plain types stand first: abstract ones are slow to look up.
 WHOLE: tuple[type, ...] = (int, Integral)
 NUMBER: tuple[type, ...] = (float, Real)
-NONE = type(None)  # the plain types stand first in a check: looking them up is quick
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,8 +51,8 @@ class Budgets:
 
     def __post_init__(self) -> None:
         check_kind(self, ("max_zooms", "max_mistakes", "max_turns"), WHOLE, "a whole number")
-        check_kind(self, ("max_visual_tokens",), (int, NONE, Integral), "a whole number or None")
-        check_kind(self, ("max_seconds",), (NONE, float, Real), "a number or None")
+        check_kind(self, ("max_visual_tokens",), (int, NoneType, Integral), "a whole number or None")
+        check_kind(self, ("max_seconds",), (NoneType, float, Real), "a number or None")
         for name in ("max_zooms", "max_mistakes", "max_visual_tokens", "max_seconds"):
             if (value := getattr(self, name)) is not None and not value >= 0:  # written this way to refuse NaN
                 raise ValueError(f"{name} must not be negative, not {value}")

@@ -24,14 +24,19 @@ ZoomRuntime: TypeAlias = Runtime[ZoomContext]
 
 @dataclass(frozen=True)
 class Parts:
-    """What is fixed when a graph or a middleware is made; see `build_zoom_graph` for the fields."""
+    """What is fixed when a graph or a middleware is made."""
 
     defaults: ZoomContext
+    """The settings of runs that bring none."""
     store: ImageStore
+    """Where images are kept."""
     vision: VisionSpec
+    """The model family's patch grid and limits."""
     zoom_tool: BaseTool
     prompt: str | PromptTemplate | None
+    """The system prompt: a text, a function of the run's settings, or None for none."""
     fetch: Fetch | None
+    """Reads an http(s) image URL in a message; None refuses such URLs."""
 
     @classmethod
     def of(

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from dataclasses import KW_ONLY, dataclass
 from numbers import Integral
+from types import NoneType
 from typing import NotRequired
 
 from langchain_core.language_models import BaseChatModel
 from langgraph.graph import MessagesState
 from pydantic.json_schema import SkipJsonSchema
 
-from vtagent.graphs.budgets import NONE, NUMBER, Budgets, Stop, Usage, ViewRecord, check_kind
+from vtagent.graphs.budgets import NUMBER, Budgets, Stop, Usage, ViewRecord, check_kind
 
 __all__ = ["Stop", "Usage", "ViewRecord", "ZoomContext", "ZoomInput", "ZoomState", "settings_of"]
 
@@ -45,9 +46,9 @@ class ZoomContext(Budgets):
     """The id of the model's `<tool_call>` token, which gets a `logit_bias`. `ChatVLM` knows its own."""
 
     def __post_init__(self) -> None:
-        check_kind(self, ("model",), (BaseChatModel, NONE), "a LangChain chat model")
+        check_kind(self, ("model",), (BaseChatModel, NoneType), "a LangChain chat model")
         check_kind(self, ("scale", "zoom_bias"), NUMBER, "a number")
-        check_kind(self, ("zoom_token_id",), (int, NONE, Integral), "a whole number or None")
+        check_kind(self, ("zoom_token_id",), (int, NoneType, Integral), "a whole number or None")
         super().__post_init__()
         if not 0 < self.scale <= 1:
             raise ValueError(f"scale must be above 0 and at most 1, not {self.scale}")

@@ -105,7 +105,7 @@ class ZoomAgent(CompiledStateGraph[ZoomState, Any, Any, Any]):
         return listed and is_quick(messages, self.builder.store)
 
     def _settings(self, context: Any) -> Any:
-        """A dict overrides the graph's own defaults, not the class's."""
+        """The context of a run; a dict overrides the graph's own defaults, not those of `ZoomContext`."""
         return replace(self.builder.defaults, **context) if isinstance(context, Mapping) else context
 
 
