@@ -4,7 +4,7 @@ The asking model need not see images. It names the images by their references, o
 conversation. It gets a few words of text, however many views the answer took.
 """
 
-from __future__ import annotations
+# No `from __future__ import annotations` here: LangChain evaluates the arguments' annotations anew in every call.
 
 import asyncio
 from typing import Any

@@ -52,6 +52,8 @@ class ReadyModel:
     """The model as it was given."""
     reader: BaseChatModel
     """The model itself if it reads references, else the `PixelModel` around it."""
+    store: ImageStore
+    """Where the reader looks images up."""
     tools: tuple[Tool, ...]
     """The tools that it is offered."""
     tool_choice: str | None
@@ -147,8 +149,8 @@ class ModelCalls:
         if settings.zoom_bias and zoom_offered and not stop:
             options = zoom_bias_options(model, settings.zoom_bias, settings.zoom_token_id)
         ready = self._ready(model, tools, must_answer)
-        if ready.reader is model:
-            _share_images([*told, *([system] if system else ())], store, store_of(model, store))
+        if ready.store is not store:
+            _share_images([*told, *([system] if system else ())], store, ready.store)
         return ModelCall(ready, system, told, options, stop, must_answer)
 
     def _ready(self, model: BaseChatModel, tools: Sequence[Tool], must_answer: bool) -> ReadyModel:
@@ -156,14 +158,16 @@ class ModelCalls:
         key = (id(model), must_answer, *map(id, tools))
         if (known := self._kept.get(key)) is not None:
             return known
-        reader: BaseChatModel = model
-        if not reads_references(model):
-            reader = PixelModel.over(model, self._parts.store, self._parts.vision, renderer=self._renderer)
+        reader, store = model, self._parts.store
+        if reads_references(model):
+            store = store_of(model, store)
+        else:
+            reader = PixelModel.over(model, store, self._parts.vision, renderer=self._renderer)
         # Without tools, too: a `ChatVLM` may have learned to call a tool that it is not offered.
         forbidden = must_answer and can_be_forbidden(model, tools) if tools else reads_references(model)
         if len(self._kept) >= _KEPT:
             self._kept.clear()
-        ready = self._kept[key] = ReadyModel(model, reader, tuple(tools), "none" if forbidden else None)
+        ready = self._kept[key] = ReadyModel(model, reader, store, tuple(tools), "none" if forbidden else None)
         return ready
 
 
@@ -225,8 +229,6 @@ def _with_prompt(message: SystemMessage | None, prompt: str, *, first: bool) -> 
 
 def _share_images(messages: Sequence[BaseMessage], store: ImageStore, theirs: ImageStore) -> None:
     """Copy the images in the messages into the store of a model that reads references from its own."""
-    if theirs is store:
-        return
     for name in {name_of(block["url"]) for _, block in image_blocks(messages)}:
         if name not in theirs:
             theirs.put(store.get(name))

@@ -1,6 +1,6 @@
 """What tools share that read the conversation: LangGraph injects its messages, and their errors are told in words."""
 
-# No `from __future__ import annotations` here: LangChain reads the injected argument's annotation at run time.
+# No `from __future__ import annotations` here: LangChain evaluates the arguments' annotations anew in every call.
 
 from typing import Annotated, Any, Literal
 

@@ -4,7 +4,7 @@ The tool answers with a reference to the view, not with pixels; pixels are rende
 reads what was shown before from the conversation's messages, so it has no memory and serves any number of runs.
 """
 
-from __future__ import annotations
+# No `from __future__ import annotations` here: LangChain evaluates the arguments' annotations anew in every call.
 
 import asyncio
 from collections.abc import Iterable
