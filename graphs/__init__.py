@@ -1,10 +1,9 @@
-"""The zoom agent: observe at low resolution, decide, zoom when needed, answer; and what composes and keeps it.
+"""The zoom agent as a graph, and what composes it with other graphs and keeps its threads.
 
-`ZoomMiddleware`, for agents made with `create_agent`, is in `vtagent.graphs.middleware`: it needs the extra `agents`.
+`ZoomMiddleware`, for agents made with `create_agent`, is in `vtagent.graphs.middleware` and needs the extra `agents`.
 """
 
-from vtagent.graphs.checkpoints import OffloadSerializer
-from vtagent.graphs.in_use import aimages_in_use, images_in_use
+from vtagent.graphs.checkpoints import OffloadSerializer, aimages_in_use, images_in_use
 from vtagent.graphs.look_tool import as_tool
 from vtagent.graphs.review import review_zooms
 from vtagent.graphs.state import ZoomContext, ZoomState

@@ -1,4 +1,4 @@
-"""The last node: the answer is taken out of the last reply."""
+"""The last node: takes the answer out of the last reply."""
 
 from __future__ import annotations
 
@@ -27,5 +27,5 @@ class Answer(Node):
         return {"answer": answer, "stop": stop, "usage": usage}
 
     async def arun(self, state: ZoomState, settings: ZoomContext, runtime: ZoomRuntime, config: RunnableConfig) -> Any:
-        """As `run`: there is nothing to wait for."""
+        """As `run`; it waits for nothing."""
         return self.run(state, settings, runtime, config)

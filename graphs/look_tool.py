@@ -1,27 +1,26 @@
-"""The zoom agent as a tool of another agent: a question in, the answer out, with the evidence for it.
+"""The zoom agent as a tool of another agent: a question in, the answer and its evidence out.
 
-The asking model need not see: it passes on which image is meant, by its reference or simply by there being one. What it
-gets is a few words of text, however many views the answer took.
+The asking model need not see images. It names the images by their references, or asks about all images of the
+conversation. It gets a few words of text, however many views the answer took.
 """
 
-# No `from __future__ import annotations` here: LangChain reads the injected argument's annotation at run time.
+# No `from __future__ import annotations` here: LangChain evaluates the arguments' annotations anew in every call.
 
 import asyncio
-from typing import Annotated, Any, Literal
+from typing import Any
 
 from langchain_core.messages import HumanMessage, convert_to_messages
 from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import BaseTool, ToolException
-from langgraph.prebuilt import InjectedState
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from vtagent.conversation import image_blocks, name_of
 from vtagent.errors import ImageError
-from vtagent.graphs.intake import noted
-from vtagent.graphs.observe import is_lost, referenced
+from vtagent.graphs.intake import is_lost, noted, referenced
 from vtagent.graphs.state import ViewRecord, ZoomState
 from vtagent.graphs.zoom import ZoomAgent
 from vtagent.images import ImageStore
+from vtagent.tools.conversation_tool import ConversationArguments, ConversationTool
 from vtagent.views import View
 
 __all__ = ["as_tool"]
@@ -34,7 +33,7 @@ DESCRIPTION = (
 LEFT_OUT = " Left out: images of this conversation that cannot be read or are no longer in the image store."
 
 
-class Question(BaseModel):
+class Question(ConversationArguments):
     """What the asking model may say."""
 
     question: str = Field(description="One question, complete in itself: the answering model sees nothing else.")
@@ -42,50 +41,33 @@ class Question(BaseModel):
         default=None,
         description="Which images, by their vtimg:// references; leave it out for all images of the conversation.",
     )
-    messages: Annotated[Any, InjectedState("messages")] = Field(default=None, exclude=True)
 
 
-class LookTool(BaseTool):
+class LookTool(ConversationTool):
     """The tool; make one with `as_tool`."""
 
     name: str = "look"
     description: str = DESCRIPTION
     args_schema: Any = Question
-    response_format: Literal["content", "content_and_artifact"] = "content_and_artifact"
-    handle_tool_error: bool | str | Any = True
     agent: Any = Field(exclude=True)
 
-    @property
-    def _injected_args_keys(self) -> frozenset[str]:
-        return frozenset({"messages"})  # keeps the conversation out of trace payloads
+    def _run(self, config: RunnableConfig | None = None, **asked: Any) -> tuple[str, dict[str, Any]]:
+        question, note = self._asked(**asked)
+        return _told(self.agent.invoke(question, config, context=self.agent.builder.defaults), note)
 
-    def _run(
-        self,
-        question: str,
-        images: list[str] | None = None,
-        messages: Any = None,
-        config: RunnableConfig | None = None,
-    ) -> tuple[str, dict[str, Any]]:
-        asked, note = self._asked(question, images, messages)
-        return _told(self.agent.invoke(asked, config, context=self.agent.builder.defaults), note)
-
-    async def _arun(
-        self,
-        question: str,
-        images: list[str] | None = None,
-        messages: Any = None,
-        config: RunnableConfig | None = None,
-    ) -> tuple[str, dict[str, Any]]:
-        asked, note = await asyncio.to_thread(self._asked, question, images, messages)
-        return _told(await self.agent.ainvoke(asked, config, context=self.agent.builder.defaults), note)
+    async def _arun(self, config: RunnableConfig | None = None, **asked: Any) -> tuple[str, dict[str, Any]]:
+        question, note = await asyncio.to_thread(self._asked, **asked)
+        return _told(await self.agent.ainvoke(question, config, context=self.agent.builder.defaults), note)
 
     @property
     def _store(self) -> ImageStore:
         store: ImageStore = self.agent.builder.store
         return store
 
-    def _asked(self, question: str, images: list[str] | None, messages: Any) -> tuple[dict[str, Any], str]:
-        """What the agent is asked, and what the asking model is told beside the answer."""
+    def _asked(
+        self, question: str, images: list[str] | None = None, messages: Any = None
+    ) -> tuple[dict[str, Any], str]:
+        """The agent's input, and a note for the asking model beside the answer."""
         try:
             urls, note = (images, "") if images else self._all(messages)
             blocks: list[str | dict[Any, Any]] = [
@@ -98,7 +80,7 @@ class LookTool(BaseTool):
         return {"messages": [HumanMessage([*blocks, {"type": "text", "text": question}])]}, note
 
     def _all(self, messages: Any) -> tuple[list[str], str]:
-        """The references of the conversation's images, and a note if there are some that cannot be shown."""
+        """The references of the conversation's images, and a note if some cannot be shown."""
         store, fetch = self._store, self.agent.builder.fetch
         given = convert_to_messages(messages or [])
         readable = [noted(message, store, fetch) for message in given]
@@ -109,10 +91,10 @@ class LookTool(BaseTool):
 
 
 def as_tool(agent: ZoomAgent, *, name: str = "look", description: str = DESCRIPTION) -> BaseTool:
-    """Make a zoom agent a tool of another agent, such as a supervisor.
+    r"""Make a zoom agent a tool of another agent, such as a supervisor.
 
     Args:
-        agent: Made with `create_zoom_agent`, or compiled from `build_zoom_graph`. Its own defaults hold, whatever the
+        agent: Made with `create_zoom_agent`, or compiled from `build_zoom_graph`. Its own defaults hold, not the
             context of the asking agent.
         name: What the asking model calls the tool.
         description: What the asking model is told about it.
@@ -120,18 +102,19 @@ def as_tool(agent: ZoomAgent, *, name: str = "look", description: str = DESCRIPT
     Returns:
         A tool that takes `{"question": …, "images": [reference, …] | null}` and answers in words. Its artifact holds
         the agent's `answer`, `views`, `usage` and `stop`. A question that cannot be asked is answered with
-        `status="error"` and what was wrong. One about all images leaves out those that cannot be shown, and says so.
+        `status="error"` and the reason. A question about all images leaves out those that cannot be shown, and the
+        answer says so.
 
     Example:
         >>> look = as_tool(create_zoom_agent(model))
         >>> look.invoke({"question": "What is the total?", "images": ["vtimg://sha256/…"]})
-        '48.10\\n\\nSeen: image 1, whole, at 640 × 480; image 1, region [500, 0, 1000, 500], at 640 × 480.'
+        '48.10\n\nSeen: image 1, whole, at 640 × 480; image 1, region [500, 0, 1000, 500], at 640 × 480.'
     """
     return LookTool(name=name, description=description, agent=agent)
 
 
 def _told(state: ZoomState, note: str) -> tuple[str, dict[str, Any]]:
-    """The answer with its evidence, for a model; and the same for a program."""
+    """The tool's answer: text with evidence for the model, and the artifact for a program."""
     views = state["views"]
     names = list(dict.fromkeys(name_of(view["url"]) for view in views))
     seen = "; ".join(f"image {names.index(name_of(view['url'])) + 1}, {_where(view)}" for view in views)

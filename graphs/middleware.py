@@ -4,16 +4,17 @@
 
 What happens where:
 
-    before_agent      pictures in the conversation become references, new ones at low resolution
-    wrap_model_call   what is in sight is laid out for this one call; pixels go in below LangChain's callbacks
-    after_model       a call that could not be read is answered, and the model goes on
-    wrap_tool_call    a zoom is granted or refused by the budgets; pictures of other tools become references
+    before_agent      replaces the images of the conversation by references, new ones at low resolution
+    wrap_model_call   prepares one call of the model; pixels are put in below LangChain's callbacks
+    after_model       answers calls that could not be read, and sends the model on
+    wrap_tool_call    grants or refuses a zoom by the budgets; replaces the images of other tools by references
 
-List it last: middleware that chooses the model or edits its messages must have done so before.
+List it last: middleware that chooses the model or edits its messages must run before it.
 
-The state never holds pixels once `before_agent` has run. No hook is earlier, so what the caller passed in is what the
-root trace shows, and what a checkpointer with the default durability writes for the run's input and first step. Keep
-pixels out of these, too, with `OffloadSerializer` in the checkpointer, or by passing `middleware.referenced(messages)`.
+The state never holds pixels once `before_agent` has run. No hook runs earlier, so the caller's input still has its
+pixels in the root trace, and in what a checkpointer with the default durability writes for the run's input and first
+step. To keep pixels out of these too, use `OffloadSerializer` in the checkpointer, or pass
+`middleware.referenced(messages)`.
 """
 
 from __future__ import annotations
@@ -30,24 +31,23 @@ from langchain_core.messages import AIMessage, ToolMessage
 from langgraph.runtime import Runtime
 from langgraph.types import TracePolicy, omit_payload
 
-from vtagent.graphs.act import why
-from vtagent.graphs.agent_turn import Turns
-from vtagent.graphs.agent_zooms import Answer, Zooms
-from vtagent.graphs.intake import noted
-from vtagent.graphs.model_call import store_of
-from vtagent.graphs.observe import Fetch, Observe, referenced
+from vtagent.graphs.agent_turn import AgentTurns
+from vtagent.graphs.agent_zooms import AgentZooms, Answer, Looking, nothing_yet
+from vtagent.graphs.intake import noted, referenced
+from vtagent.graphs.node import Parts
+from vtagent.graphs.observe import Observe
 from vtagent.graphs.state import ZoomContext, settings_of
-from vtagent.graphs.tally import Looking, nothing_yet
+from vtagent.graphs.tool_calls import why_invalid
 from vtagent.images import ImageStore
+from vtagent.ingest import Fetch
 from vtagent.prompts import PromptTemplate, agent_prompt
-from vtagent.tools.zoom_image import create_zoom_tool
-from vtagent.visual_tokens import QWEN3_VL, VisionSpec
+from vtagent.visual_tokens import VisionSpec
 
 __all__ = ["ZoomAgentState", "ZoomMiddleware"]
 
 
 class ZoomAgentState(AgentState[Any]):
-    """An agent's state, and beside it what the last run has looked at."""
+    """An agent's state with what the last run has looked at."""
 
     zoom: NotRequired[Annotated[Looking, OmitFromInput]]
 
@@ -56,12 +56,12 @@ class ZoomMiddleware(AgentMiddleware[ZoomAgentState, Any, Any]):
     """Shows an agent's model each image small first, and lets it ask for more with `zoom_image`.
 
     Args:
-        model: The agent's model, if it is a `ChatVLM`: its image store and its image sizes are then used here, too.
-        store: Where images are kept; the model's own, or else this process's memory.
-        vision: The model family's patch grid and limits; the model's own, or else Qwen3-VL's.
+        model: The agent's model if it is a `ChatVLM`, to use its image store and its image sizes.
+        store: Where images are kept; by default the model's own store, else this process's memory.
+        vision: The model family's patch grid and limits; by default the model's own, else Qwen3-VL's.
         defaults: Scale, budgets and zoom bias of runs whose context is no `ZoomContext`. A spent budget ends the
-            zooming; the agent's other tools stay at hand.
-        keep_images: How many images of a conversation the model is still shown, the newest; None: all of them.
+            zooming; the agent's other tools stay available.
+        keep_images: How many images the model is still shown, the newest of the conversation; None shows all of them.
         prompt: What is added to the agent's system prompt while there is an image: a text, a function of the run's
             settings, or None for nothing.
         tool_name: What the model calls the zoom tool.
@@ -75,7 +75,7 @@ class ZoomMiddleware(AgentMiddleware[ZoomAgentState, Any, Any]):
     """
 
     state_schema = ZoomAgentState
-    trace_policy = TracePolicy(process_inputs=omit_payload)  # before_agent is the one step whose input has pixels
+    trace_policy = TracePolicy(process_inputs=omit_payload)  # the input of before_agent has pixels
 
     def __init__(
         self,
@@ -92,33 +92,33 @@ class ZoomMiddleware(AgentMiddleware[ZoomAgentState, Any, Any]):
         super().__init__()
         if keep_images is not None and keep_images < 1:
             raise ValueError(f"keep_images must be at least 1, not {keep_images}")
-        self.defaults, self.fetch = defaults or ZoomContext(), fetch
-        self.store = store or store_of(model)
-        self.vision: VisionSpec = vision or getattr(model, "vision", None) or QWEN3_VL
-        self.zoom_tool = create_zoom_tool(store=self.store, vision=self.vision, name=tool_name)
-        self.tools = [self.zoom_tool]
-        self._observe = Observe(self.defaults, store=self.store, vision=self.vision, tool_name=tool_name, fetch=fetch)
-        shared: dict[str, Any] = {"zoom_tool": self.zoom_tool, "store": self.store, "vision": self.vision}
-        self._turns = Turns(self.defaults, **shared, keep_images=keep_images, prompt=prompt)
-        self._zooms = Zooms(self.defaults, **shared, keep_images=keep_images, fetch=fetch)
+        parts = Parts.of(
+            model, defaults=defaults, store=store, vision=vision, tool_name=tool_name, prompt=prompt, fetch=fetch
+        )
+        self.defaults, self.store, self.vision, self.fetch = parts.defaults, parts.store, parts.vision, fetch
+        self.zoom_tool = parts.zoom_tool
+        self.tools = [parts.zoom_tool]
+        self._observe = Observe(parts)
+        self._turns = AgentTurns(parts, keep_images)
+        self._zooms = AgentZooms(parts, keep_images)
 
     def referenced(self, messages: Any) -> Any:
-        """The messages with references for pictures, so that not even the agent's input carries pixels.
+        """The messages with references for images, so that not even the agent's input carries pixels.
 
         Args:
             messages: In any form that LangGraph takes. Never modified.
 
         Raises:
-            ImageError: A picture that cannot be read or is refused.
+            ImageError: An image that cannot be read or is refused.
         """
         return referenced(messages, self.store, self.fetch)
 
     def before_agent(self, state: ZoomAgentState, runtime: Runtime[Any]) -> dict[str, Any] | None:
-        """Take in the new messages and begin the run's tally."""
+        """Take in the new messages and begin the run's usage."""
         if not state["messages"]:
             return {"zoom": nothing_yet()}
         settings = settings_of(runtime.context, self.defaults)
-        earlier = state["messages"][:-1]  # a run that failed left no reply: only the last is surely new
+        earlier = state["messages"][:-1]  # a run that failed left no reply, so only the last is sure to be new
         readable = [noted(message, self.store, self.fetch) for message in earlier]
         changed = {new.id: new for new, message in zip(readable, earlier, strict=True) if new is not message}
         messages = [changed.get(message.id, message) for message in state["messages"]]
@@ -134,27 +134,32 @@ class ZoomMiddleware(AgentMiddleware[ZoomAgentState, Any, Any]):
     def wrap_model_call(
         self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], ModelResponse[Any]]
     ) -> ExtendedModelResponse[Any]:
-        """Show the model what is in sight, and tally the call."""
-        turn = self._turns.next(request)
+        """Prepare the call, make it, and count what it cost."""
+        turn = self._turns.prepare(request)
         start = time.perf_counter()
-        return turn.tallied(handler(turn.request), time.perf_counter() - start)
+        return turn.finish(handler(turn.request), time.perf_counter() - start)
 
     async def awrap_model_call(
         self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]]
     ) -> ExtendedModelResponse[Any]:
         """As `wrap_model_call`."""
-        turn = await asyncio.to_thread(self._turns.next, request)
+        turn = await asyncio.to_thread(self._turns.prepare, request)
         start = time.perf_counter()
-        return turn.tallied(await handler(turn.request), time.perf_counter() - start)
+        return turn.finish(await handler(turn.request), time.perf_counter() - start)
 
     @hook_config(can_jump_to=["model"])
     def after_model(self, state: ZoomAgentState, runtime: Runtime[Any]) -> dict[str, Any] | None:
-        """Answer each call that cannot be read. Where no other can be run, the model goes on; else the tools do."""
+        """Answer each call that cannot be read. If no other call can be run, go back to the model."""
         reply = state["messages"][-1]
         if not isinstance(reply, AIMessage) or not reply.invalid_tool_calls:
             return None
         said = [
-            ToolMessage(why(bad), name=bad["name"] or self.zoom_tool.name, tool_call_id=str(bad["id"]), status="error")
+            ToolMessage(
+                why_invalid(bad),
+                name=bad["name"] or self.zoom_tool.name,
+                tool_call_id=str(bad["id"]),
+                status="error",
+            )
             for bad in reply.invalid_tool_calls
         ]
         return {"messages": said} if reply.tool_calls else {"messages": said, "jump_to": "model"}
@@ -165,16 +170,16 @@ class ZoomMiddleware(AgentMiddleware[ZoomAgentState, Any, Any]):
         return self.after_model(state, runtime)
 
     def wrap_tool_call(self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], Answer]) -> Answer:
-        """Grant or refuse a zoom; swap what other tools show for references."""
+        """Grant or refuse a zoom; replace the images of other tools by references."""
         if request.tool_call["name"] != self.zoom_tool.name:
             return self._zooms.without_pixels(handler(request))
-        return self._zooms.granted(request, handler(self._zooms.in_sight(request)))
+        return self._zooms.grant(request, handler(self._zooms.as_the_tool_sees(request)))
 
     async def awrap_tool_call(
         self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], Awaitable[Answer]]
     ) -> Answer:
-        """As `wrap_tool_call`; the image store is asked in a thread."""
+        """As `wrap_tool_call`; the image store is read in a thread."""
         if request.tool_call["name"] != self.zoom_tool.name:
             return await asyncio.to_thread(self._zooms.without_pixels, await handler(request))
-        answer = await handler(await asyncio.to_thread(self._zooms.in_sight, request))
-        return await asyncio.to_thread(self._zooms.granted, request, answer)
+        answer = await handler(await asyncio.to_thread(self._zooms.as_the_tool_sees, request))
+        return await asyncio.to_thread(self._zooms.grant, request, answer)

@@ -1,12 +1,12 @@
-"""A person decides on every zoom before it happens: approve it, choose another region, or refuse it.
+"""Lets a person decide on every zoom before it happens: approve it, choose another region, or refuse it.
 
     graph = review_zooms(build_zoom_graph(model))
     agent = graph.compile(checkpointer=saver)
     paused = agent.invoke({"messages": [question]}, config)["__interrupt__"][0].value
     agent.invoke(Command(resume={"decisions": [{"type": "approve"}]}), config)
 
-What is asked and what is answered is written as LangChain's `HumanInTheLoopMiddleware` writes it, so that what shows
-and answers its interrupts does so here. Agents of `create_agent` use that middleware itself, beside `ZoomMiddleware`.
+Questions and decisions have the form of LangChain's `HumanInTheLoopMiddleware`, so a user interface for its interrupts
+works here too. Agents of `create_agent` use that middleware itself, beside `ZoomMiddleware`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ DECISIONS = ("approve", "edit", "reject")
 
 
 def review_zooms(graph: ZoomGraph) -> ZoomGraph:
-    """Make every zoom of a graph wait for a person; the same graph, to be compiled with a checkpointer.
+    """Make every zoom of a graph wait for a person.
 
     The run pauses before it acts on a reply that zooms. The interrupt's value lists the calls:
     `{"action_requests": [{"name", "args", "description"}], "review_configs": […]}`. It goes on with
@@ -37,10 +37,16 @@ def review_zooms(graph: ZoomGraph) -> ZoomGraph:
 
     * `{"type": "approve"}`
     * `{"type": "edit", "edited_action": {"name": "zoom_image", "args": {"region": [0, 0, 500, 500]}}}`
-    * `{"type": "reject", "message": "why"}`: the model is told, and goes on; this counts as no zoom and no mistake.
+    * `{"type": "reject", "message": "why"}`: the model is told and goes on; this counts as no zoom and no mistake.
 
-    The model's own call stays in the conversation as it was made; what was shown instead, the tool's answer says. What
-    is no decision is asked about again, the interrupt's value then having a "problem", too.
+    The model's own call stays in the conversation as it was made; the tool's answer says what was shown instead. If the
+    answer is anything else, the run asks again, with the reason as "problem" in the interrupt's value.
+
+    Args:
+        graph: The graph. It is changed in place.
+
+    Returns:
+        The same graph; compile it with a checkpointer.
     """
     node = graph.nodes["zoom"]
     act = node.runnable
@@ -50,14 +56,18 @@ def review_zooms(graph: ZoomGraph) -> ZoomGraph:
 
 
 class Reviewed(Node):
-    """Asks, then acts."""
+    """Asks a person about the zooms of a reply, then acts on the reply.
+
+    Args:
+        act: The node that acts.
+    """
 
     def __init__(self, act: Act) -> None:
-        super().__init__(act.defaults)
+        super().__init__(act.parts)
         self.act = act
 
     def run(self, state: ZoomState, settings: ZoomContext, runtime: ZoomRuntime, config: RunnableConfig) -> Any:
-        """Ask about the zooms of the last reply, then run what was let through."""
+        """Ask about the zooms of the last reply, then run the approved and edited calls."""
         decided, refused = self._decided(state)
         return _beside(refused, self.act.run(decided, settings, runtime, config))
 
@@ -67,10 +77,10 @@ class Reviewed(Node):
         return _beside(refused, await self.act.arun(decided, settings, runtime, config))
 
     def _decided(self, state: ZoomState) -> tuple[ZoomState, list[ToolMessage]]:
-        """The state with the calls that a person let through, and what the model is told of the others."""
+        """The state with the approved and edited calls, and the tool messages for the rejected ones."""
         reply = state["messages"][-1]
         assert isinstance(reply, AIMessage)
-        zooms = [call for call in reply.tool_calls if call["name"] == self.act.zoom]
+        zooms = [call for call in reply.tool_calls if call["name"] == self.parts.tool_name]
         if not zooms:
             return state, []
         question = {"action_requests": [_request(call) for call in zooms], "review_configs": [self._config()]}
@@ -78,16 +88,16 @@ class Reviewed(Node):
         while isinstance(read, str):
             read = _read(interrupt({**question, "problem": read}), zooms)
         decided, refused = read
-        calls = [let for call in reply.tool_calls if (let := decided.get(str(call["id"]), call)) is not None]
+        calls = [kept for call in reply.tool_calls if (kept := decided.get(str(call["id"]), call)) is not None]
         messages = [*state["messages"][:-1], reply.model_copy(update={"tool_calls": calls})]
         return {**state, "messages": messages}, refused
 
     def _config(self) -> dict[str, Any]:
-        return {"action_name": self.act.zoom, "allowed_decisions": list(DECISIONS)}
+        return {"action_name": self.parts.tool_name, "allowed_decisions": list(DECISIONS)}
 
 
 def _read(answer: object, zooms: list[ToolCall]) -> tuple[dict[str, ToolCall | None], list[ToolMessage]] | str:
-    """The calls by their ids as a person wants them, None for a refused one, and the refusals; or what is wrong."""
+    """The calls by id as decided (None: rejected) and the tool messages for rejected calls; or what is wrong."""
     decisions = answer.get("decisions") if isinstance(answer, Mapping) else None
     if not isinstance(decisions, list) or len(decisions) != len(zooms):
         return f'expected {{"decisions": [...]}} with {len(zooms)} of {", ".join(DECISIONS)}, not {answer!r:.200}'
@@ -120,7 +130,7 @@ def _refusal(call: ToolCall, reason: object) -> ToolMessage:
 
 
 def _beside(refused: list[ToolMessage], update: Any) -> Any:
-    """What acting came to, and the refusals."""
+    """The update of `Act` with the tool messages for rejected calls in front."""
 
     def with_refusals(each: Any) -> Any:
         return each if isinstance(each, Command) else {**each, "messages": [*refused, *each["messages"]]}

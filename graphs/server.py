@@ -1,11 +1,11 @@
-"""The zoom agent as `langgraph.json` names it, for a LangGraph server. Nothing is loaded before a run asks for it.
+"""The zoom agent for a LangGraph server, as `langgraph.json` names it. The first run loads the model.
 
-The environment says what is served:
+The environment sets what is served:
 
     VTAGENT_MODEL       base or zoom (bundled), a checkpoint's folder or hub id; default: zoom.
                         With VTAGENT_BASE_URL, a name that is served there
-    VTAGENT_BASE_URL    an OpenAI-compatible server, asked instead of a model on this machine
-    VTAGENT_TIMEOUT     seconds that the server may stay silent; default: 120. Then it is asked once more
+    VTAGENT_BASE_URL    an OpenAI-compatible server, used instead of a model on this machine
+    VTAGENT_TIMEOUT     seconds that the server may stay silent before it is asked once more; default: 120
     VTAGENT_IMAGES      the folder of the image store, shared by all workers; default: .vtagent/images
 
 Each run may bring its own settings as its context: {"max_zooms": 2, "scale": 0.25, …}.
@@ -29,7 +29,11 @@ __all__ = ["zoom_agent"]
 
 
 async def zoom_agent() -> ZoomAgent:
-    """The agent. The server asks for it with every run, and is given the same one each time."""
+    """The agent, the same one for every run of a server.
+
+    Raises:
+        ModelError: VTAGENT_BASE_URL is set and VTAGENT_MODEL is not.
+    """
     return await asyncio.to_thread(_the_agent)
 
 
@@ -38,7 +42,7 @@ _making = threading.Lock()
 
 def _the_agent() -> ZoomAgent:
     names = ("VTAGENT_MODEL", "VTAGENT_BASE_URL", "VTAGENT_IMAGES")
-    with _making:  # the cache holds nobody up while it is filled: two first runs would make two agents, two models
+    with _making:  # lru_cache does not lock: two first runs would make two agents and load two models
         return _agent(*(os.environ.get(name, "") for name in names))
 
 
@@ -59,4 +63,4 @@ def _served(model: str, base_url: str) -> BaseChatModel:
 
 
 if _base_url := os.environ.get("VTAGENT_BASE_URL"):
-    _served("any", _base_url)  # a second of imports: better when the server starts than in somebody's run
+    _served("any", _base_url)  # imports for about a second, at the start of the server instead of in a run

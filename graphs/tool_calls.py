@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-import uuid
 from typing import Any
 
 from langchain_core.messages import AIMessage, InvalidToolCall, ToolCall
 from langchain_core.messages.tool import invalid_tool_call, tool_call
 
-from vtagent.protocol import TOOL_CALL, InvalidCall, check_call, parse_reply
+from vtagent.protocol import InvalidCall, check_call, new_call_id, with_structured_calls
 
 
 def structured(message: AIMessage) -> AIMessage:
     """The reply with its calls in the message's own fields, whether a server put them there or left them as text."""
     if message.tool_calls or message.invalid_tool_calls:
         return _checked(message)
-    if TOOL_CALL[0] not in message.text:
-        return message
-    reply = parse_reply(message.text)
-    valid = [tool_call(name=call.name, args=call.arguments, id=_new_id()) for call in reply.tool_calls]
-    invalid = [_invalid(call.text, call.error, None) for call in reply.invalid_calls]
-    if not valid and not invalid:
-        return message
-    return message.model_copy(update={"content": reply.content, "tool_calls": valid, "invalid_tool_calls": invalid})
+    return with_structured_calls(message)
 
 
 def without_calls(message: AIMessage) -> AIMessage:
-    """The reply of a model that called although it must answer: the calls, which nobody will run, are dropped."""
+    """Drops the tool calls of a reply that has to be an answer."""
     plain = structured(message)
     if not plain.tool_calls and not plain.invalid_tool_calls:
         return plain
@@ -39,39 +31,42 @@ def without_calls(message: AIMessage) -> AIMessage:
     return plain.model_copy(update=update)
 
 
+def why_invalid(call: InvalidToolCall) -> str:
+    """What is wrong with an invalid call, in words for the model."""
+    name = f" of {call['name'][:80]!r}" if call["name"] else ""
+    return (call["error"] or f"The call{name} could not be read: its arguments are not valid JSON.").strip()[:500]
+
+
 def _checked(message: AIMessage) -> AIMessage:
+    """The reply with calls that cannot be run or stored moved to its invalid calls, and with an id for each call."""
     seen: set[str] = set()
     valid: list[ToolCall] = []
     invalid: list[InvalidToolCall] = []
     for call in message.tool_calls:
-        name, args, id_ = _clean(call["name"]), call["args"], _fresh(call["id"], seen)
+        name, args, id_ = _encodable(call["name"]), call["args"], _unique_id(call["id"], seen)
         read = check_call(call["name"], args)
         if isinstance(read, InvalidCall):
-            invalid.append(_invalid(read.text[:1000], read.error, id_, name))
+            invalid.append(invalid_tool_call(name=name, args=read.text[:1000], id=id_, error=read.error))
         else:
             valid.append(call if (name, id_) == (call["name"], call["id"]) else tool_call(name=name, args=args, id=id_))
     for bad in message.invalid_tool_calls:
-        id_ = _fresh(bad["id"], seen)
-        invalid.append(bad if id_ == bad["id"] else _invalid(bad["args"], bad["error"], id_, bad["name"]))
+        id_ = _unique_id(bad["id"], seen)
+        kept = id_ == bad["id"]
+        invalid.append(
+            bad if kept else invalid_tool_call(name=bad["name"], args=bad["args"], id=id_, error=bad["error"])
+        )
     if valid == message.tool_calls and invalid == message.invalid_tool_calls:
         return message
     return message.model_copy(update={"tool_calls": valid, "invalid_tool_calls": invalid})
 
 
-def _fresh(id_: str | None, seen: set[str]) -> str:
+def _unique_id(id_: str | None, seen: set[str]) -> str:
+    """The id, or a new one if it is missing or was seen before."""
     if not id_ or id_ in seen:
-        id_ = _new_id()
+        id_ = new_call_id()
     seen.add(id_)
     return id_
 
 
-def _new_id() -> str:
-    return f"call_{uuid.uuid4().hex[:24]}"
-
-
-def _clean(name: str) -> str:
+def _encodable(name: str) -> str:
     return name.encode(errors="replace").decode()
-
-
-def _invalid(args: str | None, error: str | None, id_: str | None, name: str | None = None) -> InvalidToolCall:
-    return invalid_tool_call(name=name, args=args, id=id_ or _new_id(), error=error)

@@ -1,9 +1,9 @@
-"""The zoom graph: look cheaply first, then answer or ask for more resolution, within budgets.
+"""The zoom graph: the model looks cheaply first, then answers or asks for more resolution, within budgets.
 
     observe → decide ⇄ zoom → answer
 
-The graph knows nothing of tokens or engines; it runs with any chat model that can be given tools. With `ChatVLM` it is
-also what the trainer rolls out, unchanged.
+The graph runs with any chat model that can be given tools, and knows nothing of tokens or engines. The trainer rolls
+out the same graph with `ChatVLM`.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ from langgraph.types import Checkpointer, Command, Durability
 from vtagent.graphs.act import Act
 from vtagent.graphs.answer import Answer
 from vtagent.graphs.decide import Decide
-from vtagent.graphs.intake import noted
-from vtagent.graphs.model_call import store_of
-from vtagent.graphs.observe import Fetch, Observe, is_quick, referenced
+from vtagent.graphs.intake import is_quick, noted, referenced
+from vtagent.graphs.node import Parts
+from vtagent.graphs.observe import Observe
 from vtagent.graphs.state import ZoomContext, ZoomInput, ZoomState, settings_of
 from vtagent.images import ImageStore
+from vtagent.ingest import Fetch
 from vtagent.prompts import PromptTemplate, zoom_prompt
-from vtagent.tools.zoom_image import create_zoom_tool
-from vtagent.visual_tokens import QWEN3_VL, VisionSpec
+from vtagent.visual_tokens import VisionSpec
 
 __all__ = ["ZoomAgent", "ZoomContext", "ZoomGraph", "ZoomState", "build_zoom_graph", "create_zoom_agent"]
 
 
 class ZoomAgent(CompiledStateGraph[ZoomState, Any, Any, Any]):
-    """The compiled graph; it swaps pictures for references before a checkpointer or a tracer sees the input.
+    """The compiled graph. It replaces images by references before a checkpointer or a tracer sees the input.
 
-    A run is a few model calls long, so it is checkpointed once, when it ends, fails or is interrupted; pass a
+    A run is a few model calls long, so it is checkpointed once: when it ends, fails or is interrupted. Pass a
     `durability` other than "exit" to change that.
     """
 
@@ -69,7 +69,7 @@ class ZoomAgent(CompiledStateGraph[ZoomState, Any, Any, Any]):
         return self._events(input, config, version=version, **kwargs)
 
     async def _events(self, input: Any, config: Any, **kwargs: Any) -> AsyncIterator[Any]:
-        """The events of v1 and v2, the first of which repeats the input; `astream` then finds nothing to take in."""
+        """The events of v1 and v2. The first repeats the input, so images are replaced before it."""
         taken_in = await self._ataken_in(input, config, self._settings(kwargs.get("context")))
         async for event in super().astream_events(taken_in, config, **kwargs):
             yield event
@@ -85,7 +85,7 @@ class ZoomAgent(CompiledStateGraph[ZoomState, Any, Any, Any]):
             return input
         messages, store, fetch = input["messages"], self.builder.store, self.builder.fetch
         if ensure_config(config)["configurable"].get("checkpoint_ns") and isinstance(messages, list):
-            # Inside another graph the whole conversation comes in, and its checkpoint may hold a picture that failed.
+            # As a subgraph it gets the whole conversation, and an earlier message may hold an image that failed.
             *earlier, last = convert_to_messages(messages)
             messages = [*(noted(message, store, fetch) for message in earlier), last]
         scale = settings_of(context, self.builder.defaults).scale
@@ -97,7 +97,7 @@ class ZoomAgent(CompiledStateGraph[ZoomState, Any, Any, Any]):
         return await asyncio.to_thread(self._taken_in, input, config, context)
 
     def _is_quick(self, input: Any) -> bool:
-        """Whether `_taken_in` has no image to read or decode: then it need not leave the event loop."""
+        """Whether `_taken_in` has no image to read or decode, so that no thread is needed."""
         if not isinstance(input, Mapping):
             return not isinstance(input, Command)
         messages = input.get("messages") or []
@@ -105,21 +105,27 @@ class ZoomAgent(CompiledStateGraph[ZoomState, Any, Any, Any]):
         return listed and is_quick(messages, self.builder.store)
 
     def _settings(self, context: Any) -> Any:
-        """A dict overrides the graph's own defaults, not the class's."""
+        """The context of a run; a dict overrides the graph's own defaults, not those of `ZoomContext`."""
         return replace(self.builder.defaults, **context) if isinstance(context, Mapping) else context
 
 
 class ZoomGraph(StateGraph[ZoomState, Any, Any, Any]):
-    """The graph before it is compiled; it knows where its images are."""
+    """The graph before it is compiled.
 
-    def __init__(self, *, store: ImageStore, fetch: Fetch | None, defaults: ZoomContext) -> None:
+    Args:
+        parts: What its nodes share.
+    """
+
+    def __init__(self, parts: Parts) -> None:
         super().__init__(ZoomState, context_schema=ZoomContext, input_schema=ZoomInput)
-        self.store, self.fetch, self.defaults = store, fetch, defaults
+        self.store, self.fetch, self.defaults = parts.store, parts.fetch, parts.defaults
 
     def compile(self, *args: Any, **kwargs: Any) -> ZoomAgent:
         """As `StateGraph.compile`."""
-        compiled = super().compile(*args, **kwargs)
-        return ZoomAgent(**{key: value for key, value in vars(compiled).items() if key != "__orig_class__"})
+        compiled: Any = super().compile(*args, **kwargs)
+        compiled.__class__ = ZoomAgent  # keeps all that LangGraph has set, in whatever version
+        agent: ZoomAgent = compiled
+        return agent
 
 
 def build_zoom_graph(
@@ -133,20 +139,23 @@ def build_zoom_graph(
     defaults: ZoomContext | None = None,
     fetch: Fetch | None = None,
 ) -> ZoomGraph:
-    """Build the graph without compiling it, to change it or to compile it as part of a larger one.
+    """Build the graph without compiling it, to change it or to make it part of a larger one.
 
     Args:
         model: The model; a run may bring its own in its context.
-        store: Where images are kept; the model's own, or else this process's memory.
-        vision: The model family's patch grid and limits; the model's own, or else Qwen3-VL's.
-        tools: Other tools the model may call, or functions that have a docstring; their errors become messages, too.
+        store: Where images are kept; by default the model's own store, else this process's memory.
+        vision: The model family's patch grid and limits; by default the model's own, else Qwen3-VL's.
+        tools: Other tools the model may call, or functions that have a docstring. Their errors become messages.
         prompt: The system prompt: a text, a function of the run's settings, or None for none.
         tool_name: What the model calls the zoom tool.
         defaults: The settings of runs that bring none.
         fetch: Reads an http(s) image URL in a message; without it such URLs are refused.
 
+    Returns:
+        The graph; `compile` it, or add nodes first.
+
     Raises:
-        TypeError: An argument that is something else, such as a model's name.
+        TypeError: An argument of another type, such as a model's name.
         ValueError: Two tools of one name.
 
     Example:
@@ -167,22 +176,17 @@ def build_zoom_graph(
     for argument, value, kind in kinds:
         if value is not None and not isinstance(value, kind):
             raise TypeError(f"{argument} must be of type {kind.__name__}, not {type(value).__name__}")
-    defaults = defaults or ZoomContext()
-    store = store or store_of(model)
-    vision = vision or getattr(model, "vision", None) or QWEN3_VL
-    zoom_tool = create_zoom_tool(store=store, vision=vision, name=tool_name)
+    parts = Parts.of(
+        model, defaults=defaults, store=store, vision=vision, tool_name=tool_name, prompt=prompt, fetch=fetch
+    )
     others = [_tool(each) for each in tools]
     if tool_name in (names := [each.name for each in others]) or len(set(names)) != len(names):
         raise ValueError(f"two tools have the same name: {[tool_name, *names]}")
-    graph = ZoomGraph(store=store, fetch=fetch, defaults=defaults)
-    graph.add_node("observe", Observe(defaults, store=store, vision=vision, tool_name=tool_name, fetch=fetch))
-    graph.add_node(
-        "decide",
-        Decide(defaults, model=model, store=store, vision=vision, zoom_tool=zoom_tool, tools=others, prompt=prompt),
-        destinations=("zoom", "answer"),
-    )
-    graph.add_node("zoom", Act(defaults, zoom_tool=zoom_tool, tools=others, store=store, vision=vision, fetch=fetch))
-    graph.add_node("answer", Answer(defaults))
+    graph = ZoomGraph(parts)
+    graph.add_node("observe", Observe(parts))
+    graph.add_node("decide", Decide(parts, model=model, tools=others), destinations=("zoom", "answer"))
+    graph.add_node("zoom", Act(parts, tools=others))
+    graph.add_node("answer", Answer(parts))
     graph.add_edge(START, "observe")
     graph.add_edge("observe", "decide")
     graph.add_edge("zoom", "decide")
@@ -203,10 +207,17 @@ def create_zoom_agent(
     checkpointer: Checkpointer = None,
     name: str = "zoom_agent",
 ) -> ZoomAgent:
-    """Build and compile the graph: give it messages with images, get `answer`, `views`, `usage` and `stop` beside them.
+    """Build and compile the graph. A run takes messages with images, and adds `answer`, `views`, `usage` and `stop`.
 
     Args:
-        model: See `build_zoom_graph`, as for every argument up to `fetch`.
+        model: As for `build_zoom_graph`.
+        store: As for `build_zoom_graph`.
+        vision: As for `build_zoom_graph`.
+        tools: As for `build_zoom_graph`.
+        prompt: As for `build_zoom_graph`.
+        tool_name: As for `build_zoom_graph`.
+        defaults: As for `build_zoom_graph`.
+        fetch: As for `build_zoom_graph`.
         checkpointer: Keeps conversations; images stay in the image store, whatever their size.
         name: The graph's name, in traces and as a subgraph.
 

@@ -27,9 +27,9 @@ from tests.test_persistence import base64_in_state
 from tests.test_zoom_state import has_pixels
 from vtagent.errors import ImageTampered
 from vtagent.graphs import checkpoints as offload
-from vtagent.graphs.checkpoints import KIND, OffloadSerializer, names_instead_of_pictures
+from vtagent.graphs.checkpoints import KIND, OffloadSerializer, names_instead_of_images
+from vtagent.graphs.intake import LOST
 from vtagent.graphs.middleware import ZoomMiddleware
-from vtagent.graphs.model_call import LOST
 from vtagent.images import DirectoryImageStore, ImageLimits, MemoryImageStore
 
 DATA = picture(160, 120, noise=True)
@@ -220,12 +220,12 @@ def test_it_can_be_strict_and_encrypted() -> None:
     assert serde.loads_typed((kind, data)) == [TEXT, {"pixels": DATA}]  # a class that strict reading does not know
 
 
-def test_within_names_instead_of_pictures_nothing_is_read_from_the_store() -> None:
+def test_within_names_instead_of_images_nothing_is_read_from_the_store() -> None:
     store = MemoryImageStore()
     serde = OffloadSerializer(store)
     saved = serde.dumps_typed([TEXT])
     name = store._data.popitem()[0]
-    with names_instead_of_pictures():
+    with names_instead_of_images():
         assert serde.loads_typed(saved) == [f"vtimg://sha256/{name}"]
 
 

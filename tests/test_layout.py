@@ -21,7 +21,8 @@ HEAVY |= {"openai", "langchain_openai", "langchain", "typer", "rich", "jinja2", 
 HEAVY |= {"psycopg", "langgraph.checkpoint.sqlite", "langgraph.checkpoint.postgres"}
 
 # The modules that may stand on an extra: the command line's output, and the engines behind the models' contract.
-CORE_MODELS = {"vtagent.models", "vtagent.models.chat", "vtagent.models.engine", "vtagent.models.pixel_model"}
+CORE_MODELS = {"vtagent.models", "vtagent.models.capabilities", "vtagent.models.chat", "vtagent.models.engine"}
+CORE_MODELS |= {"vtagent.models.delegating", "vtagent.models.pixel_model"}
 
 FOR_THE_TERMINAL = {"vtagent.cli", "vtagent.__main__", "vtagent.chat_command", "vtagent.terminal"}
 FOR_AGENTS = {"vtagent.graphs.middleware", "vtagent.graphs.agent_turn", "vtagent.graphs.agent_zooms"}

@@ -575,3 +575,12 @@ def test_a_models_setting_called_store_is_no_image_store() -> None:
     assert isinstance(ZoomMiddleware(model).store, MemoryImageStore)
     store = MemoryImageStore()
     assert ZoomMiddleware(model, store=store).store is store
+
+
+def test_a_call_that_was_never_run_is_answered_in_words() -> None:
+    model = chat("48.10")
+    asking = AIMessage("", tool_calls=[{"name": "multiply", "args": {"a": 1, "b": 2}, "id": "1"}])
+    result = run(model, asked("?", picture()), asking, HumanMessage("Something else?"), tools=[multiply])
+    assert [message.type for message in result["messages"]] == ["human", "ai", "human", "ai"]
+    answers = [message for message in model.seen[0] if isinstance(message, ToolMessage)]
+    assert [(answer.tool_call_id, answer.text) for answer in answers] == [("1", "This call was not run.")]

@@ -111,7 +111,7 @@ def test_the_views_of_a_run_are_rendered_once_whether_it_is_free_or_forced() -> 
     agent = create_zoom_agent(ScriptedChat(lines=[ZOOM, ANSWER], resolves_images=False))
     agent.invoke({"messages": [asked("?", picture())]})
     decide: Any = agent.builder.nodes["decide"].runnable
-    readers = [caller for _, (caller, _) in decide._ready.values()]
+    readers = [ready.reader for ready in decide._calls._kept.values()]
     assert len(readers) == 2
     assert readers[0].renderer is readers[1].renderer
 

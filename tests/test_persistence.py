@@ -24,7 +24,7 @@ from tests.test_zoom_state import conversation
 from vtagent.conversation import image_blocks
 from vtagent.errors import ImageRefused, ImageTampered
 from vtagent.graphs import build_zoom_graph, create_zoom_agent, review_zooms
-from vtagent.graphs.model_call import LOST
+from vtagent.graphs.intake import LOST
 from vtagent.images import DirectoryImageStore
 
 ROOT = Path(__file__).parent.parent

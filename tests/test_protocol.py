@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import json
 import time
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -13,7 +14,16 @@ from langchain_core.messages import AIMessage
 from langchain_core.messages.tool import invalid_tool_call, tool_call
 
 from vtagent import protocol
-from vtagent.protocol import InvalidCall, ToolCall, format_tool_call, is_well_formed, parse_reply, reply_of
+from vtagent.models.streaming import to_message
+from vtagent.protocol import (
+    InvalidCall,
+    ToolCall,
+    format_tool_call,
+    is_well_formed,
+    parse_reply,
+    reply_of,
+    with_structured_calls,
+)
 
 CALL = '<tool_call>{"name": "zoom_image", "arguments": {}}</tool_call>'
 
@@ -238,3 +248,42 @@ def test_a_message_is_judged_with_its_structured_calls() -> None:
 def test_a_call_is_either_valid_or_explained() -> None:
     assert isinstance(protocol.parse_call("{}"), InvalidCall)
     assert protocol.parse_call('{"name": " zoom_image ", "arguments": {}}') == ToolCall("zoom_image", {})
+
+
+STRICT = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(codec=None)),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(st.characters(codec=None)), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.text(st.characters(codec=None)), st.dictionaries(st.text(), STRICT, max_size=3))
+def test_a_call_that_a_server_has_parsed_is_judged_as_its_text_would_be(name: str, arguments: dict[str, Any]) -> None:
+    text = json.dumps({"name": name, "arguments": arguments})
+    assert protocol.check_call(name, arguments) == protocol.parse_call(text)
+
+
+@pytest.mark.parametrize("depth", [protocol.DEEPEST - 2, protocol.DEEPEST - 1, protocol.DEEPEST, 5000])
+def test_a_parsed_call_may_be_nested_as_deeply_as_a_written_one(depth: int) -> None:
+    value: Any = 1
+    for _ in range(depth):
+        value = {"a": value}
+    assert isinstance(protocol.check_call("zoom_image", value), ToolCall) is (depth < protocol.DEEPEST)
+
+
+@pytest.mark.parametrize("value", [(1, 2), {1: 2}, {"a": object()}, 7, None, {"a": 10**18}, {"a": -(10**17)}])
+def test_arguments_that_are_no_plain_json_are_judged_by_their_json(value: Any) -> None:
+    text = json.dumps({"name": "f", "arguments": value}, default=str)
+    assert type(protocol.check_call("f", value)) is type(protocol.parse_call(text))
+
+
+@pytest.mark.parametrize(
+    "text", ["<think>a</think>", f"<think>a</think>{CALL}", "a <tool_call>b", f"<think>{CALL}</think>"]
+)
+def test_our_model_and_a_servers_text_become_the_same_message(text: str) -> None:
+    ours, theirs = to_message(text), with_structured_calls(AIMessage(text))
+    assert ours.content == theirs.content
+    for mine, other in zip(
+        [*ours.tool_calls, *ours.invalid_tool_calls], [*theirs.tool_calls, *theirs.invalid_tool_calls], strict=True
+    ):
+        assert {**mine, "id": ""} == {**other, "id": ""}

@@ -96,7 +96,7 @@ def test_the_environment_may_name_a_server(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("VTAGENT_MODEL", "Qwen/Qwen3-VL-2B-Instruct")
     decide: Any = agent().builder.nodes["decide"].runnable
     assert isinstance(decide.model, ChatOpenAI)
-    assert (decide.model.model_name, decide.vision) == ("Qwen/Qwen3-VL-2B-Instruct", QWEN3_VL)
+    assert (decide.model.model_name, decide.parts.vision) == ("Qwen/Qwen3-VL-2B-Instruct", QWEN3_VL)
     assert decide.model.request_timeout == 120
 
 

@@ -14,6 +14,7 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, System
 from langchain_core.tools import BaseTool, tool
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, MessagesState, StateGraph
+from langgraph.graph.state import CompiledStateGraph
 from langgraph.types import Command, interrupt
 
 from tests.scripted_chat import ANSWER, ZOOM, ScriptedChat, StreamingChat, asked, picture, put, zoom_call
@@ -21,7 +22,7 @@ from vtagent import prompts
 from vtagent.conversation import image_blocks
 from vtagent.errors import ImageTampered, UnreadableImage
 from vtagent.graphs import zoom
-from vtagent.graphs.zoom import ZoomContext, build_zoom_graph, create_zoom_agent
+from vtagent.graphs.zoom import ZoomAgent, ZoomContext, build_zoom_graph, create_zoom_agent
 from vtagent.images import DirectoryImageStore, MemoryImageStore
 from vtagent.prompts import zoom_prompt
 from vtagent.visual_tokens import QWEN3_VL
@@ -614,3 +615,25 @@ def test_what_another_model_calls_its_store_is_not_taken_for_images() -> None:
 
     result = create_zoom_agent(Elsewhere(lines=[ANSWER])).invoke({"messages": [asked("?", picture())]})
     assert result["answer"] == "48.10"
+
+
+def test_what_langgraph_compiles_to_can_become_our_agent() -> None:
+    graph = build_zoom_graph(ScriptedChat(lines=[ANSWER]))
+    plain: Any = StateGraph.compile(graph)
+    assert type(plain) is CompiledStateGraph, "LangGraph compiles to a new class: ZoomAgent must extend that one"
+    agent = graph.compile(checkpointer=InMemorySaver(), name="reader")
+    assert type(agent) is ZoomAgent
+    assert vars(agent).keys() == vars(plain).keys(), "ZoomGraph.compile must keep what LangGraph sets, and add nothing"
+    assert type(agent.with_config(tags=["mine"])) is ZoomAgent
+    assert agent.builder is graph
+
+
+def test_a_runs_own_model_finds_the_graphs_images_in_its_own_store() -> None:
+    class Own(ScriptedChat):
+        store: Any = None
+
+    model = Own(lines=[ZOOM, ANSWER], store=MemoryImageStore())
+    agent = create_zoom_agent()
+    [image] = put(agent.builder.store, picture())
+    agent.invoke({"messages": [HumanMessage([image, {"type": "text", "text": "?"}])]}, context={"model": model})
+    assert image["url"].rpartition("/")[2] in model.store

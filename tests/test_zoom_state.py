@@ -18,7 +18,7 @@ from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 
 from tests.scripted_chat import ANSWER, ZOOM, ScriptedChat, StreamingChat, asked, picture
 from vtagent.conversation import image_blocks
-from vtagent.graphs.model_call import LOST
+from vtagent.graphs.intake import LOST
 from vtagent.graphs.zoom import build_zoom_graph, create_zoom_agent
 from vtagent.images import DirectoryImageStore, MemoryImageStore
 from vtagent.models.records import KEY, make_record

@@ -1,23 +1,24 @@
-"""`zoom_image`: the one formal way for a model to ask for more resolution, of a whole image or of a region of it.
+"""`zoom_image`: the tool by which a model asks for more resolution, of a whole image or of a region.
 
-The tool makes a reference to the view, no pixels; whoever calls the model renders it. What was shown before is read
-from the conversation's messages, which the graph injects: the tool has no memory, and serves any number of runs.
+The tool answers with a reference to the view, not with pixels; pixels are rendered when the model is called. The tool
+reads what was shown before from the conversation's messages, so it has no memory and serves any number of runs.
 """
 
-# No `from __future__ import annotations` here: LangChain reads the injected argument's annotation at run time.
+# No `from __future__ import annotations` here: LangChain evaluates the arguments' annotations anew in every call.
 
 import asyncio
-from typing import Annotated, Any, Literal
+from collections.abc import Iterable
+from typing import Annotated, Any
 
 from langchain_core.messages import BaseMessage
 from langchain_core.tools import BaseTool, ToolException
-from langgraph.prebuilt import InjectedState
-from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
+from pydantic import ConfigDict, Field, WithJsonSchema
 
-from vtagent.conversation import already_shown, images_of, shown_views
+from vtagent.conversation import images_of, shown_views
 from vtagent.errors import ImageError, RegionError
 from vtagent.images import ImageRef, ImageStore
 from vtagent.regions import Region, parse_region
+from vtagent.tools.conversation_tool import ConversationArguments, ConversationTool
 from vtagent.views import View
 from vtagent.visual_tokens import VisionSpec
 
@@ -29,8 +30,8 @@ DESCRIPTION = (
 _BOX = {"type": "array", "items": {"type": "integer", "minimum": 0, "maximum": 1000}, "minItems": 4, "maxItems": 4}
 
 
-class ZoomArguments(BaseModel):
-    """What the model may say. The types are checked by the tool itself, in words that the model can act on."""
+class ZoomArguments(ConversationArguments):
+    """What the model may say. The tool itself checks the types, with errors that the model can act on."""
 
     model_config = ConfigDict(extra="allow", json_schema_extra={"additionalProperties": False})
 
@@ -42,25 +43,18 @@ class ZoomArguments(BaseModel):
     image: Annotated[Any, WithJsonSchema({"type": "integer", "minimum": 1})] = Field(
         default=1, description="Which image of the conversation, counted from 1."
     )
-    messages: Annotated[Any, InjectedState("messages")] = Field(default=None, exclude=True)
 
 
-class ZoomImage(BaseTool):
+class ZoomImage(ConversationTool):
     """The tool; make one with `create_zoom_tool`."""
 
     name: str = "zoom_image"
     description: str = DESCRIPTION
     args_schema: Any = ZoomArguments
-    response_format: Literal["content", "content_and_artifact"] = "content_and_artifact"
-    handle_tool_error: bool | str | Any = True
     store: Any = Field(exclude=True)
     vision: VisionSpec = Field(exclude=True)
 
-    @property
-    def _injected_args_keys(self) -> frozenset[str]:
-        return frozenset({"messages"})  # keeps the conversation out of trace payloads
-
-    # Positional-only `self`: a model may well say {"self": …}, and is then told that there is no such argument.
+    # Positional-only `self`: a model may send an argument "self", and is told that there is no such argument.
     def _run(
         self, /, region: Any = None, image: Any = 1, messages: Any = None, **unknown: Any
     ) -> tuple[list[str | dict[str, Any]], dict[str, Any]]:
@@ -74,17 +68,15 @@ class ZoomImage(BaseTool):
             width, height = view.size(self.vision)
         except ImageError as error:
             raise ToolException(str(error)) from error
-        if earlier := already_shown(view, shown, self.vision):
-            raise ToolException(refusal(earlier))
+        if refusal := already_shown(view, shown, self.vision):
+            raise ToolException(refusal)
         text = f"Image {number} ({ref.width} × {ref.height} pixels), {_where(view)}, shown at {width} × {height}."
         return [{"type": "text", "text": text}, view.block()], {"view": view.url}
 
-    async def _arun(
-        self, /, region: Any = None, image: Any = 1, messages: Any = None, **unknown: Any
-    ) -> tuple[list[str | dict[str, Any]], dict[str, Any]]:
+    async def _arun(self, /, **arguments: Any) -> tuple[list[str | dict[str, Any]], dict[str, Any]]:
         if self.store.in_memory:  # a thread would cost more than the work
-            return self._run(region, image, messages, **unknown)
-        return await asyncio.to_thread(self._run, region, image, messages, **unknown)
+            return self._run(**arguments)
+        return await asyncio.to_thread(lambda: self._run(**arguments))
 
     def _image(self, image: Any, refs: list[ImageRef]) -> tuple[ImageRef, int]:
         if not refs:
@@ -136,8 +128,17 @@ def create_zoom_tool(
     return ZoomImage(name=name, description=description, store=store, vision=vision)
 
 
-def refusal(earlier: View) -> str:
-    """What to say to a model that asks for what `earlier` already shows."""
+def already_shown(view: View, shown: Iterable[View], vision: VisionSpec) -> str | None:
+    """The refusal of a view, in words for the model, if an earlier view shows all of it no less sharply; else None.
+
+    Args:
+        view: The view that is asked for.
+        shown: The earlier views.
+        vision: The model family's patch grid and limits.
+    """
+    earlier = next((each for each in shown if each.covers(view, vision)), None)
+    if earlier is None:
+        return None
     return (
         f"You have already been shown this, no less sharply, in {_where(earlier)}. It cannot be made sharper: "
         "answer from what you see, or ask for a part that you have not seen."

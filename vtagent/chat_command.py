@@ -26,8 +26,7 @@ from rich.text import Text
 
 from vtagent.errors import DataError, ModelError, VtagentError
 from vtagent.garbage import collect_garbage
-from vtagent.graphs import ZoomContext, create_zoom_agent
-from vtagent.graphs.in_use import images_in_use
+from vtagent.graphs import ZoomContext, create_zoom_agent, images_in_use
 from vtagent.graphs.zoom import ZoomAgent
 from vtagent.images import DirectoryImageStore, ImageStore
 from vtagent.options import zoom_token_id

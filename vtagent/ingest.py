@@ -1,6 +1,6 @@
-"""Whatever form a client sends a picture in, the message leaves with a reference to it and without the pixels.
+"""Replaces the images that clients send, in any of their dialects, by references to the image store.
 
-Read here, by the names their senders use:
+The dialects that are read, by their senders:
 
     standard            {"type": "image", "base64" | "url": …}
     v0                  {"type": "image", "source_type": "base64" | "url", "data" | "url": …}
@@ -9,8 +9,8 @@ Read here, by the names their senders use:
     Responses           {"type": "input_image", "image_url": "…"}
     Anthropic           {"type": "image", "source": {"type": "base64" | "url", "data" | "url": …}}
 
-Left out on purpose: provider file ids (we hold no account to read them with) and anything that would make this process
-open a path.
+Provider file ids are refused: reading them takes an account. Paths are refused: no message may make this process open a
+file.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import binascii
 import re
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 from urllib.parse import unquote
 
 from langchain_core.messages import BaseMessage, HumanMessage, SystemMessage, ToolMessage
@@ -29,21 +29,22 @@ from vtagent.errors import ImageError, ImageNotFound, ImageRefused, ImageTooLarg
 from vtagent.images import ImageStore
 from vtagent.views import View, is_reference
 
-__all__ = ["ingest", "ingest_one"]
+__all__ = ["Fetch", "ingest", "ingest_message"]
+
+Fetch: TypeAlias = Callable[[str], bytes]
+"""Reads the file behind an http(s) URL."""
 
 _DATA_URL = re.compile(r"data:[^,]*;base64,", re.IGNORECASE)
 
 
-def ingest(
-    messages: Sequence[BaseMessage], store: ImageStore, *, fetch: Callable[[str], bytes] | None = None
-) -> list[BaseMessage]:
-    """Swaps every picture in human, system and tool messages for a reference to the store.
+def ingest(messages: Sequence[BaseMessage], store: ImageStore, *, fetch: Fetch | None = None) -> list[BaseMessage]:
+    """Replaces every image in human, system and tool messages by a reference to the store.
 
     Args:
         messages: A conversation, or its new part. Never modified.
-        store: Where the pictures go. References that are already there must be known to it.
-        fetch: Called with each http(s) URL, returns the file; without it remote pictures are refused. It decides which
-            hosts may be asked and for how long: a URL in a message is a stranger's wish.
+        store: Where the images go. References in the messages must be known to it.
+        fetch: Called with each http(s) URL, returns the file's bytes; without it remote images are refused. It decides
+            which hosts may be asked and for how long: a URL in a message comes from a stranger.
 
     Returns:
         Only the messages that changed, under their own ids (new ones where they had none), so that LangGraph's
@@ -62,31 +63,39 @@ def ingest(
         >>> changed.content[0]["url"]
         'vtimg://sha256/…'
     """
-    swapped = (ingest_one(message, store, fetch=fetch, position=place) for place, message in enumerate(messages))
-    return [message for message in swapped if message is not None]
+    replaced = (ingest_message(message, store, fetch=fetch, position=place) for place, message in enumerate(messages))
+    return [message for message in replaced if message is not None]
 
 
-def ingest_one(
+def ingest_message(
     message: BaseMessage,
     store: ImageStore,
     *,
-    fetch: Callable[[str], bytes] | None = None,
+    fetch: Fetch | None = None,
     position: int = 0,
     leave: Callable[[object], bool] = lambda _: False,
 ) -> BaseMessage | None:
-    """One message as `ingest` returns it; None if there is nothing to change.
+    """Replaces every image in one message: the only way in for pixels.
 
     Args:
-        message: See `ingest`, as for `store`, `fetch` and what is raised.
-        position: Its place in the conversation, which errors name.
-        leave: Says of a block whether it stays as it is, unread.
+        message: A message of any kind. Never modified.
+        store: As for `ingest`.
+        fetch: As for `ingest`.
+        position: The message's place in the conversation, which errors name.
+        leave: Whether a block stays as it is, unread.
+
+    Returns:
+        The changed message, or None if there is nothing to change.
+
+    Raises:
+        ImageError: As `ingest`.
     """
     if not isinstance(message, HumanMessage | SystemMessage | ToolMessage) or isinstance(message.content, str):
         return None
     content: list[str | dict[Any, Any]] = []
     for index, block in enumerate(message.content):
         try:
-            content.append(block if not isinstance(block, dict) or leave(block) else _swap(block, store, fetch))
+            content.append(block if not isinstance(block, dict) or leave(block) else _replaced(block, store, fetch))
         except ImageError as error:
             raise type(error)(f"message {position} ({message.type}), block {index}: {error}") from error
     if all(new is old for new, old in zip(content, message.content, strict=True)):
@@ -94,8 +103,8 @@ def ingest_one(
     return message.model_copy(update={"content": content, "id": message.id or str(uuid.uuid4())})
 
 
-def _swap(block: dict[Any, Any], store: ImageStore, fetch: Callable[[str], bytes] | None) -> dict[Any, Any]:
-    """The block itself if it holds no picture or a good reference, else the reference that replaces it."""
+def _replaced(block: dict[Any, Any], store: ImageStore, fetch: Fetch | None) -> dict[Any, Any]:
+    """The reference that replaces a block with an image; the block itself if it has none, or is a good reference."""
     kind = block.get("type")
     if is_reference(block):
         View.from_block(block, store)
@@ -113,9 +122,7 @@ def _swap(block: dict[Any, Any], store: ImageStore, fetch: Callable[[str], bytes
     return _from_url(source.get("url"), block, store, fetch)
 
 
-def _from_url(
-    url: object, block: Mapping[Any, Any], store: ImageStore, fetch: Callable[[str], bytes] | None
-) -> dict[str, Any]:
+def _from_url(url: object, block: Mapping[Any, Any], store: ImageStore, fetch: Fetch | None) -> dict[str, Any]:
     if not isinstance(url, str) or not url:
         keys = sorted(str(key) for key in block)
         raise ImageRefused(
@@ -139,7 +146,7 @@ def _from_url(
 
 
 def _from_base64(text: object, store: ImageStore) -> dict[str, Any]:
-    """Keeps base64 text, bare or as a data URL; line breaks are allowed, anything else that is not base64 is not."""
+    """Stores an image given as base64, bare or as a data URL, and returns its reference. Line breaks are allowed."""
     if not isinstance(text, str):
         raise UnreadableImage(f"image data must be base64 text, got {type(text).__name__}")
     if len(text) > 2 * store.limits.max_bytes + 1000:  # base64 takes 4/3, with line breaks or %-escapes a little more

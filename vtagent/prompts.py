@@ -1,7 +1,7 @@
-"""The system prompts for stock vision-language models: what they see first, and what they may do about it.
+"""The system prompts for stock vision-language models: how images are shown first, and how to ask for more.
 
-It leans on the model's own function-calling template for the form of a call (with plain-tag prompts untrained models
-almost never call, see VisionThink, arXiv:2507.13348, section 4), and adds only what the template cannot know.
+The form of a call is left to the model's own function-calling template: with plain-tag prompts, untrained models almost
+never call (VisionThink, arXiv:2507.13348, section 4).
 """
 
 from __future__ import annotations
@@ -15,17 +15,23 @@ class PromptTemplate(Protocol):
     """Writes the system prompt of a run from its settings; None means no system message."""
 
     def __call__(self, *, tool_name: str, scale: float, max_zooms: int) -> str | None:
-        """Return the prompt; the same settings must give the same text, or engines cannot reuse a prefix."""
+        """The prompt. The same settings must give the same text, or engines cannot reuse a prefix.
+
+        Args:
+            tool_name: The zoom tool's name, as offered to the model.
+            scale: The scale at which both sides of an image are first shown; 1.0 is full resolution.
+            max_zooms: How many zooms the run allows.
+        """
         ...
 
 
 def zoom_prompt(*, tool_name: str, scale: float, max_zooms: int) -> str:
-    """The default prompt.
+    """The default prompt of the zoom graph.
 
     Args:
         tool_name: The zoom tool's name, as offered to the model.
-        scale: By how much both sides of the image are scaled at first (1.0: not at all).
-        max_zooms: How many zooms the run allows; at 0 the tool is not mentioned.
+        scale: The scale at which both sides of an image are first shown; 1.0 is full resolution.
+        max_zooms: How many zooms the run allows; at 0 the prompt does not mention the tool.
 
     Example:
         >>> print(zoom_prompt(tool_name="zoom_image", scale=1.0, max_zooms=0))
@@ -67,9 +73,9 @@ def agent_prompt(*, tool_name: str, scale: float, max_zooms: int) -> str | None:
     """What `ZoomMiddleware` adds to an agent's own system prompt: how images are shown, nothing about the reply's form.
 
     Args:
-        tool_name: The zoom tool's name, as offered to the model.
-        scale: By how much both sides of an image are scaled at first (1.0: not at all).
-        max_zooms: How many zooms a run allows; at 0 there is nothing to say.
+        tool_name: As for `zoom_prompt`.
+        scale: As for `zoom_prompt`.
+        max_zooms: As for `zoom_prompt`; at 0 nothing is added.
 
     Example:
         >>> print(agent_prompt(tool_name="zoom_image", scale=1.0, max_zooms=2))

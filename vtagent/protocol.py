@@ -15,11 +15,13 @@ from __future__ import annotations
 
 import json
 import math
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NoReturn
 
 from langchain_core.messages import AIMessage
+from langchain_core.messages.tool import invalid_tool_call, tool_call
 
 THINK = ("<think>", "</think>")
 ANSWER = ("<answer>", "</answer>")
@@ -142,6 +144,33 @@ def parse_reply(text: str) -> Reply:
     )
 
 
+def with_structured_calls(message: AIMessage) -> AIMessage:
+    """The message with the calls in its text moved to its own fields; the message itself if its text has none.
+
+    A call that does not parse or validate becomes one of `invalid_tool_calls`.
+
+    Example:
+        >>> message = with_structured_calls(AIMessage('<tool_call>{"name": "zoom_image", "arguments": {}}</tool_call>'))
+        >>> message.content, message.tool_calls[0]["name"]
+        ('', 'zoom_image')
+    """
+    if TOOL_CALL[0] not in message.text:
+        return message
+    reply = parse_reply(message.text)
+    valid = [tool_call(name=call.name, args=call.arguments, id=new_call_id()) for call in reply.tool_calls]
+    invalid = [
+        invalid_tool_call(name=None, args=call.text, id=new_call_id(), error=call.error) for call in reply.invalid_calls
+    ]
+    if not valid and not invalid:
+        return message
+    return message.model_copy(update={"content": reply.content, "tool_calls": valid, "invalid_tool_calls": invalid})
+
+
+def new_call_id() -> str:
+    """An id for a call that has none."""
+    return f"call_{uuid.uuid4().hex[:24]}"
+
+
 def reply_of(message: AIMessage) -> Reply:
     """Returns the reply that a chat message carries, with its structured calls written back as text.
 
@@ -192,10 +221,48 @@ def parse_call(text: str) -> ToolCall | InvalidCall:
 
 
 def check_call(name: str, arguments: object) -> ToolCall | InvalidCall:
-    """Validates a call that a server has already parsed, by the rules of `parse_call`."""
+    """Validates a call that a server has already parsed, by the rules of `parse_call`.
+
+    Args:
+        name: The tool's name.
+        arguments: The arguments, any value.
+    """
+    if name.strip() and isinstance(arguments, dict) and _is_strict(name) and _is_strict(arguments, DEEPEST - 1):
+        return ToolCall(name.strip(), arguments)
+    # Everything else is written as JSON and read again, so that the error is the same as for a call in text.
     if _nested_beyond(arguments, DEEPEST - 1):
         return InvalidCall("", _TOO_DEEP)  # JSON nested a thousand deep cannot even be written
     return parse_call(json.dumps({"name": name, "arguments": arguments}, default=str))
+
+
+_PLAIN = frozenset({str, bool, type(None), int, float, dict, list})
+
+
+def _is_strict(value: object, levels: int = 0) -> bool:
+    """Whether a value, written as JSON, is read back by `parse_call` unchanged.
+
+    Args:
+        value: Any value.
+        levels: How many lists and objects may stand inside one another.
+    """
+    if type(value) not in _PLAIN:
+        return False
+    match value:
+        case str():
+            return value.isascii() or not any("\ud800" <= character <= "\udfff" for character in value)
+        case None | bool():
+            return True
+        case int():
+            return -(10**17) < value < 10**18  # at most 18 characters
+        case float():
+            return math.isfinite(value)
+        case dict():
+            return levels > 0 and all(
+                type(key) is str and _is_strict(key) and _is_strict(part, levels - 1) for key, part in value.items()
+            )
+        case list():
+            return levels > 0 and all(_is_strict(part, levels - 1) for part in value)
+    return False
 
 
 def _nested_beyond(value: object, levels: int) -> bool:

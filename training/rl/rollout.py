@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from langchain_core.messages import BaseMessage
 
-from vtagent.graphs.state import Usage, ViewRecord, no_usage
+from vtagent.graphs.budgets import Usage, ViewRecord, no_usage
 from vtagent.models.engine import EngineImage, FinishReason
 from vtagent.training.data import Example
 

@@ -1,4 +1,4 @@
-"""`PixelModel`: any chat model, behind a step that turns image references into pixels below LangChain's callbacks."""
+"""`PixelModel`: a wrapper around any chat model that turns image references into pixels below LangChain's callbacks."""
 
 from __future__ import annotations
 
@@ -27,11 +27,17 @@ _COPIED_FIELDS = (
     "tags",
     "verbose",
 )
-"""What a chat model does around a call, which the step before it must do in its place."""
+"""What LangChain does around a call of a chat model; the wrapper does it in place of the inner model."""
 
 
 class PixelModel(DelegatingChat):
-    """Any chat model, behind a step that turns references into `data:` URLs at the last moment."""
+    """Any chat model, wrapped so that it gets `data:` URLs in place of image references.
+
+    Args:
+        inner: The model.
+        renderer: Renders views to pixels.
+        store: Where the images are.
+    """
 
     inner: BaseChatModel = Field(exclude=True)
     renderer: Any = Field(exclude=True)
@@ -41,7 +47,14 @@ class PixelModel(DelegatingChat):
     def over(
         cls, model: BaseChatModel, store: ImageStore, vision: VisionSpec, *, renderer: ViewRenderer | None = None
     ) -> PixelModel:
-        """Wrap a model whose images are in `store` and are rendered for `vision`, by `renderer` if it is shared."""
+        """Wrap a model.
+
+        Args:
+            model: The model.
+            store: Where the images are.
+            vision: The image sizes that the model sees.
+            renderer: Renders views to pixels; share one so that views are rendered once. A new one by default.
+        """
         kept = {name: getattr(model, name) for name in _COPIED_FIELDS}
         return cls(inner=model, store=store, renderer=renderer or ViewRenderer(store, vision), **kept)
 
@@ -51,7 +64,7 @@ class PixelModel(DelegatingChat):
 
     @property
     def model_name(self) -> str | None:
-        """The inner model's name, by which LangChain knows what it can do."""
+        """The inner model's name, by which LangChain looks up what it can do."""
         return getattr(self.inner, "model_name", None) or getattr(self.inner, "model", None)
 
     @property
@@ -62,7 +75,15 @@ class PixelModel(DelegatingChat):
         return self.inner._get_ls_params(stop=stop, **kwargs)
 
     def bind_tools(self, tools: Sequence[Any], **kwargs: Any) -> Runnable[LanguageModelInput, AIMessage]:
-        """Let the inner model write the tools in its own dialect."""
+        """Bind the tools as the inner model writes them.
+
+        Args:
+            tools: Anything that the inner model's `bind_tools` takes.
+            kwargs: Other options of its `bind_tools`.
+
+        Raises:
+            TypeError: The inner model's `bind_tools` does not return a plain binding of itself.
+        """
         bound = self.inner.bind_tools(tools, **kwargs)
         if not isinstance(bound, RunnableBinding) or bound.bound is not self.inner:
             raise TypeError(f"{type(self.inner).__name__}.bind_tools does not return a plain binding; wrap it yourself")

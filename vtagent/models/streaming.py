@@ -5,28 +5,20 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from typing import Any
-from uuid import uuid4
 
 from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.messages.ai import UsageMetadata
-from langchain_core.messages.tool import invalid_tool_call, tool_call, tool_call_chunk
+from langchain_core.messages.tool import tool_call_chunk
 from langchain_core.utils.json import parse_partial_json
 
 from vtagent.models.codec import Detokenizer
 from vtagent.models.engine import Generation
-from vtagent.protocol import TOOL_CALL, parse_reply
+from vtagent.protocol import TOOL_CALL, with_structured_calls
 
 
 def to_message(text: str) -> AIMessage:
-    """A reply with its calls taken out of the text; calls that do not parse become `invalid_tool_calls`."""
-    reply = parse_reply(text)
-    return AIMessage(
-        content=reply.content,
-        tool_calls=[tool_call(name=call.name, args=call.arguments, id=_new_id()) for call in reply.tool_calls],
-        invalid_tool_calls=[
-            invalid_tool_call(name=None, args=call.text, id=_new_id(), error=call.error) for call in reply.invalid_calls
-        ],
-    )
+    """A reply as a message, its calls in `tool_calls` and `invalid_tool_calls`."""
+    return with_structured_calls(AIMessage(text.rstrip()))
 
 
 def usage(generation: Generation) -> UsageMetadata:
@@ -131,7 +123,3 @@ def _unparsable(args: str) -> str:
 def _overlap(text: str, tag: str) -> int:
     """Number of characters at the end of `text` that may be the beginning of `tag`."""
     return next((size for size in range(min(len(tag), len(text)), 0, -1) if text.endswith(tag[:size])), 0)
-
-
-def _new_id() -> str:
-    return f"call_{uuid4().hex}"

@@ -9,7 +9,7 @@ from langchain_core.messages import AIMessage, BaseMessage, ChatMessage, HumanMe
 
 from vtagent.errors import ModelError
 from vtagent.images import ImageStore
-from vtagent.ingest import ingest
+from vtagent.ingest import ingest_message
 from vtagent.models.codec import Codec
 from vtagent.protocol import TOOL_CALL
 from vtagent.views import View, is_reference
@@ -21,7 +21,7 @@ def with_references(messages: Sequence[BaseMessage], store: ImageStore) -> list[
     Raises:
         ImageError: The store refuses an image.
     """
-    return [(ingest([message], store) or [message])[0] for message in messages]
+    return [ingest_message(message, store) or message for message in messages]
 
 
 def views_of(messages: Sequence[BaseMessage], store: ImageStore) -> list[View]:

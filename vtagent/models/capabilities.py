@@ -1,0 +1,80 @@
+"""What a given chat model can do, and how its provider wants to be told: every such rule is here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from langchain_core.language_models import BaseChatModel
+
+from vtagent.errors import ModelError
+from vtagent.images import ImageStore, MemoryImageStore
+from vtagent.visual_tokens import QWEN3_VL, VisionSpec
+
+
+def store_of(model: object, default: ImageStore | None = None) -> ImageStore:
+    """The model's own image store, else `default`, else a new one in memory.
+
+    An attribute `store` of another type is not an image store: `ChatOpenAI` has a setting of that name.
+    """
+    own = getattr(model, "store", None)
+    if isinstance(own, ImageStore):
+        return own
+    return MemoryImageStore() if default is None else default
+
+
+def vision_of(model: object, default: VisionSpec = QWEN3_VL) -> VisionSpec:
+    """The image sizes that the model sees, else `default`."""
+    own: VisionSpec | None = getattr(model, "vision", None)
+    return own or default
+
+
+def reads_references(model: object) -> bool:
+    """Whether the model turns references into pixels itself, as `ChatVLM` does."""
+    return bool(getattr(model, "resolves_images", False))
+
+
+def takes_tool_images(model: BaseChatModel) -> bool:
+    """Whether the model's profile says that it reads images in tool messages.
+
+    A model without a profile counts as one that does not: images in user messages work everywhere.
+    """
+    return bool((getattr(model, "profile", None) or {}).get("image_tool_message"))
+
+
+def can_be_forbidden(model: BaseChatModel, tools: Sequence[Any]) -> bool:
+    """Whether the model knows the tool choice "none". Some take it for a tool's name, and their servers refuse it.
+
+    Args:
+        model: The model.
+        tools: The tools that it would be given.
+    """
+    try:
+        choice = getattr(model.bind_tools(tools, tool_choice="none"), "kwargs", {}).get("tool_choice")
+    except Exception:  # each package raises its own; a model without bind_tools is reported when tools are bound
+        return False
+    if not isinstance(choice, Mapping):
+        return True
+    function = choice.get("function")
+    return "none" not in (choice.get("name"), function.get("name") if isinstance(function, Mapping) else None)
+
+
+def zoom_bias_options(model: BaseChatModel, bias: float, token_id: int | None) -> dict[str, Any]:
+    """The options of a call that add a bias to the log-odds of zooming.
+
+    Args:
+        model: The model.
+        bias: What is added, in nats.
+        token_id: The id of the model's `<tool_call>` token; not needed for a model that reads references.
+
+    Raises:
+        ModelError: The model has no option `zoom_bias`, and `token_id` is None.
+    """
+    if reads_references(model):
+        return {"zoom_bias": bias}
+    if token_id is None:
+        raise ModelError(
+            f"{type(model).__name__} takes no zoom_bias; give the id of its <tool_call> token as zoom_token_id, and it "
+            "gets a logit_bias"
+        )
+    return {"logit_bias": {str(token_id): bias}}
