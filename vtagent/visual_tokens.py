@@ -90,7 +90,7 @@ class VisionSpec:
         raise ImageTooLarge(f"{width}x{height} fits no size of {self.min_pixels} to {self.max_pixels} pixels")
 
     def low(self, width: int, height: int, scale: float) -> tuple[int, int]:
-        """The size, (width, height) in pixels, at which a view of reduced scale is rendered: `fit`, scaled, fitted again.
+        """The size, (width, height) in pixels, of a view of reduced scale: `fit`, scaled, and fitted again.
 
         Args:
             width: Width of the part shown, in pixels of the original.
@@ -101,11 +101,12 @@ class VisionSpec:
             ImageTooLarge: As `snap`.
             ValueError: As `snap`.
         """
-        width, height = self.fit(width, height)
+        whole = self.fit(width, height)
         if scale == 1:
-            return width, height
-        width, height = max(1, round(width * scale)), max(1, round(height * scale))
-        return self.fit(min(width, self.max_aspect * height), min(height, self.max_aspect * width))
+            return whole
+        width, height = max(1, round(whole[0] * scale)), max(1, round(whole[1] * scale))
+        low = self.fit(min(width, self.max_aspect * height), min(height, self.max_aspect * width))
+        return min(whole, low, key=math.prod)  # what is enlarged to `min_pixels` may come out larger than the whole
 
     def grid(self, width: int, height: int) -> tuple[int, int, int]:
         """Patches of a picture of this size after `snap`, as the processor's `image_grid_thw`: (1, rows, columns)."""
@@ -113,7 +114,7 @@ class VisionSpec:
         return 1, h // self.patch_size, w // self.patch_size
 
     def tokens(self, width: int, height: int, *, low: bool = False) -> int:
-        """Visual tokens of a picture of this size (in pixels, before `snap`); `low` changes nothing: there is no setting."""
+        """Visual tokens of a picture of this size (in pixels, before `snap`); `low` is no setting of these models."""
         _, rows, columns = self.grid(width, height)
         return rows * columns // self.merge_size**2
 

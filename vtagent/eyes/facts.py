@@ -17,7 +17,7 @@ ToolImages = Literal["tool message", "user message"]
 """Where an image that a tool returns may stand: in the tool's message, or in a user message after all of them."""
 
 Boxes = Literal["thousandths", "thousandths, y first", "pixels as shown"]
-"""How a model writes a box: 0-1000 as x1, y1, x2, y2; 0-1000 as y1, x1, y2, x2; or pixels of the view as it was sent."""
+"""How a model writes a box: 0-1000 as x1, y1, x2, y2; 0-1000 as y1, x1, y2, x2; or pixels of the view as sent."""
 
 Dialect = Literal["zoom_image", "image_zoom_in_tool"]
 """The zoom tool that a model is offered: ours, or the one that Qwen3-VL is trained on."""

@@ -38,8 +38,8 @@ def eyes_of(
     """What is known of a model's eyes.
 
     Args:
-        model: A LangChain chat model, a binding or wrapper of one (the first model counts, of several), or a name such as
-            "openai:gpt-4o".
+        model: A LangChain chat model, a binding or wrapper of one, or a name such as "openai:gpt-4o". Of a model with
+            fallbacks, the first counts.
         override: What the caller knows better: an `Eyes`, taken as it is; a `Vision`; fields of `Eyes` by name; or the
             name of a model that sees alike.
         warn: Whether an unknown model is told, once a process, with an `UnknownModelWarning`.
@@ -118,9 +118,9 @@ def _warn(found: Asked) -> None:
         _told.add(found.described)
     at = f" on {found.server}" if found.server else ""
     warnings.warn(
-        f"what an image costs {found.described}{at} is not known. Assumed: as Qwen3-VL, a token per 32 x 32 pixels, boxes in "
-        f"thousandths, images of tools in a {found.wire.tool_images}. If that is wrong, say vision=... or "
-        "override=...; `vtagent models` lists the known models",
+        f"it is not known what an image costs with {found.described}{at}. Assumed, as of Qwen3-VL: a token per 32 x 32 "
+        f"pixels, boxes in thousandths; images of tools in a {found.wire.tool_images}. If that is wrong, pass vision= "
+        "or override=; `vtagent models` lists the known models",
         UnknownModelWarning,
         stacklevel=3,
     )

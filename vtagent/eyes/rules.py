@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from vtagent.eyes.vision import MAX_ASPECT, check_sides, cheaper_size, scaled, squeezed
+from vtagent.eyes.vision import MAX_ASPECT, cheaper_size, check_sides, scaled, squeezed
 
 __all__ = ["ClaudePatches", "Gemini2Tiles", "Gemini3Grid", "GptPatches", "GptTiles"]
 
@@ -232,7 +232,8 @@ class Gemini3Grid(_Rule):
     Attributes:
         budget: Most tokens at the default setting.
         low_budget: Most tokens at the low setting.
-        setting: Whether `media_resolution` reaches the model. Without it every view costs what the whole costs.
+        setting: Whether `media_resolution` reaches the model. Without it every view costs what the whole costs, and a low
+            view is the whole.
         cell: Assumed side in pixels of what one token shows; decides the size that is sent, not the bill.
     """
 
@@ -255,9 +256,9 @@ class Gemini3Grid(_Rule):
         return self._within(width, height, self.budget)
 
     def low(self, width: int, height: int, scale: float) -> tuple[int, int]:
-        """As many pixels as the low budget can show, and no more than the scale asks for."""
+        """As many pixels as the low budget can show, and no more than the scale asks for; the whole without the setting."""
         width, height = self.fit(width, height)
-        if scale >= 1:
+        if scale >= 1 or not self.setting:
             return width, height
         return self._within(*scaled(width, height, scale), self.low_budget)
 

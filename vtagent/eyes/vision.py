@@ -10,7 +10,7 @@ from typing import Protocol, runtime_checkable
 
 from vtagent.errors import ImageTooLarge
 
-__all__ = ["MAX_ASPECT", "Vision", "check_sides", "cheaper_size", "scaled", "squeezed"]
+__all__ = ["MAX_ASPECT", "Vision", "cheaper_size", "check_sides", "scaled", "squeezed"]
 
 MAX_ASPECT = 200
 """Longest allowed ratio of the sides. Providers state none; this is the limit of the Qwen processors."""
@@ -53,7 +53,7 @@ class Vision(Protocol):
         Args:
             width: Width of the part shown, in pixels of the original.
             height: Height of the part shown, in pixels of the original.
-            scale: Sides relative to `fit`, above 0 and at most 1. The result may be smaller, so that the bill shrinks, too.
+            scale: Sides relative to `fit`, above 0 and at most 1. The result may be smaller, so that the bill shrinks.
 
         Raises:
             ImageTooLarge: As `snap`.
@@ -102,8 +102,8 @@ def cheaper_size(
 ) -> tuple[int, int]:
     """The largest size within `scale` whose bill shrinks as the scale asks.
 
-    The bill may be `slack` x scale² of the whole's. Where no size is that cheap, as with a rule that bills whole tiles, it is
-    the largest of the cheapest.
+    The bill may be `slack` x scale² of the whole's. Where no size is that cheap, as with a rule that bills whole tiles,
+    it is the largest of the cheapest.
 
     Args:
         width: Width of the whole as sent, in pixels.

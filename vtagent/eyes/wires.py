@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from vtagent.eyes.facts import Fact, Limits, LowSetting, ToolImages
 from vtagent.eyes.families import DETAIL_LOW, MEDIA_RESOLUTION_LOW
@@ -32,7 +32,7 @@ class Wire:
     tool_images: ToolImages
     facts: tuple[Fact, ...]
     settings: tuple[LowSetting, ...] = ()
-    limits: Limits = Limits()
+    limits: Limits = field(default_factory=Limits)
 
 
 _GPT_GUIDE = "https://developers.openai.com/api/docs/guides/images-vision"
