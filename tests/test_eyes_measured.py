@@ -1,7 +1,7 @@
 """The token rules against rows that were measured or published: within one token, or a miss that is named.
 
-`M` rows are what users were billed or were told by a counting endpoint; `D` rows stand in a vendor's documentation. Text in
-the same request is taken off where the source tells how much it is. No row is without its source.
+`M` rows are what users were billed or were told by a counting endpoint; `D` rows stand in a vendor's documentation.
+Text in the same request is taken off where the rows tell how much it is. No row is without its source.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ class Row:
     low: bool = False
 
 
-# A private preview of GPT-4 with vision, billed 70 + 140 as GPT-5 is; "resolutions validated by actually calling GPT-4".
-KANI = "kani-ext-vision, tests of img_tokens (tokens of the image alone)"
+# A private preview of GPT-4 with vision, billed 70 + 140 as GPT-5 is: "validated by actually calling GPT-4".
+# Its row of 1x1025 pixels is left out: the image is thinner than views may be.
+KANI = "the tests of kani.ext.vision.engines.openai.img_tokens, found by that name in public code"
 KANI_SIZES = {
     (980, 970): 630,
     (554, 536): 630,
@@ -48,17 +49,25 @@ KANI_SIZES = {
 GPT_5 = "https://community.openai.com/t/clarification-on-token-usage-for-image-inputs/1357218"
 # 8 tokens of text beside the image.
 GPT_41 = "https://community.openai.com/t/vision-pricing-calculator-inaccurate-resizing-rounding-vs-api-costs/1281361"
-GPT_41_SIZES = "https://community.openai.com/t/gpt-4-1-vision-price-calculations-incorrect-billing-on-full-model/1230130"
-# 12 tokens of text beside the image (11 with o3, 13 with the models that bill squares).
-SMALL = "https://community.openai.com/t/vision-more-than-one-way-to-send-a-request/1262691"
+GPT_41_SIZES = (
+    "https://community.openai.com/t/gpt-4-1-vision-price-calculations-incorrect-billing-on-full-model/1230130"
+)
+# 12 tokens of text beside the image by both rows of gpt-4o (11 by both of o3); taken for the other models, too.
+SMALL = (
+    "https://community.openai.com/t/"
+    "vision-more-than-one-way-to-send-a-request-undocumented-and-different-pricing-realized/1262691"
+)
 # The text-only request is subtracted by the author; OpenAI Developer Community, 2026-06-17.
 GPT_5_MINI = "https://longform.social/post/did:plc:lk3jfj3zq4k4wxnk474axylu/3moh6hx44k5e2"
-# 30 and 35 tokens of text beside the image.
-NANO = "https://community.openai.com/t/gpt-5-mini-image-input-token-calculation-discrepancy/1344040"
+# 35 tokens of text beside the image with GPT-4.1 nano as the author says, 30 with GPT-5 nano by his own calculation.
+NANO = (
+    "https://community.openai.com/t/"
+    "gpt-5-mini-image-input-token-calculation-discrepancy-with-official-faq-formula/1344040"
+)
 GPT_GUIDE = "https://developers.openai.com/api/docs/guides/images-vision (2026-10)"
 
 # count_tokens on 2026-06-13: 8 tokens around the image with Opus 4.8, 10 with Sonnet 4.6, the same at every size.
-JACKIN = "github.com/jackin-project/jackin, research/token-optimization: independent verification pass"
+JACKIN = "https://jackin.tailrocks.com/research/token-optimization/, 50: independent verification pass"
 CLAUDE = "https://platform.claude.com/docs/en/build-with-claude/vision, table of sizes (2026-10)"
 CLAUDE_SIZES = {  # size: (standard tier, high-resolution tier)
     (200, 200): (64, 64),
@@ -100,8 +109,8 @@ ROWS = [
     Row("gpt-4o-mini", (128, 64), 2845 - 12, SMALL, low=True),
     Row("o3", (128, 64), 236 - 11, SMALL),
     Row("o3", (128, 64), 86 - 11, SMALL, low=True),
-    Row("gpt-4.1-mini", (128, 64), 26 - 13, SMALL),
-    Row("gpt-4.1-nano", (128, 64), 33 - 13, SMALL),
+    Row("gpt-4.1-mini", (128, 64), 26 - 12, SMALL),
+    Row("gpt-4.1-nano", (128, 64), 33 - 12, SMALL),
     Row("o4-mini", (128, 64), 26 - 12, SMALL),
     Row("gpt-4.1-mini", (4000, 1474), 2488, GPT_41),
     Row("gpt-5-mini", (256, 256), 77, GPT_5_MINI),
@@ -151,7 +160,7 @@ def test_a_named_miss_is_still_a_miss(row: Row) -> None:
 
 def test_the_row_of_the_older_budget_is_met_by_the_older_budget() -> None:
     [row] = [row for row in MISSES if row.model == "gpt-4.1-mini"]
-    assert GptPatches(1.62, 1536, 2048).tokens(*row.size) == row.tokens
+    assert abs(GptPatches(1.62, 1536, 2048).tokens(*row.size) - row.tokens) <= 1
 
 
 def test_ten_sizes_are_measured_for_gpt_and_for_gemini() -> None:
@@ -161,7 +170,7 @@ def test_ten_sizes_are_measured_for_gpt_and_for_gemini() -> None:
 
 def test_claude_has_three_measured_sizes_and_six_published_ones() -> None:
     claude = [row for row in ROWS if row.model.startswith("claude")]
-    assert len({row.size for row in claude if row.trust == "M"}) == 3  # fewer than ten: no more were found with a source
+    assert len({row.size for row in claude if row.trust == "M"}) == 3  # no more were found with a source
     assert len({row.size for row in claude}) == 8
 
 

@@ -1,4 +1,4 @@
-"""Every rule keeps the promises that views build on: sizes that are not shrunk again, and low views that are cheaper."""
+"""Every rule keeps what views build on: sizes that are not shrunk again, and low views that are cheaper."""
 
 from __future__ import annotations
 

@@ -96,6 +96,20 @@ examples:
 """
 
 
+MODELS = """\
+examples:
+  # Every known family of models: what a photograph costs whole and low, and how a box is written
+  vtagent models
+
+  # Everything that is known of one, with its sources
+  vtagent models gpt-4o
+  vtagent models anthropic:claude-opus-4-7 --json
+
+D: the vendor's documentation. S: source code. M: measured by users.
+?: third party only, or assumed.
+"""
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
@@ -162,12 +176,22 @@ def parsers() -> tuple[_Parser, dict[str, _Parser]]:
         default=60,
         help="images put since then stay: another chat may be about to show them; default: 60",
     )
+    models = commands.add_parser(
+        "models",
+        help="what is known of other people's models: cost of an image, limits, boxes",
+        description="List the known models, or print what is known of one, with sources.",
+        epilog=MODELS + "\n" + EXIT_CODES,
+        formatter_class=raw,
+    )
+    models.add_argument("name", nargs="?", metavar="NAME", help="such as gpt-4o or ollama:qwen2.5vl:7b")
+    models.add_argument("--json", action="store_true", help="print one JSON object instead")
+
     for parser in (chat, forget):
         parser.add_argument("--state", metavar="DIR", type=Path, help="where conversations are kept; made if missing")
 
-    for parser in (ask, samples, chat, forget):
+    for parser in (ask, samples, chat, forget, models):
         parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    return top, {"ask": ask, "samples": samples, "chat": chat, "forget": forget}
+    return top, {"ask": ask, "samples": samples, "chat": chat, "forget": forget, "models": models}
 
 
 def _add_model_options(parser: argparse.ArgumentParser) -> None:

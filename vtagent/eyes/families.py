@@ -109,7 +109,12 @@ _OLD_BUDGET = Fact(
 
 _CLAUDE_FACTS = (
     Fact("⌈w/28⌉ · ⌈h/28⌉ tokens after shrinking", _CLAUDE_BOXES, "2026-10", "D"),
-    Fact("the same, by count_tokens on sizes of 280² to 2,000²", "github.com/jackin-project/jackin", "2026-06-13", "M"),
+    Fact(
+        "the same, by count_tokens on sizes of 280² to 2,000²",
+        "https://jackin.tailrocks.com/research/token-optimization/",
+        "2026-06-13",
+        "M",
+    ),
     Fact("boxes are pixels of the image as Claude sees it; 0-1000 works badly", _CLAUDE_BOXES, "2026-10", "D"),
 )
 
