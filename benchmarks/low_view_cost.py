@@ -37,9 +37,9 @@ def main() -> None:
     """Write the table."""
     argparse.ArgumentParser(description=__doc__.partition("\n")[0]).parse_args()
     note = (
-        f"Billed tokens of a low view (scale {SCALE:g}) / of the whole, by each provider's own rule, as vtagent.eyes has "
-        f"it. Wanted: at most {WANTED:.0%}; (!) marks where the rule admits no less: Gemini 2 bills whole tiles, two of "
-        "them or one."
+        f"Billed tokens of a low view (scale {SCALE:g}) / of the whole, by each provider's own rule, as vtagent.eyes "
+        f"has it. Wanted: at most {WANTED:.0%}; (!) marks where the rule admits no less: Gemini 2 bills whole tiles, "
+        "two of them or one."
     )
     report("low_view_cost", [row(family) for family in FAMILIES], note=note)
 

@@ -21,7 +21,7 @@ from langchain_ollama import ChatOllama
 from langchain_openai import AzureChatOpenAI, ChatOpenAI
 from pydantic import SecretStr
 
-from vtagent.eyes import FAMILIES, UnknownModelWarning, Vision, eyes_of, family_of, lookup
+from vtagent.eyes import FAMILIES, Family, UnknownModelWarning, Vision, eyes_of, family_of, lookup
 from vtagent.eyes.rules import ClaudePatches, Gemini3Grid, GptTiles
 from vtagent.images import MemoryImageStore
 from vtagent.models.openai_server import served_vlm
@@ -42,6 +42,10 @@ def nobody_told() -> Iterator[None]:
 
 def gpt(model: str = "gpt-4o", **options: Any) -> ChatOpenAI:
     return ChatOpenAI(model=model, api_key=KEY, **options)
+
+
+def claude() -> ChatAnthropic:
+    return ChatAnthropic(model_name="claude-opus-4-7", api_key=KEY, timeout=None, stop=None)
 
 
 def gemini(model: str) -> ChatGoogleGenerativeAI:
@@ -109,7 +113,7 @@ def test_azure_is_known_by_its_deployment() -> None:
 
 
 def test_claude_says_where_in_pixels_and_takes_images_in_tool_results() -> None:
-    eyes = eyes_of(ChatAnthropic(model_name="claude-opus-4-7", api_key=KEY))
+    eyes = eyes_of(claude())
     assert (eyes.vision, eyes.boxes, eyes.tool_images) == (ClaudePatches(2576, 4784), "pixels as shown", "tool message")
     assert (eyes.limits.max_side, eyes.limits.many_images, eyes.limits.many_images_side) == (8000, 20, 2000)
 
@@ -182,7 +186,7 @@ def test_a_name_has_its_family(name: str, family: str | None) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
-def test_the_example_of_a_family_is_in_it_and_every_fact_has_a_source(family: Any) -> None:
+def test_the_example_of_a_family_is_in_it_and_every_fact_has_a_source(family: Family) -> None:
     assert family_of(family.example) is family
     eyes = eyes_of(family.example)
     assert eyes.known
@@ -364,8 +368,8 @@ def test_the_low_setting_reaches_gemini(by_tool: bool) -> None:
 
 
 def test_claude_and_ollama_take_the_block_as_it_is() -> None:
-    claude = ChatAnthropic(model_name="claude-opus-4-7", api_key=KEY)
-    sent = claude._get_request_payload([HumanMessage([eyes_of(claude).block(*PNG, low=True)])])
+    model = claude()
+    sent = model._get_request_payload([HumanMessage([eyes_of(model).block(*PNG, low=True)])])
     assert sent["messages"][0]["content"][0]["source"]["type"] == "base64"
     ollama = ChatOllama(model="qwen2.5vl:7b")
     [message] = ollama._convert_messages_to_ollama_messages([HumanMessage([eyes_of(ollama).block(*PNG)])])

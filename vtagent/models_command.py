@@ -50,7 +50,9 @@ def _summary(eyes: Eyes) -> dict[str, Any]:
 
 def _details(eyes: Eyes) -> dict[str, Any]:
     """What `_summary` leaves out, by name."""
-    vision = asdict(eyes.vision) if is_dataclass(eyes.vision) and not isinstance(eyes.vision, type) else {}
+    vision: dict[str, Any] = (
+        asdict(eyes.vision) if is_dataclass(eyes.vision) and not isinstance(eyes.vision, type) else {}
+    )
     return {
         "known": eyes.known,
         "vision": {"rule": type(eyes.vision).__name__, **vision},
@@ -87,7 +89,7 @@ def _described(eyes: Eyes) -> str:
     fitted, low = ("x".join(str(side) for side in more[key]) for key in ("size_12_mpx", "size_12_mpx_low"))
     known = eyes.name if eyes.known else "not in the table; what follows is assumed (as of Qwen3-VL)"
     lines = [
-        f"model           {ascii(eyes.model)}: {known}",
+        f"model           {eyes.model!a}: {known}",
         f"API             {eyes.wire}",
         f"cost            {more['vision']['rule']} ({rule})",
         f"12 Mpx, whole   {cells['tokens_12_mpx']} tokens, sent as {fitted}",

@@ -232,8 +232,8 @@ class Gemini3Grid(_Rule):
     Attributes:
         budget: Most tokens at the default setting.
         low_budget: Most tokens at the low setting.
-        setting: Whether `media_resolution` reaches the model. Without it every view costs what the whole costs, and a low
-            view is the whole.
+        setting: Whether `media_resolution` reaches the model. Without it every view costs what the whole costs, and a
+            low view is the whole.
         cell: Assumed side in pixels of what one token shows; decides the size that is sent, not the bill.
     """
 
@@ -256,7 +256,7 @@ class Gemini3Grid(_Rule):
         return self._within(width, height, self.budget)
 
     def low(self, width: int, height: int, scale: float) -> tuple[int, int]:
-        """As many pixels as the low budget can show, and no more than the scale asks for; the whole without the setting."""
+        """As many pixels as the low budget can show and the scale asks for; without the setting, the whole."""
         width, height = self.fit(width, height)
         if scale >= 1 or not self.setting:
             return width, height
