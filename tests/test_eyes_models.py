@@ -315,6 +315,8 @@ def test_the_caller_knows_better() -> None:
         assert eyes_of(model, override=QWEN2_5_VL).vision == QWEN2_5_VL
         assert eyes_of(model, override="qwen2.5vl:7b").boxes == "pixels as shown"
         assert eyes_of(model, override={"tool_images": "tool message"}).tool_images == "tool message"
+        assert eyes_of(gpt(), override=QWEN2_5_VL).low_setting is None
+        assert eyes_of(gpt(), override=GptTiles(80, 160)).low_setting is not None
         whole = eyes_of("gpt-4o")
         assert eyes_of(model, override=whole) is whole
         assert not eyes_of(model, warn=False).known

@@ -363,6 +363,7 @@ FAMILIES: tuple[Family, ...] = (
         (
             Fact("one token per 32 x 32 px, 64 to 16,384 of them", _QWEN_GRID, "2026-11", "D"),
             Fact("boxes are 0-1000; image_zoom_in_tool(bbox_2d, label, img_idx)", "Qwen3-VL cookbooks", "2026-11", "D"),
+            Fact("Qwen3.5 and later are taken to be like it", "assumed", "2026-11", "?"),
         ),
         dialect="image_zoom_in_tool",
     ),

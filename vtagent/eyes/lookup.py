@@ -66,8 +66,9 @@ def eyes_of(
             eyes = replace(eyes, known=True, **override)
         except TypeError as error:
             raise ValueError(f"override must hold fields of Eyes: {error}") from None
-    elif isinstance(override, Vision) and not isinstance(override, str):
-        eyes = replace(eyes, vision=override, known=True, low_setting=None)
+    elif isinstance(override, Vision):
+        same_rule = type(override) is type(eyes.vision)
+        eyes = replace(eyes, vision=override, known=True, low_setting=eyes.low_setting if same_rule else None)
     if not eyes.known and warn:
         _warn(found)
     return eyes

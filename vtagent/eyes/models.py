@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -125,19 +125,19 @@ def _configured(model: Any, bound: dict[str, Any]) -> Any:
         return f"{provider}:{name}" if provider else name
 
 
-def _chat_model_of(steps: Iterable[Any]) -> Any:
-    """The step of a sequence that is a chat model: the first with a name that says so, else the first."""
-    steps = list(steps)
+def _chat_model_of(steps: Sequence[Any]) -> Any:
+    """The step of a sequence that holds a chat model; the first step where none does."""
     for step in steps:
         inner, _ = _unwrapped(step)
         if isinstance(inner, str) or "BaseChatModel" in _class_names(inner):
             return step
-    return type(None) if not steps else steps[0]
+    return steps[0]
 
 
 def _uses_responses(model: Any, bound: Mapping[str, Any]) -> bool:
     """Whether langchain-openai would call the Responses API, by its own rule where the package has one."""
-    payload = {**bound, "tools": bound.get("tools") or [_A_TOOL]}
+    tools = [tool for tool in bound.get("tools") or () if isinstance(tool, Mapping)]
+    payload = {**bound, "tools": tools or [_A_TOOL]}
     rule = getattr(model, "_use_responses_api", None)
     if callable(rule):
         return bool(rule(payload))
