@@ -159,6 +159,9 @@ def test_claude_shrinks_as_its_vendor_documents() -> None:
     assert standard.fit(1075, 1520) == (924, 1307)
     assert standard.fit(1920, 1080) == (1456, 819)
     assert high.fit(1075, 1520) == (1075, 1520)
+    # By the vendor's reference implementation, as others computed it.
+    assert (standard.fit(6000, 4000), high.fit(6000, 4000)) == ((1344, 896), (2352, 1568))
+    assert (standard.fit(3024, 1964), high.fit(3024, 1964)) == ((1372, 891), (2380, 1546))
 
 
 def test_many_images_lower_claudes_longest_side() -> None:
@@ -166,6 +169,19 @@ def test_many_images_lower_claudes_longest_side() -> None:
     assert eyes.vision_for(20).fit(800, 4000) == (515, 2576)
     assert max(eyes.vision_for(21).fit(800, 4000)) <= 2000
     assert (eyes.limits.side(20), eyes.limits.side(21)) == (8000, 2000)
+
+
+LIMITED = {name: vision for name, vision in VISIONS.items() if isinstance(vision, ClaudePatches | GptPatches)}
+
+
+@pytest.mark.parametrize("vision", LIMITED.values(), ids=LIMITED)
+@settings(max_examples=150, deadline=None)
+@given(size=sizes())
+def test_what_fits_is_within_both_limits(vision: ClaudePatches | GptPatches, size: tuple[int, int]) -> None:
+    width, height = vision.fit(*size)
+    squares = -(-width // vision.patch) * -(-height // vision.patch)
+    assert max(width, height) <= vision.max_edge
+    assert squares <= (vision.max_tokens if isinstance(vision, ClaudePatches) else vision.budget)
 
 
 def test_gpt_patches_shrink_as_the_vendor_documents() -> None:
