@@ -104,7 +104,7 @@ _GPT_55 = GptPatches(1.2, 10_000, 6000)
 _GPT_56 = GptPatches(1.2, 30_000, 65_535)
 
 _OLD_BUDGET = Fact(
-    "no longer in the vendor's size table; the budget is that of the spring of 2026", _GPT_GUIDE, "2026-10", "?"
+    "no longer in the vendor's size table; the budget is that of an earlier version of it", _GPT_GUIDE, "2026-10", "?"
 )
 
 _CLAUDE_FACTS = (
@@ -140,7 +140,7 @@ FAMILIES: tuple[Family, ...] = (
             _GPT_41_MINI,
             _GPT_GUIDE,
             "2026-10",
-            Fact("until the spring of 2026 the budget was 1,536 squares", _GPT_2025, "2025-05", "D"),
+            Fact("in an earlier version of the page the budget is 1,536 squares", _GPT_2025, "2025-05", "D"),
         ),
     ),
     Family(
@@ -184,7 +184,7 @@ FAMILIES: tuple[Family, ...] = (
         GptTiles(65, 129),
         "responses",
         (
-            Fact("65 + 129 per 512-px tile, sized as for GPT-4o", _GPT_2025, "2026-07", "D"),
+            Fact("65 + 129 per 512-px tile, sized as for GPT-4o", _GPT_GUIDE, "2026-06", "D"),
             _GPT_BOXES,
         ),
         low_setting=DETAIL_LOW,
@@ -200,7 +200,7 @@ FAMILIES: tuple[Family, ...] = (
             _GPT_GUIDE,
             "2026-10",
             _OLD_BUDGET,
-            Fact("until the spring of 2026 the page said x 2.46; billed was 1.5", _GPT_2025, "2026-07", "D"),
+            Fact("an earlier version of the page said x 2.46; billed was 1.5", _GPT_GUIDE, "2026-06", "M"),
         ),
     ),
     Family(
@@ -214,7 +214,7 @@ FAMILIES: tuple[Family, ...] = (
             _GPT_GUIDE,
             "2026-10",
             _OLD_BUDGET,
-            Fact("until the spring of 2026 the page said x 1.62; billed was 1.2", _GPT_2025, "2026-07", "D"),
+            Fact("an earlier version of the page said x 1.62; billed was 1.2", _GPT_GUIDE, "2026-06", "M"),
         ),
     ),
     Family(
@@ -236,7 +236,7 @@ FAMILIES: tuple[Family, ...] = (
             _GPT_52,
             _GPT_GUIDE,
             "2026-10",
-            Fact("in the spring of 2026 the budget was 1,536 squares", _GPT_GUIDE, "2026-04", "D"),
+            Fact("in an earlier version of the page the budget is 1,536 squares", _GPT_GUIDE, "2026-06", "D"),
         ),
     ),
     Family(
@@ -320,9 +320,7 @@ FAMILIES: tuple[Family, ...] = (
                 "M",
             ),
             Fact("the low setting fills its 280 in the same way; a token shows 48 px", "assumed", "2026-11", "?"),
-            Fact(
-                "boxes are 0-1000, y first", "https://ai.google.dev/gemini-api/docs/image-understanding", "2026-11", "D"
-            ),
+            Fact("boxes are 0-1000, y first", "Gemini API documentation, image understanding", "2026-11", "D"),
         ),
         boxes="thousandths, y first",
         low_setting=MEDIA_RESOLUTION_LOW,
@@ -336,9 +334,7 @@ FAMILIES: tuple[Family, ...] = (
         (
             Fact("258 up to 384², else 258 per 768-px tile", _GEMINI_TOKENS, "2026-11", "D"),
             Fact("no setting per image: the API takes one per request", _GEMINI_MEDIA, "2026-10", "D"),
-            Fact(
-                "boxes are 0-1000, y first", "https://ai.google.dev/gemini-api/docs/image-understanding", "2026-11", "D"
-            ),
+            Fact("boxes are 0-1000, y first", "Gemini API documentation, image understanding", "2026-11", "D"),
         ),
         boxes="thousandths, y first",
     ),

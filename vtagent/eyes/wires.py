@@ -61,7 +61,7 @@ WIRES: tuple[Wire, ...] = (
         (
             Fact(
                 "images in a tool message are refused (400), whatever the profile's image_tool_message says",
-                "https://developers.openai.com/api/reference/resources/chat",
+                "the API's error: image ... only allowed for role user",
                 "2026-11",
                 "M",
             ),
@@ -78,7 +78,7 @@ WIRES: tuple[Wire, ...] = (
         (
             Fact(
                 "images may stand in a tool's output",
-                "https://developers.openai.com/api/reference/resources/responses",
+                "OpenAI's reference of the Responses API",
                 "2026-11",
                 "D",
             ),
@@ -103,7 +103,7 @@ WIRES: tuple[Wire, ...] = (
         (
             Fact(
                 "images may stand in a toolResult",
-                "https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_ToolResultContentBlock.html",
+                "Amazon Bedrock, Converse",
                 "2026-11",
                 "?",
             ),
