@@ -1,4 +1,4 @@
-"""docs/measured.md quotes what the benchmarks wrote, word for word."""
+"""docs/measured.md and docs/models.md quote what the benchmarks wrote, word for word."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 RESULTS = sorted((ROOT / "benchmarks" / "results").glob("*.md"))
-PAGE = (ROOT / "docs" / "measured.md").read_text(encoding="utf-8")
+PAGE = "\n".join((ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("measured.md", "models.md"))
 
 
 @pytest.mark.parametrize("result", RESULTS, ids=lambda path: path.stem)

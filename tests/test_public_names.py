@@ -6,7 +6,7 @@ import importlib
 
 import pytest
 
-ROOMS = ("vtagent", "vtagent.graphs", "vtagent.models", "vtagent.tools")
+ROOMS = ("vtagent", "vtagent.eyes", "vtagent.graphs", "vtagent.models", "vtagent.tools")
 
 
 @pytest.mark.parametrize("room", ROOMS)

@@ -75,7 +75,7 @@ def _run(arguments: Sequence[str]) -> int:
     options = command.parse_intermixed_args(arguments[1:])
     warnings.filterwarnings("ignore", module="PIL")  # what Pillow warns of is harmless, or vtagent itself refuses it
     try:
-        {"ask": _ask, "samples": _samples, "chat": _chat, "forget": _forget}[arguments[0]](options)
+        {"ask": _ask, "samples": _samples, "chat": _chat, "forget": _forget, "models": _models}[arguments[0]](options)
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
@@ -160,6 +160,12 @@ def _forget(options: argparse.Namespace) -> None:
     from vtagent.chat_command import forget
 
     forget(options)
+
+
+def _models(options: argparse.Namespace) -> None:
+    from vtagent.models_command import models
+
+    models(options)
 
 
 def _load(

@@ -104,6 +104,20 @@ examples:
 """
 
 
+MODELS = """\
+examples:
+  # Every known family of models: what a photograph costs whole and low, and how a box is written
+  vtagent models
+
+  # Everything that is known of one, with its sources
+  vtagent models gpt-4o
+  vtagent models anthropic:claude-opus-4-7 --json
+
+D: the vendor's documentation. S: source code. M: measured by users.
+?: third party only, or assumed.
+"""
+
+
 class _Parser(argparse.ArgumentParser):
     """A parser that reports a wrong command line in one line."""
 
@@ -156,6 +170,13 @@ def parsers() -> tuple[_Parser, dict[str, _Parser]]:
             FORGET,
             _add_forget_options,
         ),
+        "models": command(
+            "models",
+            "show what is known of other people's models: cost of an image, limits, boxes",
+            "List the known models, or print what is known of one, with sources.",
+            MODELS,
+            _add_models_options,
+        ),
     }
 
 
@@ -198,6 +219,11 @@ def _add_forget_options(parser: _Parser) -> None:
         help="keep images that were added within this time, since a chat that is under way may need them; default: 60",
     )
     _add_state_option(parser)
+
+
+def _add_models_options(parser: _Parser) -> None:
+    parser.add_argument("name", nargs="?", metavar="NAME", help="such as gpt-4o or ollama:qwen2.5vl:7b")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead")
 
 
 def zoom_token_id(options: argparse.Namespace, name: str) -> int | None:

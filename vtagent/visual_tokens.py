@@ -89,13 +89,32 @@ class VisionSpec:
             size = again
         raise ImageTooLarge(f"{width}x{height} fits no size of {self.min_pixels} to {self.max_pixels} pixels")
 
+    def low(self, width: int, height: int, scale: float) -> tuple[int, int]:
+        """The size, (width, height) in pixels, of a view of reduced scale: `fit`, scaled, and fitted again.
+
+        Args:
+            width: Width of the part shown, in pixels of the original.
+            height: Height of the part shown, in pixels of the original.
+            scale: Sides relative to `fit`, above 0 and at most 1.
+
+        Raises:
+            ImageTooLarge: As `snap`.
+            ValueError: As `snap`.
+        """
+        whole = self.fit(width, height)
+        if scale == 1:
+            return whole
+        width, height = max(1, round(whole[0] * scale)), max(1, round(whole[1] * scale))
+        low = self.fit(min(width, self.max_aspect * height), min(height, self.max_aspect * width))
+        return min(whole, low, key=math.prod)  # what is enlarged to `min_pixels` may come out larger than the whole
+
     def grid(self, width: int, height: int) -> tuple[int, int, int]:
         """Patches of a picture of this size after `snap`, as the processor's `image_grid_thw`: (1, rows, columns)."""
         w, h = self.snap(width, height)
         return 1, h // self.patch_size, w // self.patch_size
 
-    def tokens(self, width: int, height: int) -> int:
-        """Visual tokens of a picture of this size (in pixels, before `snap`)."""
+    def tokens(self, width: int, height: int, *, low: bool = False) -> int:
+        """Visual tokens of a picture of this size (in pixels, before `snap`); `low` is no setting of these models."""
         _, rows, columns = self.grid(width, height)
         return rows * columns // self.merge_size**2
 

@@ -1,0 +1,127 @@
+"""`eyes_of`: from a model to its `Eyes`, by the tables of families and APIs."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from vtagent.eyes.facts import Eyes, Fact, LowSetting
+from vtagent.eyes.known import Family, family_of
+from vtagent.eyes.naming import Asked, asked
+from vtagent.eyes.rules import Gemini3Grid, GptTiles
+from vtagent.eyes.vision import Vision
+from vtagent.visual_tokens import QWEN3_VL
+
+__all__ = ["UnknownModelWarning", "eyes_of"]
+
+
+class UnknownModelWarning(UserWarning):
+    """A model is not in the table of models; the warning says what is assumed of it."""
+
+
+_ASSUMED = (
+    Fact("assumed: one token per 32 x 32 px, 64 to 16,384 of them, as Qwen3-VL", "assumed", "2026-11", "?"),
+    Fact("assumed: boxes are 0-1000, x first", "assumed", "2026-11", "?"),
+    Fact("what the server bills is in its `usage`; compare", "assumed", "2026-11", "?"),
+)
+
+_told: set[str] = set()
+_lock = threading.Lock()
+
+
+def eyes_of(
+    model: object, *, override: Eyes | Vision | Mapping[str, Any] | str | None = None, warn: bool = True
+) -> Eyes:
+    """What is known of a model's eyes.
+
+    Args:
+        model: A LangChain chat model, a binding or wrapper of one, or a name such as "openai:gpt-4o". Of a model with
+            fallbacks, the first counts.
+        override: What the caller knows better: an `Eyes`, taken as it is; a `Vision`; fields of `Eyes` by name; or the
+            name of a model that sees alike.
+        warn: Whether an unknown model is told, once a process, with an `UnknownModelWarning`.
+
+    Raises:
+        ValueError: `override` is a name that is not in the table, or a mapping with names that are no fields of `Eyes`.
+
+    Example:
+        >>> eyes = eyes_of("openai:gpt-4o")
+        >>> eyes.vision.tokens(4032, 3024), eyes.vision.tokens(512, 384, low=True), eyes.tool_images
+        (765, 85, 'user message')
+    """
+    if isinstance(override, Eyes):
+        return override
+    found = asked(model)
+    family = family_of(found.model)
+    if isinstance(override, str):
+        family = family_of(override)
+        if family is None:
+            raise ValueError(f"override={override!r} is not the name of a known model; `vtagent models` lists them")
+    eyes = _eyes(found, family)
+    if isinstance(override, Mapping):
+        try:
+            eyes = replace(eyes, known=True, **override)
+        except TypeError as error:
+            raise ValueError(f"override must hold fields of Eyes: {error}") from None
+    elif isinstance(override, Vision):
+        same_rule = type(override) is type(eyes.vision)
+        eyes = replace(eyes, vision=override, known=True, low_setting=eyes.low_setting if same_rule else None)
+    if not eyes.known and warn:
+        _warn(found)
+    return eyes
+
+
+def _eyes(found: Asked, family: Family | None) -> Eyes:
+    """The two tables put together; a model's own `vision` counts more than the name's."""
+    wire, own = found.wire, found.own_vision
+    tool_images = wire.tool_images
+    if wire.name == "unknown" and found.profile.get("image_tool_message"):
+        tool_images = "tool message"
+    takes_images = found.profile.get("image_inputs")
+    common: dict[str, Any] = {
+        "model": found.model,
+        "wire": wire.name,
+        "limits": wire.limits,
+        "tool_images": tool_images,
+        "takes_images": takes_images if isinstance(takes_images, bool) else None,
+    }
+    if family is None:
+        if isinstance(own, Vision):
+            carried = (Fact("the model brings its own `vision`", found.described, "2026-11", "S"), *wire.facts)
+            return Eyes("its own", known=True, vision=own, sources=carried, **common)
+        return Eyes("unknown", known=False, vision=QWEN3_VL, sources=(*_ASSUMED, *wire.facts), **common)
+    low_setting = family.low_setting if family.low_setting in wire.settings else None
+    return Eyes(
+        family.name,
+        known=True,
+        vision=own if isinstance(own, Vision) else _vision(family, low_setting),
+        boxes=family.boxes,
+        zoom_dialect=family.dialect,
+        low_setting=low_setting,
+        sources=(*family.facts, *wire.facts),
+        **common,
+    )
+
+
+def _vision(family: Family, low_setting: LowSetting | None) -> Vision:
+    """The family's rule, or what is left of it where the API does not take the low setting."""
+    rule = family.vision
+    return rule.without_setting() if low_setting is None and isinstance(rule, GptTiles | Gemini3Grid) else rule
+
+
+def _warn(found: Asked) -> None:
+    with _lock:
+        if found.described in _told:
+            return
+        _told.add(found.described)
+    at = f" on {found.server}" if found.server else ""
+    warnings.warn(
+        f"it is not known what an image costs with {found.described}{at}. Assumed, as of Qwen3-VL: a token per 32 x 32 "
+        f"pixels, boxes in thousandths; images of tools in a {found.wire.tool_images}. If that is wrong, pass vision= "
+        "or override=; `vtagent models` lists the known models",
+        UnknownModelWarning,
+        stacklevel=3,
+    )
