@@ -1,0 +1,389 @@
+"""`Gemini`: generateContent and streamGenerateContent as Google's Gemini API answers them.
+
+Sources: Google, Gemini API reference, "Generating content"; "Function calling"; "Thought signatures"; "Media resolution";
+"Image understanding". The errors' words are those that users report, such as google-gemini/gemini-cli #19436 (images in
+function responses) and #4504 (number of responses).
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tests.wire.images import decoded, gemini_tokens, strict_base64
+from tests.wire.server import Format, Refusal, Request, ShownImage, Turn, cut, sse
+
+PATH = re.compile(r"/v1(?:beta)?/models/([^/:]+):(generateContent|streamGenerateContent)(?:\?(.*))?")
+FIELDS = frozenset(
+    "model contents tools toolConfig safetySettings systemInstruction generationConfig cachedContent store serviceTier".split()
+)
+PART_FIELDS = frozenset(
+    "text inlineData fileData functionCall functionResponse executableCode codeExecutionResult thought thoughtSignature "
+    "videoMetadata mediaResolution partMetadata mediaProcessing".split()
+)
+DATA_FIELDS = ("text", "inlineData", "fileData", "functionCall", "functionResponse", "executableCode", "codeExecutionResult")
+CONFIG_FIELDS = frozenset(
+    "stopSequences responseMimeType responseModalities thinkingConfig temperature topP topK candidateCount "
+    "maxOutputTokens responseLogprobs logprobs presencePenalty frequencyPenalty seed responseSchema responseJsonSchema "
+    "enableEnhancedCivicAnswers speechConfig imageConfig mediaResolution".split()
+)
+SCHEMA_FIELDS = frozenset(
+    "type format title description nullable default items minItems maxItems enum properties propertyOrdering required "
+    "minProperties maxProperties minimum maximum minLength maxLength pattern example anyOf".split()
+)
+TYPES = ("STRING", "NUMBER", "INTEGER", "BOOLEAN", "ARRAY", "OBJECT", "NULL")
+RESOLUTIONS = ("UNSPECIFIED", "LOW", "MEDIUM", "HIGH")
+"""In `generationConfig`; a part may also ask for ULTRA_HIGH."""
+MEDIA_TYPES = ("image/png", "image/jpeg", "image/webp", "image/heic", "image/heif")
+MAX_IMAGES = 3_600
+MAX_BYTES = 20 * 2**20
+"""Of the request's body; raised to 100 MB in 2026 for some models. The lower limit holds everywhere."""
+SKIP = base64.b64encode(b"skip_thought_signature_validator").decode()
+"""What Google documents for calls whose signature is not known."""
+STATUSES = {400: "INVALID_ARGUMENT", 403: "PERMISSION_DENIED", 404: "NOT_FOUND"}
+
+
+@dataclass
+class Gemini(Format):
+    """The Gemini API of Google AI Studio, versions v1 and v1beta.
+
+    Images beside function responses, in the same user content, are accepted: so langchain-google-genai sends the images
+    of tool messages. Whether a turn of several calls takes them is disputed (google-gemini/gemini-cli #16137).
+
+    Args:
+        max_bytes: Of the request's body.
+    """
+
+    max_bytes: int = MAX_BYTES
+
+    def check(self, request: Request) -> None:
+        """See `Format.check`."""
+        found = PATH.fullmatch(request.path)
+        if not found:
+            raise Refusal("Requested entity was not found.", 404)
+        if "x-goog-api-key" not in request.headers and "key=" not in (found[3] or ""):
+            said = "Method doesn't allow unregistered callers (callers without established identity)."
+            raise Refusal(said, 403)
+        if int(request.headers.get("content-length", 0)) > self.max_bytes:
+            raise Refusal(f"Request payload size exceeds the limit: {self.max_bytes} bytes.")
+        request.streamed = found[2] == "streamGenerateContent"
+        _Check(request, found[1]).run()
+
+    def whole(self, turn: Turn) -> Any:
+        """See `Format.whole`."""
+        text = [{"text": turn.reply.text}] if turn.reply.text else []
+        return _response(turn, text + _calls(turn), last=True)
+
+    def pieces(self, turn: Turn) -> Iterator[bytes]:
+        """See `Format.pieces`; without `alt=sse` the stream is one JSON list."""
+        parts: list[list[dict[str, Any]]] = [[{"text": text}] for text in cut(turn.reply.text)]
+        if turn.reply.calls:
+            parts.append(_calls(turn))
+        chunks = [_response(turn, part, last=part is parts[-1]) for part in parts]
+        if "alt=sse" in turn.request.path:
+            yield from (sse(chunk) for chunk in chunks)
+            return
+        for place, chunk in enumerate(chunks):
+            yield (("," if place else "[") + json.dumps(chunk)).encode()
+        yield b"]"
+
+    def error(self, refusal: Refusal) -> Any:
+        """See `Format.error`."""
+        status = refusal.kind or STATUSES.get(refusal.status, "INTERNAL")
+        return {"error": {"code": refusal.status, "message": refusal.message, "status": status}}
+
+
+class _Check:
+    """The checks of one request."""
+
+    def __init__(self, request: Request, model: str) -> None:
+        self.request, self.body = request, camel(request.body)
+        version = re.match(r"gemini-(\d+)", model)
+        self.major = int(version[1]) if version else 0
+        self.resolution: str | None = None
+
+    def run(self) -> None:
+        _only(self.body, FIELDS, "")
+        self._config()
+        self._tools()
+        system = self.body.get("systemInstruction")
+        if system is not None:
+            for place, part in enumerate(system.get("parts") or ()):
+                self._part(part, "user", f"system_instruction.parts[{place}]")
+        contents = self.body.get("contents")
+        if not contents:
+            raise Refusal("* GenerateContentRequest.contents: contents is not specified\n")
+        for place, content in enumerate(contents):
+            where = f"contents[{place}]"
+            _only(content, {"role", "parts"}, where)
+            if content.get("role", "user") not in ("user", "model"):
+                raise Refusal("Please use a valid role: user, model.")
+            if not content.get("parts"):
+                raise Refusal(f"* GenerateContentRequest.{where}.parts: contents.parts must not be empty.\n")
+            for number, part in enumerate(content["parts"]):
+                self._part(part, content.get("role", "user"), f"{where}.parts[{number}]")
+        self._order(contents)
+        if self.major >= 3:
+            self._signatures(contents)
+        if len(self.request.images) > MAX_IMAGES:
+            raise Refusal(f"Please use fewer than {MAX_IMAGES} images in your request.")
+
+    def _config(self) -> None:
+        config = self.body.get("generationConfig") or {}
+        _only(config, CONFIG_FIELDS, "generation_config")
+        if (resolution := config.get("mediaResolution")) is not None:
+            self.resolution = _resolution(resolution, RESOLUTIONS, "generation_config.media_resolution")
+        if not 0 <= config.get("temperature", 1) <= 2:
+            said = f"* GenerateContentRequest.generation_config.temperature: {config['temperature']} is not in the range [0.0, 2.0].\n"
+            raise Refusal(said)
+
+    def _tools(self) -> None:
+        names = []
+        for place, tool in enumerate(self.body.get("tools") or ()):
+            for number, function in enumerate(tool.get("functionDeclarations") or ()):
+                where = f"tools[{place}].function_declarations[{number}]"
+                allowed = {"name", "description", "parameters", "parametersJsonSchema", "response", "behavior"}
+                _only(function, allowed, where)
+                if not re.fullmatch(r"[a-zA-Z_][\w.:-]{0,63}", function.get("name", ""), re.ASCII):
+                    raise Refusal(
+                        f"* GenerateContentRequest.{where}.name: [FIELD_INVALID] Invalid function name. Must start with "
+                        "a letter or an underscore. Must be alphameric (a-z, A-Z, 0-9), underscores (_), dots (.), "
+                        "colons (:), or dashes (-), with a maximum length of 64.\n"
+                    )
+                if (schema := function.get("parameters")) is not None:
+                    if schema.get("type") != "OBJECT":
+                        raise Refusal(f"* GenerateContentRequest.{where}.parameters.type: must be OBJECT.\n")
+                    _schema(schema, f"{where}.parameters")
+                names.append(function["name"])
+                self.request.characters += len(json.dumps(function))
+        config = (self.body.get("toolConfig") or {}).get("functionCallingConfig")
+        if config is None:
+            return
+        if config.get("mode", "AUTO") not in ("AUTO", "ANY", "NONE", "VALIDATED", "MODE_UNSPECIFIED"):
+            raise _invalid_value("tool_config.function_calling_config.mode", "FunctionCallingConfig.Mode", config["mode"])
+        if not names:
+            raise Refusal("Function calling config is set without function_declarations.")
+        if missing := [name for name in config.get("allowedFunctionNames") or () if name not in names]:
+            raise Refusal(f"allowed_function_names includes names that are not declared: {missing}.")
+
+    def _part(self, part: Any, role: str, where: str) -> None:
+        if not isinstance(part, dict):
+            raise Refusal(f"Invalid value at '{where}' (type.googleapis.com/Part), {part!r}")
+        _only(part, PART_FIELDS, where)
+        found = [name for name in DATA_FIELDS if name in part]
+        if len(found) != 1:
+            said = f"* GenerateContentRequest.{where}.data: required oneof field 'data' must have one initialized field\n"
+            raise Refusal(said)
+        [kind] = found
+        if kind == "text":
+            self.request.characters += len(part["text"])
+        elif kind == "inlineData":
+            self._image(part["inlineData"], role, where, self._level(part, where))
+        elif kind == "fileData":
+            raise Refusal("Cannot fetch content from the provided URL.")
+        elif kind == "functionCall":
+            if role != "model":
+                raise Refusal("Please ensure that function call turn has role 'model'.")
+            self.request.characters += len(json.dumps(part["functionCall"]))
+        elif kind == "functionResponse":
+            self._function_response(part["functionResponse"], role, where)
+
+    def _level(self, part: Mapping[str, Any], where: str) -> str | None:
+        """What the part asks for, else what the whole request asks for."""
+        setting = part.get("mediaResolution")
+        if setting is None:
+            return self.resolution
+        if self.major < 3:
+            raise Refusal("Media resolution for individual parts is not supported for this model.")
+        if not isinstance(setting, dict):
+            raise Refusal(f"Invalid value at '{where}.media_resolution' (type.googleapis.com/MediaResolution), {setting!r}")
+        _only(setting, {"level", "numTokens"}, f"{where}.media_resolution")
+        return _resolution(setting.get("level"), (*RESOLUTIONS, "ULTRA_HIGH"), f"{where}.media_resolution.level")
+
+    def _image(self, blob: Mapping[str, Any], role: str, where: str, level: str | None) -> None:
+        _only(blob, {"mimeType", "data", "displayName"}, f"{where}.inline_data")
+        media_type = blob.get("mimeType")
+        if media_type not in MEDIA_TYPES:
+            raise Refusal(f"Unsupported MIME type: {media_type}")
+        try:  # protocol buffers take both alphabets, and the official client sends the one for URLs
+            data = strict_base64(str(blob.get("data", "")).replace("-", "+").replace("_", "/"))
+        except ValueError as error:
+            said = f"Invalid value at '{where}.inline_data.data' (TYPE_BYTES), Base64 decoding failed"
+            raise Refusal(said) from error
+        try:
+            image = decoded(data)
+        except ValueError as error:
+            said = "Unable to process input image. Please retry or report in https://developers.generativeai.google/guide/troubleshooting"
+            raise Refusal(said) from error
+        tokens = gemini_tokens(self.major, image.size, level)
+        self.request.images.append(ShownImage(role, image.media_type, image.size, level, tokens))
+
+    def _function_response(self, response: Mapping[str, Any], role: str, where: str) -> None:
+        here = f"{where}.function_response"
+        _only(response, {"id", "name", "response", "parts", "willContinue", "scheduling"}, here)
+        if role != "user":
+            raise Refusal("Please ensure that function response turn has role 'user'.")
+        if not response.get("name"):
+            raise Refusal(f"* GenerateContentRequest.{here}.name: Name cannot be empty.\n")
+        if not isinstance(response.get("response"), dict):
+            raise Refusal(f"Invalid value at '{here}.response' (type.googleapis.com/google.protobuf.Struct)")
+        self.request.characters += len(json.dumps(response["response"]))
+        if response.get("parts") and self.major < 3:
+            said = "Unable to submit request because `function_response.parts` is not supported for this model."
+            raise Refusal(said)
+        for place, part in enumerate(response.get("parts") or ()):
+            inside = f"{here}.parts[{place}]"
+            _only(part, {"inlineData", "fileData", "mediaResolution"}, inside)
+            self._image(part.get("inlineData") or {}, "tool", inside, self._level(part, inside))
+
+    def _order(self, contents: list[dict[str, Any]]) -> None:
+        waiting: list[dict[str, Any]] = []
+        for place, content in enumerate(contents):
+            calls = [part["functionCall"] for part in content["parts"] if "functionCall" in part]
+            answers = [part["functionResponse"] for part in content["parts"] if "functionResponse" in part]
+            if answers and not waiting:
+                raise Refusal(
+                    "Please ensure that function response turn comes immediately after a function call turn."
+                )
+            if len(answers) != len(waiting):
+                raise Refusal(
+                    "Please ensure that the number of function response parts is equal to the number of function call "
+                    "parts of the function call turn."
+                )
+            if calls and (place == 0 or contents[place - 1].get("role", "user") != "user"):
+                raise Refusal(
+                    "Please ensure that function call turn comes immediately after a user turn or after a function "
+                    "response turn."
+                )
+            waiting = calls
+        if waiting:
+            raise Refusal(
+                "Please ensure that the number of function response parts is equal to the number of function call "
+                "parts of the function call turn."
+            )
+
+    def _signatures(self, contents: list[dict[str, Any]]) -> None:
+        """Refuse a step of the current turn whose first call has lost its signature."""
+        questions = [
+            place
+            for place, content in enumerate(contents)
+            if content.get("role", "user") == "user" and not any("functionResponse" in part for part in content["parts"])
+        ]
+        for place, content in enumerate(contents[questions[-1] if questions else 0 :], questions[-1] if questions else 0):
+            calls = [part for part in content["parts"] if "functionCall" in part]
+            if calls and not _known(calls[0].get("thoughtSignature")):
+                raise Refusal(
+                    "Function call is missing a thought_signature in functionCall parts. This is required for tools to "
+                    "work correctly, and missing thought_signature may lead to degraded model performance. Additional "
+                    f"data, function call `default_api:{calls[0]['functionCall'].get('name')}` , position {place + 1}. "
+                    "Please refer to https://ai.google.dev/gemini-api/docs/thought-signatures for more details."
+                )
+
+
+def camel(value: Any, *, data: bool = False) -> Any:
+    """The request with its field names as in JSON; protocol buffers read `inline_data` and `inlineData` alike.
+
+    Args:
+        value: The request, or a part of it.
+        data: Whether the value is the user's own, whose names stay.
+
+    Returns:
+        A copy.
+    """
+    if isinstance(value, list):
+        return [camel(item, data=data) for item in value]
+    if not isinstance(value, dict) or data:
+        return value
+    free = ("args", "response", "properties", "parametersJsonSchema", "responseJsonSchema")
+    named = {re.sub(r"_([a-z])", lambda found: found[1].upper(), name): part for name, part in value.items()}
+    return {name: _properties(part, name) if name in free else camel(part) for name, part in named.items()}
+
+
+def _properties(value: Any, name: str) -> Any:
+    """A mapping whose keys are the user's own; the schemas in `properties` are fields again."""
+    if name == "properties" and isinstance(value, dict):
+        return {key: camel(part) for key, part in value.items()}
+    return value
+
+
+def _known(signature: Any) -> bool:
+    """Whether a signature is one of ours, or the documented stand-in for one."""
+    text = str(signature or "").replace("-", "+").replace("_", "/")
+    ours = base64.b64encode(b"signature ").decode()[:12]
+    return text.startswith(ours) or text == SKIP or signature == "skip_thought_signature_validator"
+
+
+def _only(mapping: Mapping[str, Any], allowed: Collection[str], where: str) -> None:
+    for name in mapping:
+        if name not in allowed:
+            at = f" at '{where}'" if where else ""
+            raise Refusal(f'Invalid JSON payload received. Unknown name "{name}"{at}: Cannot find field.')
+
+
+def _invalid_value(where: str, kind: str, value: Any) -> Refusal:
+    service = "google.ai.generativelanguage.v1beta"
+    return Refusal(f"Invalid value at '{where}' (type.googleapis.com/{service}.{kind}), \"{value}\"")
+
+
+def _resolution(value: Any, allowed: Collection[str], where: str) -> str | None:
+    """The resolution without its prefix; None for the default."""
+    name = str(value).removeprefix("MEDIA_RESOLUTION_")
+    if name not in allowed or not str(value).startswith("MEDIA_RESOLUTION_"):
+        raise _invalid_value(where, "GenerationConfig.MediaResolution", value)
+    return None if name == "UNSPECIFIED" else name
+
+
+def _schema(schema: Any, where: str) -> None:
+    _only(schema, SCHEMA_FIELDS, where)
+    kind = schema.get("type")
+    if kind is not None and str(kind).upper() not in TYPES:
+        raise _invalid_value(f"{where}.type", "Type", kind)
+    if str(kind).upper() == "ARRAY" and "items" not in schema:
+        raise Refusal(f"* GenerateContentRequest.{where}.items: missing field.\n")
+    for name, part in (schema.get("properties") or {}).items():
+        _schema(part, f"{where}.properties[{name}]")
+    if "items" in schema:
+        _schema(schema["items"], f"{where}.items")
+    for place, part in enumerate(schema.get("anyOf") or ()):
+        _schema(part, f"{where}.any_of[{place}]")
+    for name in schema.get("required") or ():
+        if name not in (schema.get("properties") or {}):
+            raise Refusal(f"* GenerateContentRequest.{where}.required: property is not defined: {name}\n")
+
+
+def _calls(turn: Turn) -> list[dict[str, Any]]:
+    parts: list[dict[str, Any]] = []
+    for call in turn.reply.calls:
+        part: dict[str, Any] = {"functionCall": {"name": call.name, "args": call.arguments}}
+        if not parts:  # of parallel calls, only the first is signed
+            part["thoughtSignature"] = base64.b64encode(f"signature {turn.number:04d}".encode()).decode()
+        parts.append(part)
+    return parts
+
+
+def _response(turn: Turn, parts: list[dict[str, Any]], *, last: bool) -> dict[str, Any]:
+    images = sum(image.tokens for image in turn.request.images)
+    details = [{"modality": "TEXT", "tokenCount": turn.prompt_tokens - images}]
+    if turn.request.images:
+        details.append({"modality": "IMAGE", "tokenCount": images})
+    candidate: dict[str, Any] = {"content": {"parts": parts, "role": "model"}, "index": 0}
+    if last:
+        candidate["finishReason"] = "STOP"
+    usage = {
+        "promptTokenCount": turn.prompt_tokens,
+        "candidatesTokenCount": turn.completion_tokens,
+        "totalTokenCount": turn.prompt_tokens + turn.completion_tokens,
+        "promptTokensDetails": details,
+    }
+    found = PATH.fullmatch(turn.request.path)
+    model = found[1] if found else ""
+    return {
+        "candidates": [candidate],
+        "usageMetadata": usage,
+        "modelVersion": model,
+        "responseId": f"response{turn.number:04d}",
+    }
