@@ -2,7 +2,7 @@
 
 Sources: Anthropic, API reference, "Messages"; "Handle tool calls" (order of results); "Vision" (limits of images);
 "Prompt caching". The errors' words are those that users report, such as anthropics/claude-code #24541 (100 images),
-#4778 (8,000 pixels) and #49537 (2,000 pixels).
+#4778 (8,000 pixels) and #49537 (2,000 pixels), and UKGovernmentBEIS/inspect_ai #3721 (temperature).
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from tests.wire.images import anthropic_tokens, claude_version, decoded, strict_base64
-from tests.wire.server import Format, Refusal, Request, ShownImage, Turn, cut, sse
+from tests.wire.server import Format, Refusal, Request, ShownImage, Turn, cut, sse, words
 
-FIELDS = frozenset(
+FIELDS = words(
     "cache_control container context_management diagnostics inference_geo max_tokens mcp_servers messages metadata "
     "model output_config service_tier speed stop_sequences stream system temperature thinking tool_choice tools top_k "
-    "top_p user_profile_id workspace_id".split()
+    "top_p user_profile_id workspace_id"
 )
 BLOCKS = {
     "text": {"type", "text", "cache_control", "citations"},
@@ -32,9 +32,9 @@ BLOCKS = {
     "tool_result": {"type", "tool_use_id", "content", "is_error", "cache_control", "toolset_name"},
 }
 IN_RESULTS = ("text", "image", "document", "search_result")
-TOOL_FIELDS = frozenset(
+TOOL_FIELDS = words(
     "allowed_callers cache_control defer_loading description eager_input_streaming input_examples input_schema name "
-    "strict type".split()
+    "strict type"
 )
 MEDIA_TYPES = ("image/jpeg", "image/png", "image/gif", "image/webp")
 MAX_IMAGE_BYTES = 5 * 2**20
@@ -82,6 +82,9 @@ class AnthropicMessages(Format):
             raise Refusal("max_tokens: Input should be greater than or equal to 1")
         if not 0 <= body.get("temperature", 1) <= 1:
             raise Refusal("temperature: range: 0..1")
+        for name in ("temperature", "top_p", "top_k"):
+            if claude_version(body["model"]) >= (4, 7) and body.get(name, 1) != 1:
+                raise Refusal(f"`{name}` is deprecated for this model.")
         request.streamed = bool(body.get("stream"))
         _Check(request).run()
 
@@ -388,5 +391,5 @@ def _events(turn: Turn) -> Iterator[dict[str, Any]]:
             yield {"type": "content_block_delta", **at, "delta": delta}
         yield {"type": "content_block_stop", **at}
     delta = {"stop_reason": _stop(turn), "stop_sequence": None}
-    yield {"type": "message_delta", "delta": delta, "usage": {"output_tokens": turn.completion_tokens}}
+    yield {"type": "message_delta", "delta": delta, "usage": _usage(turn)}
     yield {"type": "message_stop"}

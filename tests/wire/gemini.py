@@ -7,7 +7,6 @@ function responses) and #4504 (number of responses).
 
 from __future__ import annotations
 
-import base64
 import json
 import re
 from collections.abc import Collection, Iterator, Mapping
@@ -15,25 +14,25 @@ from dataclasses import dataclass
 from typing import Any
 
 from tests.wire.images import decoded, gemini_tokens, strict_base64
-from tests.wire.server import Format, Refusal, Request, ShownImage, Turn, cut, sse
+from tests.wire.server import Format, Refusal, Request, ShownImage, Turn, cut, sse, words
 
 PATH = re.compile(r"/v1(?:beta)?/models/([^/:]+):(generateContent|streamGenerateContent)(?:\?(.*))?")
-FIELDS = frozenset(
-    "model contents tools toolConfig safetySettings systemInstruction generationConfig cachedContent store serviceTier".split()
+FIELDS = words(
+    "model contents tools toolConfig safetySettings systemInstruction generationConfig cachedContent store serviceTier"
 )
-PART_FIELDS = frozenset(
+PART_FIELDS = words(
     "text inlineData fileData functionCall functionResponse executableCode codeExecutionResult thought thoughtSignature "
-    "videoMetadata mediaResolution partMetadata mediaProcessing".split()
+    "videoMetadata mediaResolution partMetadata mediaProcessing"
 )
 DATA_FIELDS = ("text", "inlineData", "fileData", "functionCall", "functionResponse", "executableCode", "codeExecutionResult")
-CONFIG_FIELDS = frozenset(
+CONFIG_FIELDS = words(
     "stopSequences responseMimeType responseModalities thinkingConfig temperature topP topK candidateCount "
     "maxOutputTokens responseLogprobs logprobs presencePenalty frequencyPenalty seed responseSchema responseJsonSchema "
-    "enableEnhancedCivicAnswers speechConfig imageConfig mediaResolution".split()
+    "enableEnhancedCivicAnswers speechConfig imageConfig mediaResolution"
 )
-SCHEMA_FIELDS = frozenset(
+SCHEMA_FIELDS = words(
     "type format title description nullable default items minItems maxItems enum properties propertyOrdering required "
-    "minProperties maxProperties minimum maximum minLength maxLength pattern example anyOf".split()
+    "minProperties maxProperties minimum maximum minLength maxLength pattern example anyOf"
 )
 TYPES = ("STRING", "NUMBER", "INTEGER", "BOOLEAN", "ARRAY", "OBJECT", "NULL")
 RESOLUTIONS = ("UNSPECIFIED", "LOW", "MEDIUM", "HIGH")
@@ -42,8 +41,12 @@ MEDIA_TYPES = ("image/png", "image/jpeg", "image/webp", "image/heic", "image/hei
 MAX_IMAGES = 3_600
 MAX_BYTES = 20 * 2**20
 """Of the request's body; raised to 100 MB in 2026 for some models. The lower limit holds everywhere."""
-SKIP = base64.b64encode(b"skip_thought_signature_validator").decode()
-"""What Google documents for calls whose signature is not known."""
+CALLERS_OWN = ("args", "response", "parametersJsonSchema", "responseJsonSchema")
+"""Fields whose value has names of the caller's own."""
+SKIP = "skip_thought_signature_validator"
+"""What Google documents for calls whose signature is not known. Source: "Thought signatures"."""
+SIGNATURE = "c2lnbmF0dXJl"
+"""What all signatures of this server begin with."""
 STATUSES = {400: "INVALID_ARGUMENT", 403: "PERMISSION_DENIED", 404: "NOT_FOUND"}
 
 
@@ -268,12 +271,12 @@ class _Check:
 
     def _signatures(self, contents: list[dict[str, Any]]) -> None:
         """Refuse a step of the current turn whose first call has lost its signature."""
-        questions = [
-            place
-            for place, content in enumerate(contents)
-            if content.get("role", "user") == "user" and not any("functionResponse" in part for part in content["parts"])
-        ]
-        for place, content in enumerate(contents[questions[-1] if questions else 0 :], questions[-1] if questions else 0):
+        start = 0
+        for place, content in enumerate(contents):
+            answers = any("functionResponse" in part for part in content["parts"])
+            if content.get("role", "user") == "user" and not answers:
+                start = place
+        for place, content in enumerate(contents[start:], start):
             calls = [part for part in content["parts"] if "functionCall" in part]
             if calls and not _known(calls[0].get("thoughtSignature")):
                 raise Refusal(
@@ -284,37 +287,29 @@ class _Check:
                 )
 
 
-def camel(value: Any, *, data: bool = False) -> Any:
-    """The request with its field names as in JSON; protocol buffers read `inline_data` and `inlineData` alike.
+def camel(value: Any) -> Any:
+    """A copy of the request with its field names as in JSON; the API reads `inline_data` and `inlineData` alike.
 
     Args:
-        value: The request, or a part of it.
-        data: Whether the value is the user's own, whose names stay.
-
-    Returns:
-        A copy.
+        value: The request, or a part of it. What the caller named, such as a function's arguments, stays as it is.
     """
     if isinstance(value, list):
-        return [camel(item, data=data) for item in value]
-    if not isinstance(value, dict) or data:
+        return [camel(item) for item in value]
+    if not isinstance(value, dict):
         return value
-    free = ("args", "response", "properties", "parametersJsonSchema", "responseJsonSchema")
     named = {re.sub(r"_([a-z])", lambda found: found[1].upper(), name): part for name, part in value.items()}
-    return {name: _properties(part, name) if name in free else camel(part) for name, part in named.items()}
+    return {name: part if name in CALLERS_OWN else _camel_part(name, part) for name, part in named.items()}
 
 
-def _properties(value: Any, name: str) -> Any:
-    """A mapping whose keys are the user's own; the schemas in `properties` are fields again."""
-    if name == "properties" and isinstance(value, dict):
+def _camel_part(name: str, value: Any) -> Any:
+    if name == "properties" and isinstance(value, dict):  # its keys are the caller's, its values are schemas
         return {key: camel(part) for key, part in value.items()}
-    return value
+    return camel(value)
 
 
 def _known(signature: Any) -> bool:
     """Whether a signature is one of ours, or the documented stand-in for one."""
-    text = str(signature or "").replace("-", "+").replace("_", "/")
-    ours = base64.b64encode(b"signature ").decode()[:12]
-    return text.startswith(ours) or text == SKIP or signature == "skip_thought_signature_validator"
+    return str(signature).startswith(SIGNATURE) or signature == SKIP
 
 
 def _only(mapping: Mapping[str, Any], allowed: Collection[str], where: str) -> None:
@@ -360,7 +355,7 @@ def _calls(turn: Turn) -> list[dict[str, Any]]:
     for call in turn.reply.calls:
         part: dict[str, Any] = {"functionCall": {"name": call.name, "args": call.arguments}}
         if not parts:  # of parallel calls, only the first is signed
-            part["thoughtSignature"] = base64.b64encode(f"signature {turn.number:04d}".encode()).decode()
+            part["thoughtSignature"] = f"{SIGNATURE}{turn.number:04d}"
         parts.append(part)
     return parts
 

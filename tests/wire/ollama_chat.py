@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from typing import Any, ClassVar
 
 from tests.wire.images import decoded, qwen_tokens, strict_base64
-from tests.wire.server import Format, Refusal, Request, ShownImage, Turn, cut
+from tests.wire.server import Format, Refusal, Request, ShownImage, Turn, cut, words
 
-FIELDS = frozenset("model messages tools think format options stream keep_alive logprobs top_logprobs truncate shift".split())
-MESSAGE_FIELDS = frozenset("role content thinking images tool_calls tool_name tool_call_id".split())
+FIELDS = words("model messages tools think format options stream keep_alive logprobs top_logprobs truncate shift")
+MESSAGE_FIELDS = words("role content thinking images tool_calls tool_name tool_call_id")
 ROLES = ("system", "user", "assistant", "tool")
 MEDIA_TYPES = ("image/png", "image/jpeg", "image/webp")
 CREATED = "2026-01-01T00:00:00Z"

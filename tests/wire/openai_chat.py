@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from tests.wire import openai_errors as openai
-from tests.wire.server import Format, Refusal, Request, Turn, cut, sse
+from tests.wire.server import Format, Refusal, Request, Turn, cut, sse, words
 
-FIELDS = frozenset(
+FIELDS = words(
     "audio frequency_penalty function_call functions logit_bias logprobs max_completion_tokens max_tokens messages "
     "metadata modalities model moderation n parallel_tool_calls prediction presence_penalty prompt_cache_key "
     "prompt_cache_retention reasoning_effort response_format safety_identifier seed service_tier stop store stream "
-    "stream_options temperature tool_choice tools top_logprobs top_p user verbosity web_search_options".split()
+    "stream_options temperature tool_choice tools top_logprobs top_p user verbosity web_search_options"
 )
 ROLES = {
     "system": {"role", "content", "name"},

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from tests.wire import openai_errors as openai
-from tests.wire.server import Format, Refusal, Request, Turn, cut, sse
+from tests.wire.server import Format, Refusal, Request, Turn, cut, sse, words
 
-FIELDS = frozenset(
+FIELDS = words(
     "background context_management conversation include input instructions max_output_tokens max_tool_calls metadata "
     "model parallel_tool_calls previous_response_id prompt prompt_cache_key prompt_cache_retention reasoning "
     "safety_identifier service_tier store stream stream_options temperature text tool_choice tools top_logprobs top_p "
-    "truncation user".split()
+    "truncation user"
 )
 ITEMS = {
     "message": {"type", "role", "content", "id", "status", "phase"},

@@ -315,6 +315,11 @@ def sse(data: Any, event: str | None = None) -> bytes:
     return (f"event: {event}\n" if event else "").encode() + f"data: {text}\n\n".encode()
 
 
+def words(text: str) -> frozenset[str]:
+    """The words of a text, such as the names of fields."""
+    return frozenset(text.split())
+
+
 def cut(text: str) -> list[str]:
     """The text in two pieces, as a stream brings it; in one, if it is a single character."""
     middle = len(text) // 2
