@@ -13,13 +13,11 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 TILES = {"gpt-4o-mini": (2833, 5667), "gpt-5": (70, 140), "o1": (75, 150), "o3": (75, 150)}
-"""Base tokens and tokens of a 512-px tile; models that are not named: 85 and 170. Source: OpenAI, "Images and vision"."""
+"""Base tokens, and tokens of a 512-px tile; other models: 85, 170. Source: OpenAI, "Images and vision"."""
 
-PATCHES = {
-    **{"o4-mini": 1.72, "gpt-4.1-mini": 1.62, "gpt-4.1-nano": 2.46, "gpt-5-mini": 1.62, "gpt-5-nano": 2.46},
-    **{f"gpt-5.{minor}": 1.2 for minor in range(2, 10)},
-}
-"""Models that bill patches of 32 px, and their factor. Source: OpenAI, "Images and vision"; from gpt-5.2 on: measured."""
+PATCHES = {"o4-mini": 1.72, "gpt-4.1-mini": 1.62, "gpt-4.1-nano": 2.46, "gpt-5-mini": 1.62, "gpt-5-nano": 2.46}
+PATCHES |= {f"gpt-5.{minor}": 1.2 for minor in range(2, 10)}
+"""Models that bill patches of 32 px, and their factor. Source: OpenAI, "Images and vision"; from 5.2 on: measured."""
 
 
 class Decoded(NamedTuple):
@@ -64,24 +62,20 @@ def openai_tokens(model: str, size: tuple[int, int], detail: str | None) -> int:
     Args:
         model: The model's name.
         size: Width and height in pixels.
-        detail: "low", "high", "original", "auto" or None; the last two bill as "high".
+        detail: "low", "high", "original", "auto" or None; "auto" and None bill as "high".
 
     Returns:
         Tokens.
     """
-    factor = _longest_prefix(model, PATCHES)
+    factor: float | None = _longest_prefix(model, PATCHES)
     if factor is not None:
         most = 10_000 if detail == "original" else 2_500 if factor == 1.2 else 1_536
-        if detail == "low":
-            size = _fitted(size, 512)
-        return math.ceil(_patches(size, most) * factor)
+        return math.ceil(_patches(_fitted(size, 512) if detail == "low" else size, most) * factor)
     base, tile = _longest_prefix(model, TILES) or (85, 170)
-    if detail == "low":
-        return int(base)
     width, height = _fitted(size, 2048)
     scale = min(1.0, 768 / min(width, height))
-    width, height = width * scale, height * scale
-    return int(base + tile * math.ceil(width / 512) * math.ceil(height / 512))
+    tiles = 0 if detail == "low" else math.ceil(width * scale / 512) * math.ceil(height * scale / 512)
+    return int(base + tile * tiles)
 
 
 def anthropic_tokens(model: str, size: tuple[int, int]) -> int:
@@ -165,7 +159,7 @@ def schema_faults(schema: Any, where: tuple[str, ...] = ()) -> Iterator[tuple[tu
 
 
 def _longest_prefix(model: str, table: dict[str, Any]) -> Any:
-    names = [name for name in table if model == name or model.startswith(f"{name}-") or model.startswith(f"{name}.")]
+    names = [name for name in table if model == name or model.startswith((f"{name}-", f"{name}."))]
     return table[max(names, key=len)] if names else None
 
 

@@ -15,8 +15,9 @@ from langchain_openai import ChatOpenAI
 
 from tests.wire.anthropic_messages import AnthropicMessages
 from tests.wire.gemini import Gemini
+from tests.wire.llama_cpp import LlamaCpp
 from tests.wire.ollama_chat import OllamaChat
-from tests.wire.openai_chat import LlamaCpp, OpenAIChat
+from tests.wire.openai_chat import OpenAIChat
 from tests.wire.openai_responses import OpenAIResponses
 from tests.wire.server import Format, Server
 

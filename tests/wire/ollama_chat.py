@@ -22,9 +22,9 @@ CREATED = "2026-01-01T00:00:00Z"
 class OllamaChat(Format):
     """Ollama's own API.
 
-    Three rules are stricter than the server, which says nothing in these cases: it passes over fields that it does not
-    know (`tool_choice`, images at the top level); the templates of most checkpoints write images of user messages alone;
-    and a tool message that answers no call. All are refused here, because the model would not see what was sent.
+    Three rules are stricter than the server, because the model would not see what was sent. The server says nothing of
+    a field that it does not know (`tool_choice`, images at the top level). It takes images from messages of all roles,
+    but the templates of most checkpoints write those of user messages alone. It takes a tool message without a call.
     """
 
     stream_type: ClassVar[str] = "application/x-ndjson"
@@ -87,7 +87,9 @@ class OllamaChat(Format):
         try:
             image = decoded(data)
         except ValueError as error:
-            raise Refusal("Failed to create new sequence: failed to process inputs: image: unknown format", 500) from error
+            raise Refusal(
+                "Failed to create new sequence: failed to process inputs: image: unknown format", 500
+            ) from error
         if image.media_type not in MEDIA_TYPES:
             raise Refusal("Failed to create new sequence: failed to process inputs: image: unknown format", 500)
         request.images.append(ShownImage("user", image.media_type, image.size, None, qwen_tokens(image.size)))

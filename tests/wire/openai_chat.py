@@ -1,4 +1,4 @@
-"""`OpenAIChat`: POST /v1/chat/completions as OpenAI answers it; `LlamaCpp`: as a lenient local server does.
+"""`OpenAIChat`: POST /v1/chat/completions as OpenAI answers it.
 
 Sources: OpenAI, API reference, "Create chat completion"; "Images and vision"; "Reasoning models". The errors' words are
 those that users report, such as OpenHands/OpenHands #7700 for an image in a tool message.
@@ -113,8 +113,7 @@ class OpenAIChat(Format):
         if not isinstance(message, dict):
             said = f"Invalid type for '{where}': expected an object, but got {type(message).__name__} instead."
             raise Refusal(said, param=where, code="invalid_type")
-        role = message.get("role")
-        openai.one_of(role, ROLES, f"{where}.role")
+        role = openai.one_of(message.get("role"), ROLES, f"{where}.role")
         openai.only(message, ROLES[role], where)
         content = message.get("content")
         if role == "assistant":
@@ -152,9 +151,8 @@ class OpenAIChat(Format):
         if not isinstance(part, dict):
             said = f"Invalid type for '{where}': expected an object, but got {type(part).__name__} instead."
             raise Refusal(said, param=where, code="invalid_type")
-        kind = part.get("type")
-        openai.one_of(kind, PARTS, f"{where}.type")
-        openai.only(part, PARTS[str(kind)], where)
+        kind = openai.one_of(part.get("type"), PARTS, f"{where}.type")
+        openai.only(part, PARTS[kind], where)
         if kind == "text":
             request.characters += len(openai.text_of(part.get("text"), f"{where}.text"))
         if kind == "image_url":
@@ -224,40 +222,6 @@ class OpenAIChat(Format):
     def error(self, refusal: Refusal) -> Any:
         """See `Format.error`."""
         return openai.error_body(refusal)
-
-
-class LlamaCpp(OpenAIChat):
-    """Chat Completions as llama.cpp's server answers it: options that it does not know are passed over.
-
-    Images are read from user messages alone: the templates of most checkpoints write only the text of a tool's message,
-    so an image there is lost without a word. It is refused here. Source: ggml-org/llama.cpp, tools/server/README.md.
-    """
-
-    def check(self, request: Request) -> None:
-        """See `Format.check`."""
-        if request.path not in ("/v1/chat/completions", "/chat/completions"):
-            raise Refusal("File Not Found", 404, kind="not_found_error")
-        request.streamed = bool(request.body.get("stream"))
-        messages = request.body.get("messages")
-        if not isinstance(messages, list):
-            raise Refusal("'messages' must be an array")
-        for place, message in enumerate(messages):
-            content = message.get("content")
-            if isinstance(content, str):
-                request.characters += len(content)
-            for part in content if isinstance(content, list) else ():
-                if part.get("type") == "text":
-                    request.characters += len(part["text"])
-                elif part.get("type") == "image_url":
-                    self.check_place(message["role"], f"messages[{place}]")
-                    openai.check_image(request, part["image_url"]["url"], None, role=message["role"], where="url")
-                else:
-                    raise Refusal("unsupported content[].type")
-
-    def error(self, refusal: Refusal) -> Any:
-        """See `Format.error`."""
-        kind = refusal.kind or "invalid_request_error"
-        return {"error": {"code": refusal.status, "message": refusal.message, "type": kind}}
 
 
 def check_order(messages: list[dict[str, Any]]) -> None:

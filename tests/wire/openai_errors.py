@@ -52,8 +52,8 @@ def only(mapping: Mapping[str, Any], allowed: Collection[str], where: str = "") 
             raise Refusal(f"Unknown parameter: '{path}'.", param=path, code="unknown_parameter")
 
 
-def one_of(value: Any, allowed: Collection[str], where: str) -> None:
-    """Refuse a value that is none of the names.
+def one_of(value: Any, allowed: Collection[str], where: str) -> str:
+    """The value, which must be one of the names.
 
     Raises:
         Refusal: Says which are right.
@@ -62,6 +62,7 @@ def one_of(value: Any, allowed: Collection[str], where: str) -> None:
         names = ", ".join(f"'{name}'" for name in allowed)
         said = f"Invalid value: '{value}'. Supported values are: {names}."
         raise Refusal(said, param=where, code="invalid_value")
+    return str(value)
 
 
 def text_of(value: Any, where: str) -> str:
@@ -87,7 +88,9 @@ def filled(value: Any, where: str) -> list[Any]:
         said = f"Invalid type for '{where}': expected an array, but got {type(value).__name__} instead."
         raise Refusal(said, param=where, code="invalid_type")
     if not value:
-        said = f"Invalid '{where}': empty array. Expected an array with minimum length 1, but got an empty array instead."
+        said = (
+            f"Invalid '{where}': empty array. Expected an array with minimum length 1, but got an empty array instead."
+        )
         raise Refusal(said, param=where, code="empty_array")
     return value
 
@@ -193,7 +196,10 @@ def check_function(function: Mapping[str, Any], where: str) -> None:
     place = f"{where}.parameters"
     if not isinstance(schema, dict) or schema.get("type") != "object":
         kind = schema.get("type") if isinstance(schema, dict) else type(schema).__name__
-        said = f"Invalid schema for function '{name}': schema must be a JSON Schema of 'type: \"object\"', got 'type: \"{kind}\"'."
+        said = (
+            f"Invalid schema for function '{name}': schema must be a JSON Schema of 'type: \"object\"', "
+            f"got 'type: \"{kind}\"'."
+        )
         raise Refusal(said, param=place, code="invalid_function_parameters")
     for context, fault in schema_faults(schema):
         said = f"Invalid schema for function '{name}': In context={context}, {fault}."
@@ -207,7 +213,10 @@ def check_name(name: str, where: str) -> None:
         Refusal: It is too long, or has a wrong character.
     """
     if not re.fullmatch(TOOL_NAME, name):
-        said = f"Invalid '{where}': string does not match pattern. Expected a string that matches the pattern '{TOOL_NAME}'."
+        said = (
+            f"Invalid '{where}': string does not match pattern. "
+            f"Expected a string that matches the pattern '{TOOL_NAME}'."
+        )
         raise Refusal(said, param=where, code="invalid_value")
     if len(name) > 64:
         said = (

@@ -97,7 +97,7 @@ class OpenAIResponses(Format):
             said = f"Invalid type for '{where}': expected an input item, but got {type(item).__name__} instead."
             raise Refusal(said, param=where, code="invalid_type")
         kind = item.get("type", "message" if "role" in item else None)
-        openai.one_of(kind, ITEMS, f"{where}.type" if "type" in item else where)
+        kind = openai.one_of(kind, ITEMS, f"{where}.type" if "type" in item else where)
         openai.only(item, ITEMS[kind], where)
         prefix, id_ = PREFIXES.get(kind), item.get("id")
         if prefix and id_ is not None and not str(id_).startswith(prefix):
@@ -117,9 +117,8 @@ class OpenAIResponses(Format):
             raise Refusal(said, 404, param="input")
 
     def _check_message(self, request: Request, item: dict[str, Any], where: str) -> None:
-        role = item.get("role")
-        openai.one_of(role, ("assistant", "system", "developer", "user"), f"{where}.role")
-        self._check_content(request, item.get("content"), str(role), f"{where}.content")
+        role = openai.one_of(item.get("role"), ("assistant", "system", "developer", "user"), f"{where}.role")
+        self._check_content(request, item.get("content"), role, f"{where}.content")
 
     def _check_content(self, request: Request, content: Any, role: str, where: str) -> None:
         if not isinstance(content, list):
@@ -128,8 +127,7 @@ class OpenAIResponses(Format):
         allowed = SAID if role == "assistant" else PARTS
         for place, part in enumerate(openai.filled(content, where)):
             here = f"{where}[{place}]"
-            kind = part.get("type") if isinstance(part, dict) else part
-            openai.one_of(kind, allowed, f"{here}.type")
+            kind = openai.one_of(part.get("type") if isinstance(part, dict) else part, allowed, f"{here}.type")
             openai.only(part, allowed[kind], here)
             if kind in ("input_text", "output_text"):
                 request.characters += len(openai.text_of(part.get("text"), f"{here}.text"))

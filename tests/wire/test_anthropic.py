@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.wire.anthropic_messages import MAX_IMAGE_BYTES, AnthropicMessages
+from tests.wire.anthropic_check import MAX_IMAGE_BYTES
+from tests.wire.anthropic_messages import AnthropicMessages
 from tests.wire.plain import Bad, Change, changed, image, post
 from tests.wire.server import Call, Reply, Server
 
@@ -74,7 +75,10 @@ BAD: Bad = {
         message(2, content=[result("2")]),
         "messages.1: `tool_use` ids were found without `tool_result` blocks immediately after: 1",
     ),
-    "text before a result": (message(2, content=[TEXT, result("2"), result("1")]), "without `tool_result` blocks immediately"),
+    "text before a result": (
+        message(2, content=[TEXT, result("2"), result("1")]),
+        "without `tool_result` blocks immediately",
+    ),
     "no answer at all": (lambda body: body["messages"].pop(), "without `tool_result` blocks immediately after: 1, 2"),
     "an answer to no call": (
         message(2, content=[result("2"), result("1"), result("3")]),
@@ -100,7 +104,10 @@ BAD: Bad = {
     "temperature 0 for a new model": (options(model="claude-opus-4-7", temperature=0), "`temperature` is deprecated"),
     "an unknown field": (options(n=1), "^n: Extra inputs are not permitted"),
     "an unknown field of a message": (message(0, id="1"), "messages.0.id: Extra inputs are not permitted"),
-    "an unknown field of a block": (first(block(detail="low"), TEXT), "messages.0.content.0.image.detail: Extra inputs"),
+    "an unknown field of a block": (
+        first(block(detail="low"), TEXT),
+        "messages.0.content.0.image.detail: Extra inputs",
+    ),
     "an unknown block": (
         first({"type": "image_url", "image_url": {"url": ""}}),
         "Input tag 'image_url' found using 'type' does not match",
@@ -126,7 +133,10 @@ BAD: Bad = {
         "max allowed size for many-image requests: 2000 pixels",
     ),
     "101 images": (first(*[block()] * 100), r"Too much media: 0 document pages \+ 101 images > 100"),
-    "five cache marks": (first(*[block(**MARK)] * 3), "A maximum of 4 blocks with cache_control may be provided. Found 5"),
+    "five cache marks": (
+        first(*[{**block(), **MARK}] * 3),
+        "A maximum of 4 blocks with cache_control may be provided. Found 5",
+    ),
     "another kind of cache mark": (first(block(cache_control={"type": "forever"})), "Input should be 'ephemeral'"),
     "no schema": (lambda body: body["tools"][0].pop("input_schema"), "input_schema: Field required"),
     "a schema that is no object": (tool(input_schema={"type": "array"}), "Input should be 'object'"),
@@ -139,7 +149,10 @@ BAD: Bad = {
     "a choice without tools": (lambda body: body.pop("tools"), "only be specified while providing tools"),
     "an unknown choice": (options(tool_choice={"type": "required"}), "Input tag 'required'"),
     "a prefill that ends in a space": (prefilled("The Total is "), "cannot end with trailing whitespace"),
-    "a prefill for a new model": (prefilled("The", model="claude-opus-4-6"), "does not support assistant message prefill"),
+    "a prefill for a new model": (
+        prefilled("The", model="claude-opus-4-6"),
+        "does not support assistant message prefill",
+    ),
 }
 
 

@@ -1,4 +1,4 @@
-"""Each official chat model holds a tool-calling conversation about an image with its stand-in: sync, async, streamed."""
+"""Each official chat model calls tools about an image of its stand-in: sync, async, streamed."""
 
 from __future__ import annotations
 
@@ -98,7 +98,9 @@ def test_a_model_calls_its_tools_and_then_answers(way: str, name: str, provider:
         said += [ToolMessage(look.invoke(call["args"]), tool_call_id=call["id"]) for call in first.tool_calls]
         last = WAYS[way](model, said)
     assert not server.refused
-    assert [(call["name"], call["args"]) for call in first.tool_calls] == [(call.name, call.arguments) for call in calls]
+    assert [(call["name"], call["args"]) for call in first.tool_calls] == [
+        (call.name, call.arguments) for call in calls
+    ]
     assert len({call["id"] for call in first.tool_calls}) == 2
     assert (first.text.strip(), last.text) == ("I look.", "It is red.")
     assert [len(request.images) for request in server.requests] == [1, 1]

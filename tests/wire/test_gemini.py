@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.wire.gemini import MAX_IMAGES, SIGNATURE, SKIP, Gemini
+from tests.wire.gemini import Gemini
+from tests.wire.gemini_check import MAX_IMAGES, SIGNATURE, SKIP
 from tests.wire.plain import Bad, Change, changed, image, post
 from tests.wire.server import Call, Reply, Server
 
@@ -78,7 +79,10 @@ BAD: Bad = {
         NUMBER,
     ),
     "answers to no call": (content(1, TEXT), "function response turn comes immediately after a function call turn"),
-    "a call that begins": (lambda body: body["contents"].pop(0), "function call turn comes immediately after a user turn"),
+    "a call that begins": (
+        lambda body: body["contents"].pop(0),
+        "function call turn comes immediately after a user turn",
+    ),
     "a call of the user": (content(0, called()), "function call turn has role 'model'"),
     "an answer of the model": (content(1, answered(), answered()), "function response turn has role 'user'"),
     "another role": (lambda body: body["contents"][1].update(role="assistant"), "valid role: user, model"),
@@ -94,7 +98,10 @@ BAD: Bad = {
     "an ultra high resolution of all": (config(mediaResolution="MEDIA_RESOLUTION_ULTRA_HIGH"), "ULTRA_HIGH"),
     "temperature 3": (config(temperature=3), r"not in the range \[0.0, 2.0\]"),
     "an unknown field": (options(messages=[]), 'Unknown name "messages": Cannot find field'),
-    "an unknown field of a part": (content(0, part(detail="low")), r'Unknown name "detail" at .contents\[0\].parts\[0\]'),
+    "an unknown field of a part": (
+        content(0, part(detail="low")),
+        r'Unknown name "detail" at .contents\[0\].parts\[0\]',
+    ),
     "an unknown field of an image": (content(0, {"inlineData": {"url": ""}}), 'Unknown name "url"'),
     "an unknown field of the configuration": (config(n=1), 'Unknown name "n" at .generation_config'),
     "no contents": (options(contents=[]), "contents is not specified"),
@@ -115,7 +122,10 @@ BAD: Bad = {
     ),
     "a schema that is no object": (function(parameters={"type": "STRING"}), "must be OBJECT"),
     "a list without items": (function(parameters=LIST), r"parameters.properties\[region\].items: missing field"),
-    "an unknown type": (function(parameters={"type": "OBJECT", "properties": {"a": {"type": "TUPLE"}}}), "Invalid value"),
+    "an unknown type": (
+        function(parameters={"type": "OBJECT", "properties": {"a": {"type": "TUPLE"}}}),
+        "Invalid value",
+    ),
     "a required property that is none": (
         function(parameters={"type": "OBJECT", "properties": {}, "required": ["a"]}),
         "property is not defined: a",
@@ -128,7 +138,10 @@ BAD: Bad = {
     ),
 }
 OF_GEMINI_3: Bad = {
-    "a lost signature": (content(1, called(), called()), "missing a thought_signature .*`default_api:look` , position 2"),
+    "a lost signature": (
+        content(1, called(), called()),
+        "missing a thought_signature .*`default_api:look` , position 2",
+    ),
     "another's signature": (content(1, called(thoughtSignature="AAAA"), called()), "missing a thought_signature"),
     "an unknown resolution of a part": (
         content(0, part(mediaResolution={"level": "LOW"})),
@@ -183,7 +196,10 @@ def test_a_part_says_its_resolution_and_else_the_request_does() -> None:
 
     with changed(Gemini(), GOOD, change) as (server, body):
         post(server, path("gemini-3-pro-preview"), body, HEADERS)
-    assert [(image.setting, image.tokens) for image in server.requests[0].images] == [("ULTRA_HIGH", 2240), ("LOW", 280)]
+    assert [(image.setting, image.tokens) for image in server.requests[0].images] == [
+        ("ULTRA_HIGH", 2240),
+        ("LOW", 280),
+    ]
 
 
 @pytest.mark.parametrize("sse", [True, False])

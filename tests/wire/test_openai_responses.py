@@ -23,7 +23,11 @@ GOOD: dict[str, Any] = {
         {"type": "function_call", "call_id": "1", "name": "look", "arguments": "{}", "id": "fc_1"},
         {"type": "function_call", "call_id": "2", "name": "look", "arguments": "{}"},
         {"type": "function_call_output", "call_id": "2", "output": "Image 1"},
-        {"type": "function_call_output", "call_id": "1", "output": [{"type": "input_text", "text": "Here."}, dict(IMAGE)]},
+        {
+            "type": "function_call_output",
+            "call_id": "1",
+            "output": [{"type": "input_text", "text": "Here."}, dict(IMAGE)],
+        },
     ],
     "tools": [{"type": "function", "name": "look", "parameters": {"type": "object", "properties": {}}}],
     "tool_choice": "auto",
@@ -44,7 +48,10 @@ def options(**fields: Any) -> Change:
 
 BAD: Bad = {
     "an open call": (lambda body: body["input"].pop(4), "No tool output found for function call 2"),
-    "an answer to no call": (lambda body: body["input"].pop(3), "No tool call found for function call output with call_id 2"),
+    "an answer to no call": (
+        lambda body: body["input"].pop(3),
+        "No tool call found for function call output with call_id 2",
+    ),
     "an answer before its call": (
         lambda body: body["input"].insert(0, body["input"].pop()),
         "No tool call found for function call output with call_id 1",
@@ -56,7 +63,10 @@ BAD: Bad = {
     "an unknown field": (options(messages=[]), "Unknown parameter: 'messages'"),
     "an unknown item": (item(4, type="tool"), "Invalid value: 'tool'"),
     "an unknown field of an item": (item(4, name="look"), r"Unknown parameter: 'input\[4\].name'"),
-    "an unknown part": (item(0, content=[{"type": "image_url", "image_url": {"url": url()}}]), "Invalid value: 'image_url'"),
+    "an unknown part": (
+        item(0, content=[{"type": "image_url", "image_url": {"url": url()}}]),
+        "Invalid value: 'image_url'",
+    ),
     "an unknown part of an output": (item(5, output=[{"type": "text", "text": "."}]), "Invalid value: 'text'"),
     "an unknown field of a part": (item(0, content=[{**IMAGE, "cache_control": {}}]), "Unknown parameter"),
     "an input part of the assistant": (
@@ -69,7 +79,10 @@ BAD: Bad = {
     "an unknown item id": (lambda body: body["input"].append({"type": "item_reference", "id": "msg_9"}), "not found"),
     "an object for a URL": (item(0, content=[{**IMAGE, "image_url": {"url": url()}}]), "expected a string"),
     "another URL scheme": (item(0, content=[{**IMAGE, "image_url": "vtimg://1"}]), "base64-encoded data URL"),
-    "no image": (item(5, output=[{**IMAGE, "image_url": "data:image/png;base64,AAAA"}]), "make sure your image is valid"),
+    "no image": (
+        item(5, output=[{**IMAGE, "image_url": "data:image/png;base64,AAAA"}]),
+        "make sure your image is valid",
+    ),
     "an unknown detail": (item(0, content=[{**IMAGE, "detail": "max"}]), "Invalid value: 'max'"),
     "an output that is null": (item(4, output=None), "expected a string, but got null"),
     "an empty content": (item(0, content=[]), "empty array"),
