@@ -22,8 +22,8 @@ KINDS = {401: "authentication_error", 404: "not_found_error", 413: "request_too_
 class AnthropicMessages(Format):
     """The Messages API.
 
-    Two rules are stricter than the API as it is today: it joins turns of one role that follow one another (Bedrock
-    refuses them), and it takes a conversation with tool calls that offers no tools. Both are refused here.
+    One rule is stricter than the API as it is today: it joins turns of one role that follow one another (Bedrock
+    refuses them). Another may be: whether it still refuses tool calls in a request without `tools` is not known.
 
     Args:
         max_bytes: Of the request's body.

@@ -2,7 +2,8 @@
 
 Sources: Google, Gemini API reference, "Generating content"; "Function calling"; "Thought signatures"; "Media
 resolution"; "Image understanding". The errors' words are those that users report, such as google-gemini/gemini-cli
-#19436 (images in function responses) and #4504 (number of responses).
+#19436 (images in function responses) and #4504 (number of responses). Those about amounts of images, resolutions of
+parts, roles of function parts and the tool configuration are ours.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """`OllamaChat`: POST /api/chat as Ollama answers it; its stream is one JSON value a line.
 
-Source: ollama/ollama, docs/api.md, "Generate a chat completion"; the errors' words are those of its Go decoder.
+Source: ollama/ollama, docs/api.md, "Generate a chat completion"; that `server/prompt.go` takes images of all roles:
+stdapi-ai/stdapi.ai #255. The errors' words are those of its Go decoder, or ours where the server says nothing.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""What OpenAI's two APIs refuse alike: images, tools, options of reasoning models; and the form of their errors."""
+"""What OpenAI's two APIs refuse alike: images, tools, options of reasoning models; and the form of their errors.
+
+The words are those that users report. Those about amounts of images and malformed URLs are ours.
+"""
 
 from __future__ import annotations
 
