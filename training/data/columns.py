@@ -35,8 +35,8 @@ class Columns:
     id: str | None = None
     width: str | None = None
     height: str | None = None
-    """Size of the low view in pixels. If a row has it, its image is resized to twice this size, so that the view at half
-    the sides has exactly this size."""
+    """Size of the low view in pixels. If a row has it, its image is resized to twice this size: the view at half the
+    sides then has exactly this size."""
 
     @classmethod
     def parse(cls, pairs: Sequence[str]) -> Columns:

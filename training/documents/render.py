@@ -48,7 +48,7 @@ LAYOUTS = ("card", "form", "receipt")
 
 @dataclass(frozen=True)
 class Look:
-    """The ranges from which the appearance of a page is drawn. Where not said otherwise, a pair is (least, greatest)."""
+    """The ranges from which the appearance of a page is drawn. A pair is (least, greatest) unless its text differs."""
 
     fonts: tuple[str, ...] = TRAINING_FONTS
     tilt: float = 2.0
@@ -373,6 +373,8 @@ def _printed(
 ) -> Image.Image:
     """Apply ink to paper and add grey noise to both.
 
+    Noise and coverage are (H, W) float32 arrays; the pixels are (H, W, 3) uint8.
+
     Args:
         rng: Draws the noise.
         plate: Coverage by ink, mode L.
@@ -381,7 +383,7 @@ def _printed(
         look: Its `noise` counts.
 
     Returns:
-        An RGB image of the plate's size. `grain` and `cover` are (H, W) float32, `pixels` is (H, W, 3) uint8.
+        An RGB image of the plate's size.
     """
     sigma = rng.uniform(*look.noise)
     grain = np.random.Generator(np.random.SFC64(rng.getrandbits(64))).standard_normal(plate.size[::-1], np.float32)

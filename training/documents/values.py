@@ -125,7 +125,7 @@ def draw_page(rng: random.Random) -> tuple[Field, ...]:
 
 
 def draw_lesson_page(rng: random.Random) -> tuple[Field, ...]:
-    """Draw a page as `draw_page` does, but with more letters. Most values are digits, so letters would be seen too rarely."""
+    """Draw a page as `draw_page` does, but with more letters, because most values are digits."""
     weights = {"Name": 4.0, "City": 4.0, "Ref": 2.0, "Code": 2.0}
     order = sorted(LABELS, key=lambda label: rng.expovariate(weights.get(label, 1.0)))
     return tuple(Field(label, KINDS[label](rng)) for label in order[: rng.randint(2, 4)])
