@@ -23,10 +23,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from vtagent.training.pretraining.batched import ATTENTION, encode_pages, hidden_states, packed_loss
-from vtagent.training.pretraining.lessons import GLYPH_INDEX, SLOTS, LessonBatch, Lessons
+from vtagent.training.pretraining.lessons import GLYPH_INDEX, SLOTS, LessonBatch, LessonDataset
 from vtagent.training.pretraining.policy import build_model, save_policy
 from vtagent.training.pretraining.probe import probe
-from vtagent.training.pretraining.rows import tokenizer
+from vtagent.training.pretraining.supervision import tokenizer
 
 STATE = "state.pt"
 
@@ -158,7 +158,7 @@ def run(
     stop = _Stop()
     curve = Curve(out / "curve.csv", trainer.step)
     loader = DataLoader(
-        Lessons(start=trainer.step, steps=settings.steps),
+        LessonDataset(start=trainer.step, steps=settings.steps),
         batch_size=None,
         num_workers=workers,
         prefetch_factor=4 if workers else None,
