@@ -234,7 +234,7 @@ def test_the_checkpoint_is_small_and_loads_as_any_other(checkpoint: Path) -> Non
     "text", ["Total?", "What is the Ref?", 'a"b{}<>\n', "Qty: 1,234.50 KX-77", "<think>Tel</think>"]
 )
 def test_the_tokenizer_gives_back_what_it_was_given(text: str) -> None:
-    assert tokenizer().decode(encode(text)) == text
+    assert tokenizer().decode(list(encode(text))) == text
 
 
 def test_an_image_of_the_page_size_is_left_as_it_is(checkpoint: Path) -> None:
@@ -246,8 +246,8 @@ def test_an_image_of_the_page_size_is_left_as_it_is(checkpoint: Path) -> None:
 
 
 def test_the_template_leaves_out_words_beside_an_image_that_a_tool_returns_but_not_a_refusal() -> None:
-    shown = {"role": "tool", "content": [{"type": "text", "text": "all of it"}, {"type": "image"}]}
-    refused = {"role": "tool", "content": "shown before"}
+    shown: dict[str, Any] = {"role": "tool", "content": [{"type": "text", "text": "all of it"}, {"type": "image"}]}
+    refused: dict[str, Any] = {"role": "tool", "content": "shown before"}
     rendered = tokenizer().apply_chat_template([shown, refused], tokenize=False)
     assert "all of it" not in rendered
     assert "<tool_response><|vision_start|><|image_pad|><|vision_end|></tool_response>" in rendered
