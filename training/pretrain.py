@@ -119,8 +119,8 @@ class Trainer:
             slots: The true glyphs, (B, tokens, slots) int64.
 
         Returns:
-            The mean cross-entropy, a scalar tensor in which an empty slot weighs an eighth; and the share of filled slots
-            that are right.
+            The mean cross-entropy, a scalar tensor in which an empty slot weighs an eighth; and the share of filled
+            slots that are right.
         """
         logits = self.glyph_head(tokens).view(*slots.shape, -1).float()
         filled = slots > 0
