@@ -1,10 +1,8 @@
-"""Train the bundled policy `base` from random weights.
+"""Train the bundled policy `base` from nothing: python -m vtagent.training.pretrain --out runs/base
 
-    python -m vtagent.training.pretrain --out runs/base
-
-The command prints progress, writes a learning curve (curve.csv, curve.png), and saves its whole state every few minutes
-and when it is interrupted. The same command then continues where it stopped. It runs in one process on the CPU and
-trains on rendered pages only.
+Shows progress, writes a learning curve (curve.csv, curve.png), and saves its whole state every few minutes and when it
+is interrupted; the same command goes on where it stopped. Left out on purpose: GPUs, several processes, anything but
+our own rendered pages.
 """
 
 from __future__ import annotations
@@ -31,12 +29,11 @@ from vtagent.training.pretraining.probe import probe
 from vtagent.training.pretraining.supervision import tokenizer
 
 STATE = "state.pt"
-"""The file that holds the whole state of a run."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings of a run. A saved state continues under the same settings only."""
+    """What a run is; a saved state goes on only under the same settings."""
 
     steps: int = 6000
     seed: int = 0
@@ -46,17 +43,13 @@ class Settings:
     adam_lr: float = 2e-3
     """Learning rate of all other parameters."""
     warmup: int = 50
-    """Steps in which the learning rates rise from zero."""
+    """Steps in which the learning rates rise to their full value."""
     glyph_weight: float = 0.3
     """Weight of the glyph loss beside the language loss."""
 
 
 class Trainer:
-    """The whole state of a run: model, glyph head, optimisers, schedules and step number.
-
-    Args:
-        settings: The settings of the run.
-    """
+    """Model, glyph head, optimisers and step number: all that a run is, saved and loaded whole."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -82,15 +75,7 @@ class Trainer:
         return min((step + 1) / self.settings.warmup, 1.0) * max(0.0, 1 - step / self.settings.steps)
 
     def update(self, batch: LessonBatch) -> dict[str, float]:
-        """Take one optimiser step.
-
-        Args:
-            batch: The batch of the step.
-
-        Returns:
-            "glyph_accuracy", the share of filled slots that are right; and "loss", the language loss, if the batch has
-            conversations.
-        """
+        """One optimiser step."""
         self.model.train()
         with torch.autocast("cpu", torch.bfloat16, enabled=fast_bfloat16()):
             views = [encode_pages(self.model.model.visual, pixels) for pixels in batch.views]
@@ -112,16 +97,7 @@ class Trainer:
         return losses
 
     def _glyphs(self, tokens: Tensor, slots: Tensor) -> tuple[Tensor, float]:
-        """Score the glyph head.
-
-        Args:
-            tokens: Visual tokens, (B, tokens, width).
-            slots: The true glyphs, (B, tokens, slots) int64.
-
-        Returns:
-            The mean cross-entropy, a scalar tensor in which an empty slot weighs an eighth; and the share of filled
-            slots that are right.
-        """
+        """Cross-entropy over slots, empty ones weighing an eighth; and the share of filled slots that are right."""
         logits = self.glyph_head(tokens).view(*slots.shape, -1).float()
         filled = slots > 0
         losses = F.cross_entropy(logits.flatten(0, -2), slots.flatten(), reduction="none").view(slots.shape)
@@ -130,7 +106,7 @@ class Trainer:
         return (losses * weights).sum() / weights.sum(), (right.sum() / filled.sum().clamp(min=1)).item()
 
     def save(self, folder: Path) -> None:
-        """Write the state to a new file, then replace the old one: an interrupt at any moment leaves a whole file."""
+        """Write the state beside the old one, then swap: an interrupt at any moment leaves a whole file."""
         state = {
             "settings": asdict(self.settings),
             "step": self.step,
@@ -144,11 +120,7 @@ class Trainer:
         os.replace(folder / (STATE + ".new"), folder / STATE)
 
     def load(self, folder: Path) -> None:
-        """Continue from the state in `folder`.
-
-        Raises:
-            SystemExit: The state belongs to a run with other settings.
-        """
+        """Go on from `folder`'s state; refuses one that was written under other settings."""
         state = torch.load(folder / STATE, weights_only=True)
         if state["settings"] != asdict(self.settings):
             raise SystemExit(f"{folder / STATE} belongs to a run with other settings: {state['settings']}")
@@ -162,7 +134,7 @@ class Trainer:
 
 
 def fast_bfloat16() -> bool:
-    """Whether this processor multiplies bfloat16 matrices in hardware (AMX). On others float32 is faster."""
+    """Whether this processor multiplies bfloat16 matrices in hardware (AMX); elsewhere float32 is faster."""
     return bool(torch.cpu._is_amx_tile_supported())
 
 
@@ -174,17 +146,14 @@ def run(
     probe_every: int = 250,
     workers: int = 1,
 ) -> Trainer:
-    """Train to the end or until interrupted (SIGINT, SIGTERM). Everything is written to `out`.
+    """Train to the end, or until interrupted (SIGINT, SIGTERM), and leave everything in `out`.
 
     Args:
-        settings: The settings of the run.
-        out: Folder of the run. If it holds a state, the run continues from it.
+        settings: What the run is.
+        out: Its folder; a state found there is gone on with.
         save_every: Steps between two saves of the state.
         probe_every: Steps between two points of the learning curve.
-        workers: Processes that render pages; 0 renders them in this process.
-
-    Returns:
-        The trainer, at the step that it reached.
+        workers: Processes that render pages.
     """
     out.mkdir(parents=True, exist_ok=True)
     trainer = Trainer(settings)
@@ -229,7 +198,7 @@ def _leave_interrupts_to_the_trainer(_: int) -> None:
 
 
 class _Stop:
-    """Turns the first interrupt into a request to stop; a second one ends the process as usual."""
+    """Turns the first interrupt into a request; a second one kills as usual."""
 
     def __init__(self) -> None:
         self.asked = False
@@ -242,12 +211,7 @@ class _Stop:
 
 
 class Curve:
-    """The learning curve on disk, and the running means since its last point.
-
-    Args:
-        path: The CSV file. If it exists, its rows up to `step` are kept.
-        step: The step that the run continues from.
-    """
+    """Running means between probes, and the learning curve on disk."""
 
     def __init__(self, path: Path, step: int) -> None:
         self.path = path
@@ -256,24 +220,19 @@ class Curve:
         self.rows: list[dict[str, str]] = [row for row in rows if int(row["step"]) <= step]
 
     def add(self, lesson: str, losses: dict[str, float]) -> None:
-        """Add the figures of one step under the name of its lesson."""
+        """Remember one step's figures under its lesson's name."""
         for name, value in losses.items():
             self.recent.setdefault(f"{lesson}/{name}", []).append(value)
 
     def line(self, trainer: Trainer) -> str:
-        """One line of progress, with the time spent and the time left."""
+        """One line of progress with the time that is left."""
         means = "  ".join(f"{name} {sum(v[-25:]) / len(v[-25:]):.3f}" for name, v in sorted(self.recent.items()))
         left = trainer.seconds / trainer.step * (trainer.settings.steps - trainer.step)
         spent = f"{trainer.seconds / 60:.1f} min, {left / 60:.0f} left"
         return f"step {trainer.step}/{trainer.settings.steps}  {spent}  {means}"
 
     def write(self, trainer: Trainer, measured: dict[str, float]) -> None:
-        """Append a row to the CSV file, redraw the plot, and start new running means.
-
-        Args:
-            trainer: The run.
-            measured: What the probe measured.
-        """
+        """Append a row to the CSV, redraw the picture, forget the running means."""
         row: dict[str, object] = {"step": trainer.step, "minutes": round(trainer.seconds / 60, 2)}
         row |= {name: round(value, 4) for name, value in measured.items()}
         row |= {name: round(sum(v) / len(v), 4) for name, v in self.recent.items()}
@@ -281,7 +240,7 @@ class Curve:
         self.rows.append({k: str(v) for k, v in row.items()})
         self.recent.clear()
         names = list(dict.fromkeys(name for row in self.rows for name in row))
-        new = self.path.with_name(self.path.name + ".new")  # as `Trainer.save` does
+        new = self.path.with_name(self.path.name + ".new")  # then swapped, as the state is
         with new.open("w", newline="") as file:
             writer = csv.DictWriter(file, names)
             writer.writeheader()
@@ -307,7 +266,7 @@ class Curve:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command with these arguments; by default those of the process."""
+    """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/base"), help="folder of this run (default: %(default)s)")
     for name, kind in (("steps", int), ("seed", int), ("muon_lr", float), ("adam_lr", float)):
