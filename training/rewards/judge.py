@@ -19,6 +19,7 @@ import time
 import weakref
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import BaseMessage
@@ -162,10 +163,9 @@ class Judge:
             before_sleep=self._count_retry,
             retry_error_callback=lambda _: None,  # after the last attempt there is no verdict
         )
-        try:
+        verdict: bool | None = None
+        with suppress(_JudgeIsDown):
             verdict = await retrying(self._attempt, prompt(question, answers, prediction))
-        except _JudgeIsDown:
-            verdict = None
         if verdict is None:
             self._count_failure()
             return None
