@@ -23,10 +23,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from vtagent.training.pretraining.batched import ATTENTION, encode_pages, hidden_states, packed_loss
-from vtagent.training.pretraining.lessons import GLYPH_INDEX, SLOTS, LessonBatch, Lessons
+from vtagent.training.pretraining.lessons import GLYPH_INDEX, SLOTS, LessonBatch, LessonDataset
 from vtagent.training.pretraining.policy import build_model, save_policy
 from vtagent.training.pretraining.probe import probe
-from vtagent.training.pretraining.rows import tokenizer
+from vtagent.training.pretraining.supervision import tokenizer
 
 STATE = "state.pt"
 
@@ -37,10 +37,15 @@ class Settings:
 
     steps: int = 6000
     seed: int = 0
+    """Seed of the initial weights. The pages depend on the step number alone."""
     muon_lr: float = 2e-3
+    """Learning rate of the hidden matrices."""
     adam_lr: float = 2e-3
+    """Learning rate of all other parameters."""
     warmup: int = 50
+    """Steps in which the learning rates rise to their full value."""
     glyph_weight: float = 0.3
+    """Weight of the glyph loss beside the language loss."""
 
 
 class Trainer:
@@ -158,7 +163,7 @@ def run(
     stop = _Stop()
     curve = Curve(out / "curve.csv", trainer.step)
     loader = DataLoader(
-        Lessons(start=trainer.step, steps=settings.steps),
+        LessonDataset(start=trainer.step, steps=settings.steps),
         batch_size=None,
         num_workers=workers,
         prefetch_factor=4 if workers else None,

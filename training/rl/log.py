@@ -17,7 +17,7 @@ import math
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +80,6 @@ class RolloutLog:
         for view in rollout.views:
             if view["url"] not in files:
                 files[view["url"]] = self._keep(pixels.get(view["url"]) or _rendered(view, rollout.example.image))
-        parts = {"accuracy": reward.accuracy, "format": reward.format, "penalty": reward.penalty} if reward else None
         return {
             "step": step,
             "group": row.group,
@@ -89,7 +88,7 @@ class RolloutLog:
             "question": rollout.example.question,
             "answers": list(rollout.example.answers),
             "answer": rollout.answer,
-            "reward": None if parts is None or reward is None else {**parts, "total": reward.total},
+            "reward": {**asdict(reward), "total": reward.total} if reward else None,
             "advantage": row.advantage,
             "zooms": rollout.zooms,
             "well_formed": rollout.well_formed,

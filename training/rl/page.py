@@ -17,6 +17,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from vtagent.training.rewards import SIGNS
+
 Line = dict[str, Any]
 
 _TYPES = {".png": "image/png", ".jpg": "image/jpeg"}
@@ -43,7 +45,7 @@ def build_page(folder: Path, lines: Iterable[Line], *, title: str, max_bytes: in
         note = f"{len(kept)} of {len(ordered)} groups, evenly chosen: all would make the page too large."
     rollouts = [line for group in kept for line in group]
     names = {view["file"] for line in rollouts for view in line["views"]}
-    data = {"note": note, "rollouts": rollouts, "images": _images(folder, names)}
+    data = {"note": note, "rollouts": rollouts, "images": _images(folder, names), "signs": dict(SIGNS)}
     return _filled(_template("page.html"), title=title, data=_as_json(data))
 
 

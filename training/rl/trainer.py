@@ -24,7 +24,7 @@ from vtagent.models.engine import Engine
 from vtagent.models.local.engine import TransformersEngine
 from vtagent.models.processor import VLProcessor
 from vtagent.training.data import Example
-from vtagent.training.rewards import Grader
+from vtagent.training.rewards import SIGNS, Grader
 from vtagent.training.rl.checkpoints import WholeCheckpoints
 from vtagent.training.rl.collect import Collector, WorkingStore
 from vtagent.training.rl.encode_once import encode_once
@@ -41,19 +41,14 @@ from vtagent.training.rl.settings import GraphGRPOConfig
 from vtagent.training.rl.weights import plain_model
 
 
-def accuracy(**_: Any) -> list[float]:
-    """Names a part of the reward for TRL's log; its value comes from the group (`_calculate_rewards`)."""
-    return []
+def _reward_term(name: str) -> Callable[..., list[float]]:
+    """Name a term of the reward for TRL's log; its value comes from the group (`_calculate_rewards`)."""
 
+    def term(**_: Any) -> list[float]:
+        return []
 
-def well_formed(**_: Any) -> list[float]:
-    """As `accuracy`."""
-    return []
-
-
-def penalty(**_: Any) -> list[float]:
-    """As `accuracy`; logged as what it takes off, so not positive."""
-    return []
+    term.__name__ = name
+    return term
 
 
 class GraphGRPOTrainer(WholeCheckpoints, DistinctRows):
@@ -100,7 +95,7 @@ class GraphGRPOTrainer(WholeCheckpoints, DistinctRows):
         self._generation: GenerationBatch | None = None
         super().__init__(
             model=model,
-            reward_funcs=[accuracy, well_formed, penalty],
+            reward_funcs=[_reward_term(name) for name in SIGNS],
             args=args,
             train_dataset=Dataset.from_dict({"prompt": [""] * len(examples), "example": range(len(examples))}),
             processing_class=processor,
@@ -209,14 +204,17 @@ class GraphGRPOTrainer(WholeCheckpoints, DistinctRows):
         )
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> torch.Tensor:
-        """Accuracy, format and penalty of all processes' rows; without a verdict nan, which earns advantage 0."""
+        """Return what each term adds to the rewards of all processes' rows, (rows, terms) float32.
+
+        A row without a verdict has nan, which earns advantage 0.
+        """
         assert self._generation is not None
-        nothing = (torch.nan,) * 3
-        parts = [
-            (reward.accuracy, reward.format, -reward.penalty) if (reward := member.reward) else nothing
+        unscored = [torch.nan] * len(SIGNS)
+        terms = [
+            list(member.reward.contributions.values()) if member.reward else unscored
             for member in self._generation.members
         ]
-        rewards: torch.Tensor = gather(torch.tensor(parts, device=self.accelerator.device))
+        rewards: torch.Tensor = gather(torch.tensor(terms, device=self.accelerator.device))
         return rewards
 
     def _report(self, generation: GenerationBatch, advantages: list[float]) -> None:

@@ -81,7 +81,9 @@ class VLLMEngine:
         self._model = model
         self._slots = asyncio.Semaphore(concurrency)
         self._urls = DataURLs()
-        self._thread = LoopThread("vtagent-vllm", at_end=self._server.close)
+        self._thread = LoopThread(
+            "vtagent-vllm", at_end=self._server.close, closed="the engine is closed; make a new one"
+        )
 
     def submit(self, request: Request) -> Future[Generation]:
         """Queue one request; see `Engine.submit`."""
