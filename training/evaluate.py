@@ -27,10 +27,11 @@ from vtagent.errors import DataError, ModelError, VtagentError
 from vtagent.images import MemoryImageStore
 from vtagent.models.chat import ChatVLM
 from vtagent.training.data import Example, open_examples, rendered
+from vtagent.training.durable import write_whole
 from vtagent.training.measure.asking import evaluate
 from vtagent.training.measure.curves import plot_learning, read_history
 from vtagent.training.measure.identity import digest_of_examples, digest_of_weights, folder_name
-from vtagent.training.measure.journal import SAMPLES, Journal, write_whole
+from vtagent.training.measure.journal import SAMPLES, Journal
 from vtagent.training.measure.modes import MODES, biased
 from vtagent.training.measure.outcomes import Outcome, wall_seconds
 from vtagent.training.measure.summaries import SummaryRow, resolved_mix, summarize

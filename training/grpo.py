@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vtagent.errors import ModelError, SettingsError, VtagentError
-from vtagent.training.measure.journal import write_whole
+from vtagent.training.durable import write_whole
 
 if TYPE_CHECKING:
     from vtagent.training.rl.settings import GraphGRPOConfig
@@ -255,7 +255,7 @@ def save_policy(trainer: Any, folder: Path, *, half: bool) -> None:
     if half:  # transformers has written down the trained model's own dtype
         for part in (config, config["text_config"], config["vision_config"]):
             part["dtype"] = "float16"
-    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    write_whole(path, json.dumps(config, indent=2, sort_keys=True) + "\n")
     trainer.processing_class.save_pretrained(folder)
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import os
 import signal
 import time
 from collections.abc import Sequence
@@ -22,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from vtagent.training.durable import replacing
 from vtagent.training.pretraining.batched import ATTENTION, encode_pages, hidden_states, packed_loss
 from vtagent.training.pretraining.lessons import GLYPH_INDEX, SLOTS, LessonBatch, Lessons
 from vtagent.training.pretraining.policy import build_model, save_policy
@@ -101,7 +101,7 @@ class Trainer:
         return (losses * weights).sum() / weights.sum(), (right.sum() / filled.sum().clamp(min=1)).item()
 
     def save(self, folder: Path) -> None:
-        """Write the state beside the old one, then swap: an interrupt at any moment leaves a whole file."""
+        """Replace the state in `folder`; an interrupt at any moment leaves a whole file."""
         state = {
             "settings": asdict(self.settings),
             "step": self.step,
@@ -111,8 +111,8 @@ class Trainer:
             "optimizers": [o.state_dict() for o in self.optimizers],
             "schedules": [s.state_dict() for s in self.schedules],
         }
-        torch.save(state, folder / (STATE + ".new"))
-        os.replace(folder / (STATE + ".new"), folder / STATE)
+        with replacing(folder / STATE) as part:
+            torch.save(state, part)
 
     def load(self, folder: Path) -> None:
         """Go on from `folder`'s state; refuses one that was written under other settings."""
@@ -235,12 +235,10 @@ class Curve:
         self.rows.append({k: str(v) for k, v in row.items()})
         self.recent.clear()
         names = list(dict.fromkeys(name for row in self.rows for name in row))
-        new = self.path.with_name(self.path.name + ".new")  # then swapped, as the state is
-        with new.open("w", newline="") as file:
+        with replacing(self.path) as part, part.open("w", newline="") as file:
             writer = csv.DictWriter(file, names)
             writer.writeheader()
             writer.writerows(self.rows)
-        os.replace(new, self.path)
         self._draw(list(measured))
 
     def _draw(self, names: Sequence[str]) -> None:

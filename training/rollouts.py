@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vtagent.errors import DataError, VtagentError
+from vtagent.training.durable import write_whole
 from vtagent.training.rl.log import read_log
 from vtagent.training.rl.page import build_page
 
@@ -40,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         page = build_page(folder, read_log(folder, steps=steps), title=title, max_bytes=int(options.max_mb * 1e6))
         out = options.out or folder / "rollouts.html"
         out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(page, encoding="utf-8")
+        write_whole(out, page)
     except VtagentError as error:
         parser.exit(1, f"{parser.prog}: {error}\n")
     except OSError as error:

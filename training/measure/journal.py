@@ -7,7 +7,6 @@ when the process died is cut off; outcomes of runs that failed or could not be g
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -15,10 +14,10 @@ from types import TracebackType
 from typing import Any, TextIO
 
 from vtagent.errors import DataError
+from vtagent.training.durable import SETTINGS, claim, cut_to_whole_lines, read_whole_lines
 from vtagent.training.measure.outcomes import Outcome
 
 SAMPLES = "samples.jsonl"
-SETTINGS = "settings.json"
 
 
 class Journal:
@@ -35,7 +34,10 @@ class Journal:
     def __init__(self, out: Path, settings: Mapping[str, Any]) -> None:
         self.path = out / SAMPLES
         out.mkdir(parents=True, exist_ok=True)
-        _claim(out, settings)
+        if self.path.exists() and not (out / SETTINGS).exists():
+            raise DataError(f"{self.path} is there without {SETTINGS}: not known what it measured; name another --out")
+        claim(out, settings, what="evaluation")
+        cut_to_whole_lines(self.path)
         self._outcomes = _read(self.path)
         self.session = 1 + max((o.session for o in self._outcomes.values()), default=-1)
         self._file: TextIO | None = None
@@ -69,51 +71,14 @@ class Journal:
             self._file = None
 
 
-def _claim(out: Path, settings: Mapping[str, Any]) -> None:
-    """Write down whose folder this is, or compare."""
-    path = out / SETTINGS
-    settings = json.loads(json.dumps(settings))
-    if not path.exists():
-        if (out / SAMPLES).exists():
-            raise DataError(
-                f"{out / SAMPLES} is there without {SETTINGS}: not known what it measured; name another --out"
-            )
-        write_whole(path, json.dumps(settings, indent=1) + "\n")
-        return
-    try:
-        known = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(f"{path} is not JSON; remove the folder or name another --out") from error
-    different = [name for name in {**known, **settings} if known.get(name) != settings.get(name)]
-    if different:
-        name = different[0]
-        raise DataError(
-            f"{out} holds another evaluation ({name}: {known.get(name)!r} there, {settings.get(name)!r} here); "
-            "name another --out"
-        )
-
-
 def _read(path: Path) -> dict[tuple[str, int], Outcome]:
-    """The outcomes in the file, which is cut back to its last whole line."""
-    if not path.exists():
-        return {}
-    data = path.read_bytes()
-    whole = data.rpartition(b"\n")[0]
-    if len(data) > len(whole) + bool(whole):
-        os.truncate(path, len(whole) + bool(whole))
+    """The outcomes in the file, by mode and number."""
     known = {field.name for field in fields(Outcome)}
     outcomes = {}
-    for number, line in enumerate(whole.split(b"\n") if whole else [], 1):
+    for number, line in enumerate(read_whole_lines(path), 1):
         try:
             outcome = Outcome(**{name: value for name, value in json.loads(line).items() if name in known})
         except (ValueError, TypeError, AttributeError) as error:
             raise DataError(f"{path}, line {number}: not an outcome; remove the line, or name another --out") from error
         outcomes[outcome.mode, outcome.number] = outcome
     return outcomes
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file so that nobody ever meets half of it."""
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)

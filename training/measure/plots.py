@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vtagent.training.durable import replacing
 from vtagent.training.measure.modes import zoom_bias_of
 from vtagent.training.measure.summaries import OVERALL, Estimate, SummaryRow
 
@@ -217,7 +218,6 @@ def _figure(panels: int, path: Path, *, width: float, height: float) -> Iterator
         axis.set_axisbelow(True)
         axis.spines[["top", "right"]].set_visible(False)
     yield axes[:panels]
-    part = path.with_name(f".{path.name}.part")
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(part, dpi=150, format="png")
-    part.replace(path)
+    with replacing(path) as part:
+        figure.savefig(part, dpi=150, format="png")

@@ -28,6 +28,7 @@ from vtagent.errors import DataError, VtagentError
 from vtagent.graphs.state import ViewRecord
 from vtagent.images import ImageLimits, decode
 from vtagent.regions import Region
+from vtagent.training.durable import write_whole
 from vtagent.training.rewards import Reward
 from vtagent.training.rl.rollout import Rollout
 from vtagent.views import View
@@ -71,7 +72,7 @@ class RolloutLog:
         files: dict[str, str | None] = {}
         lines = [json.dumps(_finite(self._line(step, row, files)), allow_nan=False) + "\n" for row in rows]
         path = self.folder / f"step-{step:06d}{f'.{self.rank}' if self.rank else ''}.jsonl"
-        _write_whole(path, "".join(lines).encode())
+        write_whole(path, "".join(lines).encode())
         return path
 
     def _line(self, step: int, row: LoggedRollout, files: dict[str, str | None]) -> dict[str, Any]:
@@ -120,7 +121,7 @@ class RolloutLog:
         if not path.exists():
             file = io.BytesIO()
             image.save(file, "JPEG", quality=90) if large else image.save(file, "PNG")
-            _write_whole(path, file.getvalue())
+            write_whole(path, file.getvalue())
         return path.relative_to(self.folder).as_posix()
 
 
@@ -192,13 +193,3 @@ def _finite(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(name): _finite(part) for name, part in value.items()}
     return [_finite(part) for part in value] if isinstance(value, list | tuple) else value
-
-
-def _write_whole(path: Path, data: bytes) -> None:
-    """Write beside, flush to disk, rename."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with part.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vtagent.errors import DataError
+from vtagent.training.durable import replacing, write_whole
 from vtagent.training.selection.trials import (
     NEEDS_FULL,
     SUFFICES,
@@ -17,7 +18,6 @@ from vtagent.training.selection.trials import (
     count_table,
     kind_of,
     write_selected,
-    write_whole,
 )
 
 
@@ -86,7 +86,8 @@ def plot(trials: Sequence[Trial], gain: int, path: Path) -> None:
     bars.set(xlabel="right at full resolution minus right at low", ylabel="questions", title="what is kept of them")
     bars.xaxis.get_major_locator().set_params(integer=True)
     bars.legend()
-    figure.savefig(path, dpi=110)
+    with replacing(path) as part:
+        figure.savefig(part, dpi=110, format="png")
     plt.close(figure)
 
 

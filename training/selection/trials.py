@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -15,12 +14,11 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from vtagent.errors import DataError
+from vtagent.training.durable import claim, cut_to_whole_lines, read_whole_lines, write_whole
 
 Kind: TypeAlias = Literal["low resolution suffices", "needs full resolution"]
 SUFFICES: Kind = "low resolution suffices"
 NEEDS_FULL: Kind = "needs full resolution"
-
-SETTINGS = "settings.json"
 
 
 @dataclass(frozen=True)
@@ -70,11 +68,10 @@ class TrialLog:
     def __init__(self, folder: Path, settings: Mapping[str, Any], *, name: str = "trials.jsonl") -> None:
         self.folder = folder
         self.path = folder / name
-        self.settings = json.loads(json.dumps(settings))
         try:
             (folder / "images").mkdir(parents=True, exist_ok=True)
-            self._claim()
-            _cut_to_whole_lines(self.path)
+            self.settings = claim(folder, settings, what="selection")
+            cut_to_whole_lines(self.path)
         except OSError as error:
             raise DataError(f"{folder}: {error.strerror}") from error
         self.trials: dict[str, Trial] = {}
@@ -91,9 +88,7 @@ class TrialLog:
         """Write an image file, whole or not at all; its path relative to the folder."""
         path = self.folder / "images" / name
         if not path.exists():
-            part = path.with_name(f".{os.getpid()}-{name}")
-            part.write_bytes(data)
-            part.replace(path)
+            write_whole(path, data)
         return f"images/{name}"
 
     def selected(self, gain: int, want: int | None = None) -> list[tuple[Kind, Trial]]:
@@ -106,22 +101,6 @@ class TrialLog:
                 taken[kind] += 1
                 rows.append((kind, trial))
         return rows
-
-    def _claim(self) -> None:
-        path = self.folder / SETTINGS
-        if not path.exists():
-            write_whole(path, json.dumps(self.settings, indent=1) + "\n")
-            return
-        try:
-            known = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise DataError(f"{path} is not JSON; name another folder") from error
-        for name in {**known, **self.settings}:
-            if known.get(name) != self.settings.get(name):
-                raise DataError(
-                    f"{self.folder} holds another selection ({name}: {known.get(name)!r} there, "
-                    f"{self.settings.get(name)!r} here); name another --out"
-                )
 
 
 def write_selected(path: Path, selected: Iterable[tuple[Kind, Trial]]) -> None:
@@ -143,13 +122,6 @@ def write_selected(path: Path, selected: Iterable[tuple[Kind, Trial]]) -> None:
     write_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a file so that nobody ever meets half of it."""
-    part = path.with_name(f".{os.getpid()}-{path.name}")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
-
-
 def count_table(trials: Sequence[Trial]) -> list[list[int]]:
     """How many questions had `low` right answers at low and `full` at full resolution: cell [full][low]."""
     samples = max(trial.samples for trial in trials)
@@ -159,20 +131,10 @@ def count_table(trials: Sequence[Trial]) -> list[list[int]]:
     return table
 
 
-def _cut_to_whole_lines(path: Path) -> None:
-    """Cut off a line that was being written when the process died, so that the next one starts on its own."""
-    if path.exists():
-        data = path.read_bytes()
-        whole = data.rfind(b"\n") + 1
-        if whole < len(data):
-            os.truncate(path, whole)
-
-
 def _read(path: Path) -> list[Trial]:
     """The whole lines of a file; one that another process is writing now is left out."""
     trials = []
-    data = path.read_bytes()
-    for number, line in enumerate(data[: data.rfind(b"\n") + 1].splitlines(), 1):
+    for number, line in enumerate(read_whole_lines(path), 1):
         try:
             fields = json.loads(line)
             trials.append(Trial(**{**fields, "answers": tuple(fields["answers"])}))
