@@ -1,4 +1,4 @@
-"""Files that survive a crash: written whole or not at all, appended line by line, and claimed by one set of settings."""
+"""Files that survive a crash: written whole or not at all, appended line by line, claimed by one set of settings."""
 
 from __future__ import annotations
 

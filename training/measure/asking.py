@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from langchain_core.messages import HumanMessage
-
 from vtagent.graphs.zoom import ZoomAgent, create_zoom_agent
-from vtagent.images import ImageStore
 from vtagent.models.chat import ChatVLM
 from vtagent.training.data import Example
 from vtagent.training.measure.journal import Journal
@@ -19,49 +15,39 @@ from vtagent.training.measure.modes import Mode, in_order, mode_named
 from vtagent.training.measure.outcomes import Outcome, kept_tokens
 from vtagent.training.measure.progress import Progress
 from vtagent.training.rewards.grading import Grader, build_grader
-from vtagent.views import View
-
-_log = logging.getLogger(__name__)
+from vtagent.training.run_example import grade, one_line, run_example
 
 
 async def ask(
     agent: ZoomAgent, model: ChatVLM, example: Example, mode: Mode, grader: Grader, *, timeout: float | None = None
 ) -> dict[str, Any]:
-    """Run the graph once; a run that raises, or takes longer than `timeout` seconds, fails by itself.
+    """Run the graph once and grade its answer.
 
-    An answer that the grader raises on is not graded.
+    Args:
+        agent: The compiled graph.
+        model: The policy.
+        example: The question and its image.
+        mode: How the policy looks.
+        grader: Says what is right.
+        timeout: Seconds that the run may take. None: no limit.
 
     Returns:
-        The fields of an `Outcome` that the run decides.
+        The fields of an `Outcome` that the run decides. A run that raises or takes too long has an `error`.
     """
-    start = time.monotonic()
-    store: ImageStore = model.store
-    try:
-        view = await asyncio.to_thread(lambda: View(store.put(example.image)))
-        message = HumanMessage([view.block(), {"type": "text", "text": example.question}])
-        run = agent.ainvoke({"messages": [message]}, context=mode.context(model))
-        state = await asyncio.wait_for(run, timeout)
-    except Exception as error:
-        said = f"no answer within {timeout:g} seconds" if isinstance(error, TimeoutError) else str(error)
-        failure = f"{type(error).__name__}: {' '.join(said.split())[:300]}"
+    run = await run_example(agent, example, mode.context(model), model.store, limit=timeout)
+    if run.error is not None:
         empty = {"answer": None, "zooms": 0, "visual_tokens": 0, "full_visual_tokens": 0}
-        return {**empty, "right": False, "error": failure, "seconds": time.monotonic() - start}
-    seconds = time.monotonic() - start
-    usage = state["usage"]
-    try:
-        right = await grader.grade(example.question, example.answers, state["answer"])
-    except Exception as error:  # a grader of any make: what it cannot say is not held against the answer
-        _log.warning("an answer is not graded: %s: %s", type(error).__name__, " ".join(str(error).split())[:300])
-        right = None
+        return {**empty, "right": False, "error": one_line(run.error), "seconds": run.seconds}
+    usage = run.state["usage"]
     return {
-        "answer": state["answer"],
-        "right": right,
+        "answer": run.state["answer"],
+        "right": await grade(grader, example, run.state["answer"]),
         "zooms": usage["zooms"],
         "visual_tokens": usage["visual_tokens"],
         "full_visual_tokens": usage["full_visual_tokens"],
-        "kept_visual_tokens": kept_tokens(state["views"]),
-        "seconds": seconds,
-        "stop": state["stop"],
+        "kept_visual_tokens": kept_tokens(run.state["views"]),
+        "seconds": run.seconds,
+        "stop": run.state["stop"],
     }
 
 

@@ -21,6 +21,7 @@ from vtagent.training.rl.order import seed_of
 from vtagent.training.rl.rollout import Rollout
 from vtagent.training.rl.samples import SampleMaker, TrainingSample
 from vtagent.training.rl.settings import GraphGRPOConfig
+from vtagent.training.run_example import grade
 
 SAME = 1e-4
 """Rewards of a group that differ by less than this teach nothing (VisionThink, arXiv:2507.13348, drops such groups)."""
@@ -175,11 +176,7 @@ class GroupRoller:
         well_formed, zoomed = rollout.well_formed, rollout.zooms > 0
         if rollout.truncated and self._args.mask_truncated_completions:
             return Verdict(None, well_formed, zoomed), "truncated"
-        example = rollout.example
-        try:
-            right = await self._grader.grade(example.question, example.answers, rollout.answer)
-        except Exception:  # a grader of any make: what it cannot say is not held against the rollout
-            right = None
+        right = await grade(self._grader, rollout.example, rollout.answer)
         return Verdict(right, well_formed, zoomed), "judge" if right is None else None
 
     def _groups(self, local: list[Scored]) -> list[list[Scored]]:

@@ -17,6 +17,7 @@ from vtagent.training.measure.progress import Progress
 from vtagent.training.rewards.grading import Grader
 from vtagent.training.rl.collect import Collector, Job
 from vtagent.training.rl.rollout import Rollout
+from vtagent.training.run_example import grade
 from vtagent.training.selection.trials import NEEDS_FULL, SUFFICES, Trial, TrialLog, kind_of
 
 LOOKS = ("quarter", "full")
@@ -84,9 +85,7 @@ class Sampler:
 
     async def _graded(self, rollouts: Sequence[Rollout]) -> list[bool | None]:
         async def one(rollout: Rollout) -> bool | None:
-            if rollout.error:
-                return None
-            return await self.grader.grade(rollout.example.question, rollout.example.answers, rollout.answer)
+            return None if rollout.error else await grade(self.grader, rollout.example, rollout.answer)
 
         return list(await asyncio.gather(*(one(rollout) for rollout in rollouts)))
 

@@ -18,7 +18,7 @@ from vtagent.models.records import KEY, known_prefix, make_record, prefix_hashes
 from vtagent.models.streaming import Shown, cut, to_message, usage
 from vtagent.models.template import to_template, views_of, with_references
 from vtagent.protocol import TOOL_CALL
-from vtagent.views import ViewRenderer
+from vtagent.views import View, ViewRenderer
 
 _MARK = f"reply-{token_hex(16)}"
 """Stands for the last recorded reply while what follows it is rendered; random, so that no message can contain it."""
@@ -116,6 +116,7 @@ class Call:
         message.usage_metadata = usage(generation)
         record = make_record(
             message,
+            start=len(self.request.token_ids) - len(self.new_ids),
             prompt_ids=self.new_ids,
             completion_ids=generation.token_ids,
             logprobs=generation.logprobs,
@@ -153,10 +154,30 @@ def plan(
         )
     request = Request(
         token_ids=ids,
-        images=tuple(EngineImage(view.url, renderer.render(view)) for view in views),
+        images=_rendered(views, renderer),
         sampling=_sampling(options, codec),
     )
     return Call(request, codec, options.stops, options.forced or "", tuple(new_ids), hashes[-1])
+
+
+def shown_images(
+    messages: Sequence[BaseMessage], *, store: ImageStore, renderer: ViewRenderer
+) -> tuple[EngineImage, ...]:
+    """Render the views that messages show, in the order of their placeholders.
+
+    Args:
+        messages: A conversation whose images are references, or bring their pixels along.
+        store: Where the images are, and where new ones are put.
+        renderer: Renders views of that store at the model's sizes.
+
+    Raises:
+        ImageError: An image that is unknown to the store, or that it refuses.
+    """
+    return _rendered(views_of(with_references(messages, store), store), renderer)
+
+
+def _rendered(views: Sequence[View], renderer: ViewRenderer) -> tuple[EngineImage, ...]:
+    return tuple(EngineImage(view.url, renderer.render(view)) for view in views)
 
 
 def _new_text(

@@ -24,7 +24,7 @@ from pydantic import ConfigDict, Field, PrivateAttr
 
 from vtagent.errors import ModelError
 from vtagent.images import ImageStore, MemoryImageStore
-from vtagent.models.call import Call, Options, plan
+from vtagent.models.call import Call, Options, plan, shown_images
 from vtagent.models.codec import Codec
 from vtagent.models.engine import Engine, EngineImage, Generation
 from vtagent.models.families import resolve
@@ -175,7 +175,7 @@ class ChatVLM(BaseChatModel):
 
     def images(self, messages: Sequence[BaseMessage]) -> list[EngineImage]:
         """The images that messages show, rendered, in the order of their placeholders."""
-        return list(self._plan(messages, None, {}).request.images)
+        return list(shown_images(messages, store=self.store, renderer=self._renderer))
 
     def expand(self, ids: Sequence[int], images: Sequence[EngineImage]) -> list[int]:
         """Collapsed ids with each placeholder repeated once per visual token of its image."""
