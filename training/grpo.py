@@ -152,8 +152,8 @@ def _trainer(run: RunArguments, args: GraphGRPOConfig, model_args: Any) -> Any:
     from vtagent.models.vllm.engine import VLLMEngine
     from vtagent.training.data import mixed, open_examples
     from vtagent.training.rewards import build_grader
+    from vtagent.training.rl.callbacks import ShowProgress
     from vtagent.training.rl.guards import check_settings, check_trl
-    from vtagent.training.rl.progress import ShowProgress
     from vtagent.training.rl.trainer import GraphGRPOTrainer
 
     if not model_args.model_name_or_path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -13,7 +14,7 @@ from vtagent.training.data import Example
 from vtagent.training.measure.journal import Journal
 from vtagent.training.measure.modes import Mode, in_order, mode_named
 from vtagent.training.measure.outcomes import Outcome, kept_tokens
-from vtagent.training.measure.progress import Progress
+from vtagent.training.progress import Progress
 from vtagent.training.rewards.grading import Grader, build_grader
 from vtagent.training.run_example import grade, one_line, run_example
 
@@ -89,7 +90,10 @@ async def evaluate(
         if journal is not None and (outcome := journal.get(name, number)) is not None
     }
     outcomes = list(known.values())
-    progress = Progress(len(chosen) * len(examples), done=len(known), unit="questions")
+    total = len(chosen) * len(examples)
+    if known:
+        print(f"{len(known)} of {total} questions were done before", file=sys.stderr, flush=True)
+    progress = Progress(total, done=len(known), unit="questions")
     gate = asyncio.Semaphore(concurrency)
 
     async def one(name: str, number: int, start: float) -> None:

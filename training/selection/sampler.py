@@ -13,7 +13,7 @@ from vtagent.models.chat import ChatVLM
 from vtagent.pixels import ImageLimits, inspect
 from vtagent.training.data import Example
 from vtagent.training.measure.modes import MODES
-from vtagent.training.measure.progress import Progress
+from vtagent.training.progress import Progress
 from vtagent.training.rewards.grading import Grader
 from vtagent.training.rl.collect import Collector, Job
 from vtagent.training.rl.rollout import Rollout
