@@ -22,8 +22,8 @@ from pathlib import Path
 from vtagent.errors import SettingsError, VtagentError
 from vtagent.training.durable import write_whole
 from vtagent.training.grpo import remember
-from vtagent.training.measure.ablation import plot, table, zoom_shares
 from vtagent.training.measure.curves import History, read_history
+from vtagent.training.measure.penalties import plot, table, zoom_shares
 from vtagent.training.rewards import PENALTIES
 
 COMPARED = ("off", "always", "paper", "reference")

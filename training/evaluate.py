@@ -32,10 +32,10 @@ from vtagent.training.measure.asking import evaluate
 from vtagent.training.measure.curves import plot_learning, read_history
 from vtagent.training.measure.identity import digest_of_examples, digest_of_weights, folder_name
 from vtagent.training.measure.journal import SAMPLES, Journal
+from vtagent.training.measure.markdown_table import markdown
 from vtagent.training.measure.modes import MODES, biased
 from vtagent.training.measure.outcomes import Outcome, wall_seconds
 from vtagent.training.measure.summaries import SummaryRow, resolved_mix, summarize
-from vtagent.training.measure.tables import markdown
 from vtagent.training.rewards.grading import STEPS, Cascade, build_grader
 
 __all__ = ["MODES", "Outcome", "SummaryRow", "evaluate", "main", "markdown", "summarize", "write"]

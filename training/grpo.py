@@ -89,7 +89,8 @@ def _run(arguments: list[str]) -> None:
     warnings.filterwarnings("ignore", r"`(is_)?gradient_checkpointing` is deprecated", FutureWarning)
     from transformers.utils import logging
 
-    from vtagent.training.rl.checkpoints import StopWhenAsked, checkpoints
+    from vtagent.training.rl.callbacks import StopWhenAsked
+    from vtagent.training.rl.checkpoints import checkpoints
 
     logging.disable_progress_bar()  # of weights being read and written
 

@@ -36,7 +36,7 @@ from vtagent.training.measure.identity import digest_of_weights
 from vtagent.training.rewards.grading import STEPS, build_grader
 from vtagent.training.rl.collect import WorkingStore
 from vtagent.training.selection.report import counted, write
-from vtagent.training.selection.sampler import Sampler, select
+from vtagent.training.selection.runner import TrialRunner, select
 from vtagent.training.selection.trials import TrialLog
 
 
@@ -80,7 +80,7 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
     model = ChatVLM.from_pretrained(
         options.model, store=WorkingStore(), temperature=options.temperature, max_tokens=options.max_tokens
     )
-    sampler = Sampler(
+    runner = TrialRunner(
         model,
         grader,
         samples=options.samples,
@@ -90,7 +90,7 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
     )
     try:
         failures = select(
-            sampler,
+            runner,
             examples,
             log,
             gain=options.gain,
@@ -99,7 +99,7 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
             batch=max(1, options.concurrency // options.samples),
         )
     finally:
-        sampler.close()
+        runner.close()
     # Other shards have gone on meanwhile.
     return write(TrialLog(options.out, settings), gain=options.gain, want=options.want, failures=failures)
 

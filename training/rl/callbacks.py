@@ -1,11 +1,14 @@
-"""Shows the progress of a training run: steps, the time left, and the latest metrics."""
+"""What a training run tells its user and obeys: progress on standard error, and a stop that can be resumed."""
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Mapping
+from types import FrameType
 from typing import Any
 
+import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from vtagent.training.progress import Progress
@@ -67,3 +70,44 @@ class ShowProgress(TrainerCallback):
         if self._bar is not None:
             self._bar.close()
             self._bar = None
+
+
+class StopWhenAsked(TrainerCallback):
+    """On the first interrupt (SIGINT, SIGTERM) a run saves at the next possible step and ends; the second one kills it.
+
+    Args:
+        accelerator: The accelerator of the run.
+        batches: Forward-backward passes per generation batch. A checkpoint is possible only where one is used up.
+    """
+
+    def __init__(self, accelerator: Any, batches: int) -> None:
+        self._accelerator, self._batches = accelerator, batches
+        self._before: dict[int, Any] = {}
+        self.asked = False
+        """Whether any process was interrupted."""
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Install the signal handlers."""
+        self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Agree with the other processes, and stop where the run can be resumed."""
+        if state.global_step * args.gradient_accumulation_steps % self._batches:
+            return
+        flag = torch.tensor(float(self.asked), device=self._accelerator.device)
+        self.asked = bool(self._accelerator.reduce(flag, reduction="sum"))
+        if self.asked:
+            control.should_save = control.should_training_stop = True
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Restore the signal handlers."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        self.asked = True
+        signal.signal(number, signal.SIG_DFL)

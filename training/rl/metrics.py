@@ -71,7 +71,7 @@ def decision(turn: Turn, codec: Codec) -> float | None:
     return None
 
 
-def summarize(groups: Sequence[Sequence[Scored]], replacing: Sequence[Sequence[Scored]] = ()) -> dict[str, float]:
+def rollout_metrics(groups: Sequence[Sequence[Scored]], replacing: Sequence[Sequence[Scored]] = ()) -> dict[str, float]:
     """The metrics of a generation batch, by name; those of which nothing is known are left out.
 
     Args:

@@ -23,7 +23,7 @@ from vtagent.training.selection.trials import NEEDS_FULL, SUFFICES, Trial, Trial
 LOOKS = ("quarter", "full")
 
 
-class Sampler:
+class TrialRunner:
     """Answers questions several times at both resolutions and counts the right ones.
 
     Args:
@@ -91,7 +91,7 @@ class Sampler:
 
 
 def select(
-    sampler: Sampler,
+    runner: TrialRunner,
     examples: Sequence[Example],
     log: TrialLog,
     *,
@@ -103,7 +103,7 @@ def select(
     """Try all questions of the shard that are not in the log, until enough of each kind are found.
 
     Args:
-        sampler: Answers them.
+        runner: Answers them.
         examples: All questions, of all shards.
         log: What was tried before, and where what is tried now is kept.
         gain: See `kind_of`.
@@ -115,7 +115,7 @@ def select(
         Why questions could not be tried, and how many; they are tried again the next time.
     """
     order = list(range(len(examples)))
-    random.Random(f"select/{sampler.seed}").shuffle(order)
+    random.Random(f"select/{runner.seed}").shuffle(order)
     order = order[shard[0] - 1 :: shard[1]]
     need = None if want is None else -(-want // shard[1])
     found: Counter[str | None] = Counter()
@@ -135,11 +135,11 @@ def select(
                 progress.step("tried before")
             else:
                 fresh.append(example)
-        for example, counts in zip(fresh, sampler.counts(fresh) if fresh else [], strict=True):
+        for example, counts in zip(fresh, runner.counts(fresh) if fresh else [], strict=True):
             if isinstance(counts, str):
                 failures[counts] += 1
             else:
-                trial = _keep(log, example, *counts, samples=sampler.samples, gain=gain)
+                trial = _keep(log, example, *counts, samples=runner.samples, gain=gain)
                 found[kind_of(trial.low, trial.full, trial.samples, gain)] += 1
             progress.step(f"{found[SUFFICES]} suffice, {found[NEEDS_FULL]} need full")
         if need is not None and min(found[SUFFICES], found[NEEDS_FULL]) >= need:
