@@ -1,4 +1,4 @@
-"""Ask every question in every mode through the compiled graph; runs that fail are outcomes like any other."""
+"""Asks every question in every mode by runs of the graph. A run that fails is an outcome, too."""
 
 from __future__ import annotations
 
@@ -64,20 +64,21 @@ async def evaluate(
     scale: float | None = None,
     max_zooms: int | None = None,
 ) -> list[Outcome]:
-    """All examples in all modes, mode after mode, `concurrency` runs at a time, with progress on standard error.
+    """Ask all examples in all modes, one mode after the other, with progress on standard error.
 
     Args:
-        model: The policy, with the sampling it is to be measured with.
+        model: The policy, with the sampling to measure it with.
         examples: The questions.
         modes: Names for `measure.modes.mode_named`.
-        grader: Says what is right; equal to a gold answer after normalisation if absent.
-        journal: Where outcomes are kept as they come, and what it holds already is not asked again.
-        timeout: Seconds a run may take; one that takes longer has failed.
-        scale: Share of both sides at which the modes that offer the tool first show an image, instead of a half.
-        max_zooms: Views that a run in these modes may ask for, instead of one.
+        concurrency: Number of concurrent runs.
+        grader: Says what is right. Default: equal to a gold answer after normalisation.
+        journal: Keeps outcomes as they arrive. Questions whose outcome it holds are not asked again.
+        timeout: Seconds that a run may take. A run that takes longer has failed. None: no limit.
+        scale: Share of both sides at which the modes that offer the tool first show an image. Default: a half.
+        max_zooms: Views that a run in these modes may ask for. Default: one.
 
     Returns:
-        One outcome per example and mode, runs that failed included.
+        One outcome per example and mode, including failed runs.
     """
     examples = list(examples)
     grader = grader or build_grader("exact")
@@ -118,7 +119,7 @@ async def evaluate(
 
     for name in chosen:
         if forget := getattr(model.engine, "forget", None):
-            forget()  # what an earlier mode has computed would make this one look quick
+            forget()  # cached results of an earlier mode would make this one look faster
         start = time.monotonic()
         await asyncio.gather(*(one(name, n, start) for n in range(len(examples)) if (name, n) not in known))
     progress.close()

@@ -1,7 +1,7 @@
-"""An evaluation's outcomes on disk, a JSON line each as they come: what is there when it is killed is not asked again.
+"""The outcomes of an evaluation on disk, one JSON line each. After a kill, only the missing questions are asked.
 
-A folder belongs to one evaluation. settings.json says which; it is refused to any other. A line that was being written
-when the process died is cut off; outcomes of runs that failed or could not be graded are asked anew.
+A folder belongs to one evaluation, which its settings.json names; any other one is refused. A line that was not
+complete when the process died is cut off. Questions whose run failed or could not be graded are asked again.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ SAMPLES = "samples.jsonl"
 
 
 class Journal:
-    """The outcomes of one evaluation; use it as a context manager.
+    """The outcomes of one evaluation. Use it as a context manager.
 
     Args:
         out: The folder; made if missing.
-        settings: All that decides an outcome, as JSON values: model, data, grader, sampling.
+        settings: Everything that decides an outcome, as JSON values: model, data, grader, sampling.
 
     Raises:
-        DataError: The folder holds an evaluation of other settings, or lines that are not ours.
+        DataError: The folder holds another evaluation, or lines that are not outcomes.
     """
 
     def __init__(self, out: Path, settings: Mapping[str, Any]) -> None:
@@ -44,16 +44,21 @@ class Journal:
 
     @property
     def outcomes(self) -> list[Outcome]:
-        """All that is known: of several outcomes of one question in one mode the last."""
+        """All outcomes. If a question was asked several times in one mode, the last one counts."""
         return list(self._outcomes.values())
 
     def get(self, mode: str, number: int) -> Outcome | None:
-        """The outcome of a question in a mode; None if it is still to be asked."""
+        """The outcome of a question in a mode. None: it has to be asked.
+
+        Args:
+            mode: The name of the mode.
+            number: The number of the example, from 0.
+        """
         outcome = self._outcomes.get((mode, number))
         return outcome if outcome is not None and outcome.right is not None and outcome.error is None else None
 
     def add(self, outcome: Outcome) -> None:
-        """Keep an outcome. It is in the file, whatever becomes of this process, when this returns."""
+        """Keep an outcome. When this returns, it is in the file and survives the end of this process."""
         if self._file is None:
             self._file = self.path.open("a", encoding="utf-8")
         self._file.write(json.dumps(asdict(outcome)) + "\n")

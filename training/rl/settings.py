@@ -1,4 +1,4 @@
-"""The settings of a reinforcement-learning run: TRL's `GRPOConfig`, all of it open, and what the graph adds."""
+"""The settings of a reinforcement-learning run: everything in TRL's `GRPOConfig`, and what the graph adds."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TASKS: tuple[Task, ...] = get_args(Task)
 
 @dataclass
 class GraphGRPOConfig(GRPOConfig):  # type: ignore[misc]
-    """Settings of `GraphGRPOTrainer`. `max_completion_length` bounds each reply of the model, not their sum."""
+    """Settings of `GraphGRPOTrainer`. `max_completion_length` limits each reply of the model, not their sum."""
 
     task: str = field(
         default="zoom",
@@ -73,14 +73,14 @@ class GraphGRPOConfig(GRPOConfig):  # type: ignore[misc]
 
     @property
     def context(self) -> ZoomContext:
-        """How each run of the graph is made."""
+        """The settings of every run of the graph."""
         if self.task == "general":
             return ZoomContext(scale=1.0, max_zooms=0)
         return ZoomContext(scale=self.scale, max_zooms=self.max_zooms)
 
     @property
     def rewards(self) -> RewardSettings:
-        """What rollouts earn; without a tool there is nothing to penalise."""
+        """What rollouts earn. Without a tool there is nothing to penalise."""
         return RewardSettings(
             penalty="off" if self.task == "general" else self.penalty,  # type: ignore[arg-type] # checked there
             penalty_size=self.penalty_size,
@@ -90,16 +90,20 @@ class GraphGRPOConfig(GRPOConfig):  # type: ignore[misc]
 
     @property
     def batches_per_window(self) -> int:
-        """Forward-backward passes that one generation is used for."""
+        """Forward-backward passes per window; a window is what one generation batch takes."""
         return int(self.steps_per_generation) * int(self.num_iterations)
 
     @property
     def prompts_per_window(self) -> int:
-        """Prompts of one generation, on all processes together."""
+        """Prompts per window, on all processes together."""
         return int(self.generation_batch_size) // int(self.num_generations)
 
     def steps(self, examples: int) -> int:
-        """Optimizer steps of the run: `max_steps`, or as many as `num_train_epochs` passes over the examples take."""
+        """Optimizer steps of the run: `max_steps`, or what `num_train_epochs` passes over the examples take.
+
+        Args:
+            examples: Number of examples.
+        """
         if self.max_steps > 0:
             return int(self.max_steps)
         windows = max(1, round(self.num_train_epochs * examples / self.prompts_per_window))

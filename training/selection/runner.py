@@ -1,4 +1,4 @@
-"""Answer each question several times at both resolutions, in batches of runs of the graph, and keep what came of it."""
+"""Tries questions: answers each several times at both resolutions, by runs of the graph, and keeps the counts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from vtagent.training.rl.rollout import Rollout
 from vtagent.training.run_example import grade
 from vtagent.training.selection.trials import NEEDS_FULL, SUFFICES, Trial, TrialLog, kind_of
 
-LOOKS = ("quarter", "full")
+COMPARED = ("quarter", "full")
+"""The modes of low and of full resolution."""
 
 
 class TrialRunner:
@@ -30,9 +31,9 @@ class TrialRunner:
         model: The policy, with the temperature to sample at.
         grader: Says what is right.
         samples: Answers at each resolution.
-        seed: Of all that is sampled.
-        limit: Seconds that one run may take.
-        concurrency: Runs under way together.
+        seed: The seed of everything that is sampled.
+        limit: Seconds that a run may take.
+        concurrency: Number of concurrent runs.
     """
 
     def __init__(
@@ -47,27 +48,35 @@ class TrialRunner:
     ) -> None:
         self.grader, self.samples, self.seed = grader, samples, seed
         self._collectors = {
-            look: Collector(model, context=MODES[look].context(model), limit=limit, concurrency=concurrency)
-            for look in LOOKS
+            mode: Collector(model, context=MODES[mode].context(model), limit=limit, concurrency=concurrency)
+            for mode in COMPARED
         }
 
     def counts(self, examples: Sequence[Example]) -> list[tuple[int, int] | str]:
-        """For each question how many answers were right at low and at full resolution, or why that is not known."""
-        found = [self._right(look, examples) for look in LOOKS]
+        """Answer questions.
+
+        Args:
+            examples: The questions.
+
+        Returns:
+            For each question the number of right answers at low and at full resolution, or why they are not known.
+        """
+        found = [self._right(mode, examples) for mode in COMPARED]
         return [
             low if isinstance(low, str) else full if isinstance(full, str) else (low, full)
             for low, full in zip(*found, strict=True)
         ]
 
     def close(self) -> None:
-        """End the runs' event loops."""
+        """End the event loops of the runs."""
         for collector in self._collectors.values():
             collector.close()
 
-    def _right(self, look: str, examples: Sequence[Example]) -> list[int | str]:
-        collector = self._collectors[look]
+    def _right(self, mode: str, examples: Sequence[Example]) -> list[int | str]:
+        """For each question the number of right answers in a mode, or why it is not known."""
+        collector = self._collectors[mode]
         jobs = [
-            Job(example, random.Random(f"{self.seed}/{example.id}/{look}/{sample}").getrandbits(48))
+            Job(example, random.Random(f"{self.seed}/{example.id}/{mode}/{sample}").getrandbits(48))
             for example in examples
             for sample in range(self.samples)
         ]
@@ -100,19 +109,19 @@ def select(
     shard: tuple[int, int] = (1, 1),
     batch: int = 16,
 ) -> Counter[str]:
-    """Try all questions of the shard that are not in the log, until enough of each kind are found.
+    """Try the questions of a shard that are not in the log, until there are enough of each kind.
 
     Args:
-        runner: Answers them.
-        examples: All questions, of all shards.
-        log: What was tried before, and where what is tried now is kept.
+        runner: Answers the questions.
+        examples: The questions of all shards.
+        log: Holds the earlier trials and keeps the new ones.
         gain: See `kind_of`.
-        want: So many of each kind are enough, all shards together.
+        want: This many of each kind are enough, in all shards together. None: try all questions.
         shard: (i, n): the i-th of n parts, from 1.
-        batch: Questions whose runs are under way together.
+        batch: Number of questions whose runs are concurrent.
 
     Returns:
-        Why questions could not be tried, and how many; they are tried again the next time.
+        Why questions could not be tried, and how many. They are tried again the next time.
     """
     order = list(range(len(examples)))
     random.Random(f"select/{runner.seed}").shuffle(order)
@@ -149,7 +158,7 @@ def select(
 
 
 def _keep(log: TrialLog, example: Example, low: int, full: int, *, samples: int, gain: int) -> Trial:
-    """Into the log, the picture first: a trial that is there is whole."""
+    """Log a trial, its image first, so that a logged trial always has its image."""
     image = None
     if kind_of(low, full, samples, gain) is not None:
         image = log.keep_image(example.image, _file_name(example.image))
