@@ -107,8 +107,11 @@ class Collector:
 
         return list(await asyncio.gather(*(one(job) for job in jobs)))
 
+    def _engine(self, job: Job) -> SeededEngine:
+        return SeededEngine(self.model.engine, job.seed, self._banned)
+
     async def _run(self, job: Job) -> Rollout:
-        engine = SeededEngine(self.model.engine, job.seed, self._banned)
+        engine = self._engine(job)
         model = self.model.model_copy(update={"engine": engine})
         context = replace(self._context, model=model)
         run = await run_example(self._agent, job.example, context, model.store, limit=self._limit)

@@ -7,7 +7,7 @@ can be trained on, also by another process.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import get_args
+from typing import Any, get_args
 
 from langchain_core.messages import AIMessage, BaseMessage
 
@@ -69,7 +69,7 @@ def _recorded(reply: AIMessage, number: int) -> tuple[int, Turn]:
             f"reply {number} has no record of its tokens: it is not by a ChatVLM, and cannot be trained on"
         )
     start, logprobs = record.get("start"), record.get("logprobs")
-    reason: FinishReason | None = reply.response_metadata.get("finish_reason")
+    reason: Any = reply.response_metadata.get("finish_reason")
     if not isinstance(start, int) or not isinstance(logprobs, list) or reason not in get_args(FinishReason):
         raise ModelError(
             f"the record of reply {number} was made by an earlier version of vtagent and lacks what training needs; "
