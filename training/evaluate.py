@@ -95,22 +95,20 @@ def _parser() -> argparse.ArgumentParser:
     add("--data", help=".jsonl or .parquet file, folder or hub id (default: fresh documents)")
     add("--columns", nargs="+", default=[], metavar="NAME=COLUMN", help="where --data has image, question, answers, …")
     add("--split", default="test", help="of a hub id or saved folder (default: test)")
-    add("--count", type=int, help="only the first so many questions of --data")
-    add("--scale", type=float, help="first look of the modes that offer the tool: share of both sides (default: 0.5)")
-    add("--max-zooms", type=int, help="views that they may ask for (default: 1)")
+    add("--count", type=int, help="use only the first COUNT questions of --data")
+    add("--scale", type=float, help="in the modes that offer the tool: share of both sides first shown (default: 0.5)")
+    add("--max-zooms", type=int, help="in these modes: views that a run may ask for (default: 1)")
     add("--documents", type=int, default=500, help="fresh documents per print size (default: 500)")
-    add("--seed", type=int, default=0, help="of the fresh documents (default: 0)")
+    add("--seed", type=int, default=0, help="seed of the fresh documents (default: 0)")
     add("--domain", choices=("training", "wide"), default="training", help="how documents look")
-    add("--mix", nargs="+", metavar="SOURCE=WEIGHT", help="how sources count in the overall row (default: by size)")
+    add("--mix", nargs="+", metavar="SOURCE=WEIGHT", help="weights of sources in the overall row (default: by size)")
     add_grader_options(parser)
     add("--temperature", type=float, default=0.0, help="0 is greedy (default)")
-    add("--max-tokens", type=int, default=96, help="longest reply; models that reason need more (default: 96)")
-    add("--concurrency", type=int, default=64, help="questions at a time (default: %(default)s)")
-    add("--timeout", type=float, help="seconds a question may take before it counts as failed (default: no limit)")
-    add(
-        "--history", type=Path, help="a training run's folder, trainer_state.json or CSV: its learning curves are drawn"
-    )
-    add("--out", type=Path, help="folder (default: runs/evaluate/, and a name made of the model and the settings)")
+    add("--max-tokens", type=int, default=96, help="tokens per reply; models that reason need more (default: 96)")
+    add("--concurrency", type=int, default=64, help="number of concurrent questions (default: %(default)s)")
+    add("--timeout", type=float, help="seconds after which a question counts as failed (default: no limit)")
+    add("--history", type=Path, help="folder of a training run, trainer_state.json or CSV: plot its learning curves")
+    add("--out", type=Path, help="folder (default: runs/evaluate/, with a name made of the model and the settings)")
     return parser
 
 
@@ -150,7 +148,7 @@ def _run(options: argparse.Namespace) -> None:
         asyncio.run(_asked(model, examples, journal, grader, options))
         outcomes = journal.outcomes
     if history and not plot_learning(history, out / "curves.png"):
-        print(f"{options.history} has logged none of what curves are drawn of", file=sys.stderr)
+        print(f"{options.history} has no metrics to plot", file=sys.stderr)
     command = {name: value for name, value in vars(options).items() if value is not None}
     write(outcomes, out, settings={**settings, "command": command}, mix=mix)
     print((out / "table.md").read_text(encoding="utf-8"))

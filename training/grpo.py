@@ -57,18 +57,18 @@ class RunArguments:
         default_factory=list, metadata={"help": "NAME=COLUMN for image, question, answers, source where they differ."}
     )
     split: str = field(default="train", metadata={"help": "Part of a data set."})
-    count: int | None = field(default=None, metadata={"help": "At most so many examples."})
+    count: int | None = field(default=None, metadata={"help": "Maximum number of examples."})
     mix: list[str] = field(
         default_factory=list,
-        metadata={"help": "SOURCE=WEIGHT: so many of each source in every stretch of data; *=WEIGHT is all others."},
+        metadata={"help": "SOURCE=WEIGHT: proportions of sources in every stretch of data; *=WEIGHT is all others."},
     )
     grader: str = field(default="exact", metadata={"help": "Steps out of exact, anls, numeric, math, judge, with +."})
     judge_model: str | None = field(default=None, metadata={"help": "The judge's name at its server."})
     judge_url: str | None = field(default=None, metadata={"help": "An OpenAI-compatible server."})
     engine_url: str | None = field(
-        default=None, metadata={"help": "Sample from this vLLM server, which takes over the weights before each step."}
+        default=None, metadata={"help": "Sample from this vLLM server, which loads the weights before each step."}
     )
-    freeze_vision: bool = field(default=False, metadata={"help": "Train the language model alone."})
+    freeze_vision: bool = field(default=False, metadata={"help": "Train only the language model."})
     half_precision: bool = field(default=False, metadata={"help": "Save the policy in float16."})
     evaluate_documents: int = field(
         default=0, metadata={"help": "Fresh pages of each print size to measure the policy on. 0: no evaluation."}

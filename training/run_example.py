@@ -21,7 +21,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ExampleRun:
-    """What came of one run of the graph: a final state or an error."""
+    """The result of one run of the graph: a final state or an error."""
 
     seconds: float
     """From the start of the run to its end, with the others of its batch in progress."""

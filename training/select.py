@@ -119,19 +119,19 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         default=[],
         metavar="NAME=COLUMN",
-        help="what its columns are called, if not found: image, question, answers, source, id",
+        help="names of its columns, if they are not found: image, question, answers, source, id",
     )
     add("--split", default="train", help="of a hub id or saved folder (default: train)")
-    add("--count", type=int, help="try the first so many questions (default: all; 1000 rendered pages)")
-    add("--want", type=int, help="stop when so many of each kind are found (the paper kept 10,000)")
+    add("--count", type=int, help="try only the first COUNT questions (default: all; 1000 rendered pages)")
+    add("--want", type=int, help="stop when WANT of each kind are found (the paper kept 10,000)")
     add("--samples", type=int, default=8, help="answers at each resolution (default: 8, as the paper)")
-    add("--gain", type=int, default=6, help="so many more right at full resolution mean that it is needed (default: 6)")
-    add("--temperature", type=float, default=1.0, help="of the answers (default: 1)")
-    add("--max-tokens", type=int, default=512, help="longest reply (default: 512)")
+    add("--gain", type=int, default=6, help="full resolution is needed if GAIN more are right there (default: 6)")
+    add("--temperature", type=float, default=1.0, help="temperature of the answers (default: 1)")
+    add("--max-tokens", type=int, default=512, help="tokens per reply (default: 512)")
     add_grader_options(parser)
-    add("--seed", type=int, default=0, help="of rendered pages, the order, and the answers (default: 0)")
-    add("--timeout", type=float, default=600.0, help="seconds one run may take (default: 600)")
-    add("--concurrency", type=int, default=256, help="runs under way together (default: 256)")
+    add("--seed", type=int, default=0, help="seed of rendered pages, the order, and the answers (default: 0)")
+    add("--timeout", type=float, default=600.0, help="seconds that a run may take (default: 600)")
+    add("--concurrency", type=int, default=256, help="number of concurrent runs (default: 256)")
     add("--shard", type=_shard, default=(1, 1), metavar="I/N", help="do the I-th of N parts of the work")
     add("--out", type=Path, default=Path("runs/select"), help="folder (default: %(default)s)")
     return parser

@@ -34,20 +34,22 @@ class GraphGRPOConfig(GRPOConfig):  # type: ignore[misc]
     format_reward: float = field(default=0.5, metadata={"help": "What a well-formed rollout earns."})
     refill_rounds: int = field(
         default=0,
-        metadata={"help": "How often prompts whose rollouts all earned the same are replaced by others in a step."},
+        metadata={
+            "help": "Rounds per step in which prompts whose rollouts all earned the same are replaced by others."
+        },
     )
     drop_same: bool = field(
         default=False,
         metadata={
-            "help": "Leave out of the loss, of its KL term too, groups whose rollouts all earned the same. They still "
-            "count where loss_type grpo takes the mean over rows: the fewer rows are left, the smaller the loss."
+            "help": "Leave groups whose rollouts all earned the same out of the loss and of its KL term. With loss_type "
+            "grpo they still count in the mean over rows, so the loss is smaller if fewer rows are left."
         },
     )
-    run_seconds: float = field(default=600.0, metadata={"help": "Seconds after which a run is given up."})
-    concurrency: int = field(default=256, metadata={"help": "Runs under way together on each process."})
+    run_seconds: float = field(default=600.0, metadata={"help": "Seconds that a run may take."})
+    concurrency: int = field(default=256, metadata={"help": "Number of concurrent runs on each process."})
     check_exactness: bool = field(
         default=False,
-        metadata={"help": "Debug: stop if a sampled token's log-probability is not the trainer's own within 1e-4."},
+        metadata={"help": "Debug: stop if a sampled log-probability differs from the trainer's by more than 1e-4."},
     )
     probe_steps: int = field(
         default=0, metadata={"help": "Steps between two measurements with the decision forced either way. 0: never."}
@@ -61,14 +63,14 @@ class GraphGRPOConfig(GRPOConfig):  # type: ignore[misc]
         },
     )
     mask_truncated_completions: bool = field(
-        default=True, metadata={"help": "Leave runs with an over-long reply out of rewards and loss."}
+        default=True, metadata={"help": "Leave runs with a reply at its token limit out of rewards and loss."}
     )
-    log_multimodal: bool = field(default=False, metadata={"help": "Hand images to wandb or trackio."})
+    log_multimodal: bool = field(default=False, metadata={"help": "Log images to wandb or trackio."})
     vllm_importance_sampling_mode: str = field(
         default="token_truncate", metadata={"help": "Correction for an engine that is not the trained model itself."}
     )
     report_to: None | str | list[str] = field(  # noqa: RUF036 - the argument parser takes the second
-        default="tensorboard", metadata={"help": "Where metrics go; several, or none, are allowed."}
+        default="tensorboard", metadata={"help": "Where metrics go: one or several services, or none."}
     )
 
     @property

@@ -1,7 +1,7 @@
 """Reads the turns of a finished run from its messages: what was sampled, its log-probabilities, and what it was shown.
 
-The records beside the replies (`vtagent.models.records`) are the only source, so any stored conversation of a `ChatVLM`
-can be trained on, also by another process.
+The records in the replies (`vtagent.models.records`) are the only source, so you can train on any stored conversation
+of a `ChatVLM`, also in another process.
 """
 
 from __future__ import annotations

@@ -82,7 +82,7 @@ class Call:
     stops: tuple[str, ...]
     forced: str
     new_ids: tuple[int, ...]
-    """The part of the prompt that no record holds yet."""
+    """The ids of the prompt after the recorded turns."""
     prefix: str
 
     def reader(self) -> TextStream:
@@ -110,7 +110,12 @@ class Call:
         return replace(self.request, on_token=watch)
 
     def message(self, generation: Generation, model_name: str) -> AIMessage:
-        """The reply as a message, with its record."""
+        """Make the message of a reply, with its record.
+
+        Args:
+            generation: What the engine sampled.
+            model_name: The name of the model, for the metadata.
+        """
         text = cut(self.forced + self.codec.decode(generation.token_ids), self.stops)
         message = to_message(text)
         message.usage_metadata = usage(generation)
