@@ -41,8 +41,8 @@ class GraphGRPOConfig(GRPOConfig):  # type: ignore[misc]
     drop_same: bool = field(
         default=False,
         metadata={
-            "help": "Leave groups whose rollouts all earned the same out of the loss and of its KL term. With loss_type "
-            "grpo they still count in the mean over rows, so the loss is smaller if fewer rows are left."
+            "help": "Leave groups whose rollouts all earned the same out of the loss and of its KL term. With "
+            "loss_type grpo they still count in the mean over rows, so the loss is smaller if fewer rows are left."
         },
     )
     run_seconds: float = field(default=600.0, metadata={"help": "Seconds that a run may take."})
