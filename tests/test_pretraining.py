@@ -197,7 +197,7 @@ def test_an_interrupt_ends_the_step_saves_it_and_the_same_command_goes_on(
         for name, handler in zip((signal.SIGINT, signal.SIGTERM), handlers, strict=True):
             signal.signal(name, handler)
     assert (tmp_path / "curve.csv").read_text().count("\n") == 5
-    assert not list(tmp_path.glob("*.new"))
+    assert not list(tmp_path.glob(".*.part"))
     assert (tmp_path / "policy" / "config.json").is_file()
 
 

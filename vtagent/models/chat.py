@@ -23,7 +23,7 @@ from pydantic import ConfigDict, Field, PrivateAttr
 
 from vtagent.errors import ModelError
 from vtagent.images import ImageStore, MemoryImageStore
-from vtagent.models.call import Call, Options, plan, tool_options
+from vtagent.models.call import Call, Options, plan, shown_images, tool_options
 from vtagent.models.codec import Codec
 from vtagent.models.engine import Engine, EngineImage, Generation
 from vtagent.models.families import resolve
@@ -187,7 +187,7 @@ class ChatVLM(BaseChatModel):
 
     def images(self, messages: Sequence[BaseMessage]) -> list[EngineImage]:
         """The rendered images of messages, in the order of their placeholders."""
-        return list(self._plan(messages, None, {}).request.images)
+        return list(shown_images(messages, store=self.store, renderer=self._renderer))
 
     def expand(self, ids: Sequence[int], images: Sequence[EngineImage]) -> list[int]:
         """Repeat each placeholder of collapsed ids once per visual token of its image.
