@@ -203,14 +203,14 @@ def test_sampling_from_a_model_under_gradient_checkpointing_is_refused(three: Tr
 def test_announced_requests_are_computed_together(three: TransformersEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("_GAP_SECONDS", "_GATHER_SECONDS"):
         monkeypatch.setattr(f"vtagent.models.local.engine.{name}", 60.0)
-    with three.announced():
+    with three.announce():
         futures = [three.submit(ask(three, f"What is {i}?")) for i in range(3)]
     wait(futures)
     assert three.counters.prefill_passes == 1
 
 
 def test_an_announced_request_that_never_comes_holds_nobody_up(three: TransformersEngine) -> None:
-    with three.announced():
+    with three.announce():
         assert three.generate([ask(three, "What is it?")])
 
 

@@ -127,8 +127,7 @@ async def evaluate(
         progress.step(name)
 
     for name in chosen:
-        if forget := getattr(model.engine, "forget", None):
-            forget()  # what an earlier mode has computed would make this one look quick
+        model.engine.forget()  # what an earlier mode has computed would make this one look quick
         start = time.monotonic()
         await asyncio.gather(*(one(name, n, start) for n in range(len(examples)) if (name, n) not in known))
     progress.close()

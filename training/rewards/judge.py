@@ -78,7 +78,7 @@ class Judge:
         self._failures_in_a_row = 0
         self._down_until = 0.0
         self._last_trouble = ""
-        self._home = LoopThread("vtagent-judge", at_end=at_end or _nothing)
+        self._home = LoopThread("vtagent-judge", at_end=at_end or _nothing, closed="the judge is closed")
         weakref.finalize(self, self._home.close, ModelError("the judge is gone"))
 
     async def grade(self, question: str, answers: Sequence[str], prediction: str | None) -> bool | None:

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from queue import SimpleQueue
 from typing import Any, TypeVar
@@ -41,15 +41,14 @@ class Job:
     """All that the run samples follows from it and from the weights."""
 
 
-class Tap:
+class Tap(Engine):
     """One run's door to the engine: seeds each reply on its own, and remembers what was asked and what was sampled.
 
     One seed for all replies would hand the second reply the very random numbers that decided the first one.
     """
 
     def __init__(self, engine: Engine, seed: int, banned: frozenset[int]) -> None:
-        self.context = getattr(engine, "context", None)
-        self.announced: Callable[[], AbstractContextManager[None]] = getattr(engine, "announced", nullcontext)
+        self.context = engine.context
         self.exchanges: list[tuple[Request, Future[Generation]]] = []
         self._engine, self._seed, self._banned = engine, seed, banned
 
@@ -62,9 +61,9 @@ class Tap:
         self.exchanges.append((request, future))
         return future
 
-    def generate(self, requests: Sequence[Request]) -> list[Generation]:
-        """See `Engine.generate`."""
-        return [future.result() for future in [self.submit(request) for request in requests]]
+    def announce(self) -> AbstractContextManager[None]:
+        """See `Engine.announce`."""
+        return self._engine.announce()
 
     def close(self) -> None:
         """Nothing: the engine belongs to all runs."""

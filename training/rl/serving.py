@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-from os import PathLike
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from accelerate.utils import broadcast_object_list
 
-from vtagent.models.engine import Engine
+from vtagent.models.engine import ReloadableEngine
 from vtagent.models.vllm.served_weights import save_for_server
 from vtagent.training.rl.weights import plain_model, whole_weights
 
 
-class ServedEngine(Engine, Protocol):
-    """An engine that loads checkpoints while it runs; `vtagent.models.vllm.engine.VLLMEngine` is one."""
-
-    def reload(self, path: str | PathLike[str], *, version: str | None = None) -> str:
-        """Serve a checkpoint from now on; returns its version."""
-        ...
-
-    def follow(self, version: str) -> None:
-        """Serve these weights from now on, which another process has loaded."""
-        ...
-
-
-def hand_over(engine: ServedEngine, model: Any, processor: Any, accelerator: Any, folder: Path) -> None:
+def hand_over(engine: ReloadableEngine, model: Any, processor: Any, accelerator: Any, folder: Path) -> None:
     """Write the weights where the server reads them, and have every process sample from them alone.
 
     Args:

@@ -17,13 +17,15 @@ class LoopThread:
     """Runs coroutines concurrently in a daemon thread, which starts with the first one.
 
     Args:
-        name: The thread's.
+        name: Name of the thread.
         at_end: Awaited when the thread ends.
+        closed: Error text for work that is started after `close`.
     """
 
-    def __init__(self, name: str, *, at_end: Callable[[], Awaitable[None]]) -> None:
+    def __init__(self, name: str, *, at_end: Callable[[], Awaitable[None]], closed: str) -> None:
         self._name = name
         self._at_end = at_end
+        self._closed = closed
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
@@ -39,7 +41,7 @@ class LoopThread:
                 return asyncio.run_coroutine_threadsafe(self._guarded(work), self._running())
         work.close()
         refused: Future[_T] = Future()
-        refused.set_exception(ModelError("the engine is closed; make a new one"))
+        refused.set_exception(ModelError(self._closed))
         return refused
 
     def close(self, error: ModelError) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from os import PathLike
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -21,14 +21,11 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 
 from vtagent.errors import ModelError
 from vtagent.models.codec import never_sampled
-from vtagent.models.engine import Generation, Request
+from vtagent.models.engine import Engine, Generation, Request
 from vtagent.models.families import family_of, resolve
 from vtagent.models.local.scheduler import Counters, Scheduler
 from vtagent.models.local.sequence import prepare, reject
 from vtagent.models.processor import VLProcessor
-
-if TYPE_CHECKING:
-    from types import TracebackType
 
 _IDLE_SECONDS = 5.0
 
@@ -39,7 +36,7 @@ _GATHER_SECONDS = 0.5
 """… and so long for all of them."""
 
 
-class TransformersEngine:
+class TransformersEngine(Engine):
     """Batched generation with KV and image reuse over a transformers model.
 
     Args:
@@ -137,7 +134,7 @@ class TransformersEngine:
         return self._submit([request])[0]
 
     @contextmanager
-    def announced(self) -> Iterator[None]:
+    def announce(self) -> Iterator[None]:
         """Say that a request is being made ready, and submit it inside the block.
 
         Calls that are made together are then computed together: their prompts become ready one by one, and an engine
@@ -196,14 +193,6 @@ class TransformersEngine:
         """Requests being served: decoding, or waiting for room."""
         with self._changed:
             return len(self._queue) + len(self._scheduler.waiting) + len(self._scheduler.active)
-
-    def __enter__(self) -> TransformersEngine:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _submit(self, requests: Sequence[Request]) -> list[Future[Generation]]:
         futures: list[Future[Generation]] = [Future() for _ in requests]
