@@ -134,13 +134,13 @@ def test_streaming_shows_tokens_before_the_reply_is_complete(model: ChatVLM, eng
 async def test_cancelling_an_async_call_frees_its_row(model: ChatVLM, engine: TransformersEngine) -> None:
     endless = model.bind(max_tokens=3000, logit_bias=dict.fromkeys(engine.stop, -1000.0))
     task = asyncio.create_task(endless.ainvoke([question(model)]))
-    while not engine.rows:
+    while not engine.unfinished_requests:
         await asyncio.sleep(0.01)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     await model.ainvoke([question(model)])
-    while engine.rows:
+    while engine.unfinished_requests:
         await asyncio.sleep(0.01)
 
 

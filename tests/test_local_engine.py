@@ -219,19 +219,19 @@ def test_rows_that_come_one_by_one_join_a_large_batch_together(three: Transforme
 
     def add(text: str) -> None:
         request = ask(three, text, max_tokens=40, logit_bias=dict.fromkeys(three.stop, -1e9))
-        row = prepare(request, Future(), three.model.model, three.processor, context=three.context, stop=three.stop)
-        scheduler.add(row)
+        model, processor = three.model.model, three.processor
+        scheduler.add(prepare(request, Future(), model, processor, context=three.context, stop=three.stop))
 
     with torch.no_grad():
         for i in range(9):
             add(f"What is {i}?")
-        scheduler.turn()
+        scheduler.step()
         for text in ("Total?", "Name?"):
             add(text)
-            scheduler.turn()
+            scheduler.step()
         assert (scheduler.counters.prefill_passes, len(scheduler.waiting)) == (1, 2)
         while scheduler.waiting:
-            scheduler.turn()
+            scheduler.step()
         assert (scheduler.counters.prefill_passes, len(scheduler.active)) == (2, 11)
         assert scheduler.counters.decode_steps < 20
 
@@ -353,10 +353,10 @@ def test_a_row_that_cannot_be_sampled_leaves_those_under_way_alone(
 ) -> None:
     sampler_of = three._scheduler._sampler_of
 
-    def picky(rows: Sequence[SequenceState]) -> Any:
-        if any(row.request.sampling.seed == 13 for row in rows):
+    def picky(sequences: Sequence[SequenceState]) -> Any:
+        if any(sequence.request.sampling.seed == 13 for sequence in sequences):
             raise RuntimeError("cannot sample")
-        return sampler_of(rows)
+        return sampler_of(sequences)
 
     monkeypatch.setattr(three._scheduler, "_sampler_of", picky)
     under_way = threading.Event()
@@ -408,7 +408,7 @@ def test_cancelling_a_request_frees_its_row(three: TransformersEngine) -> None:
         assert started.wait(60)
         assert future.cancel()
         assert waiting.result(60).token_ids
-        assert small.rows == 0
+        assert small.unfinished_requests == 0
         with pytest.raises(CancelledError):
             future.result()
 

@@ -147,7 +147,7 @@ def _trainer(run: RunArguments, args: GraphGRPOConfig, model_args: Any) -> Any:
     from transformers import AutoModelForImageTextToText, PrinterCallback
     from trl import get_peft_config
 
-    from vtagent.models.families import resolve
+    from vtagent.models.families import checkpoint_path
     from vtagent.models.processor import VLProcessor
     from vtagent.models.vllm.engine import VLLMEngine
     from vtagent.training.data import mixed, open_examples
@@ -163,7 +163,7 @@ def _trainer(run: RunArguments, args: GraphGRPOConfig, model_args: Any) -> Any:
     # The trainer checks again, with the number of examples; what is wrong by itself is told before they are read.
     check_trl()
     check_settings(args, external_engine=run.engine_url is not None, adapters=model_args.use_peft)
-    path = _at_revision(resolve(model_args.model_name_or_path), model_args.model_revision)
+    path = _at_revision(checkpoint_path(model_args.model_name_or_path), model_args.model_revision)
     processor = VLProcessor.from_pretrained(path)
     grader = build_grader(
         run.grader, judge_model=run.judge_model, judge_url=run.judge_url, cache=Path(args.output_dir) / "judge"

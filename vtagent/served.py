@@ -6,8 +6,9 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from vtagent.errors import ModelError
+from vtagent.models.families import family_by_name
 from vtagent.protocol import TOOL_CALL
-from vtagent.visual_tokens import QWEN2_5_VL, QWEN3_VL, VisionSpec
+from vtagent.visual_tokens import VisionSpec
 
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
@@ -35,7 +36,7 @@ def load_served(name: str | None, base_url: str, timeout: float) -> tuple[str, B
         name = served[0]
     with asking(base_url):  # its client refuses what cannot be a URL
         model = served_vlm(name, base_url, timeout)
-    return name, model, QWEN2_5_VL if "qwen2.5-vl" in name.lower() else QWEN3_VL
+    return name, model, family_by_name(name).vision
 
 
 def zoom_token_id(options: argparse.Namespace, name: str) -> int | None:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vtagent.models.families import resolve
+from vtagent.models.families import checkpoint_path
 from vtagent.training.data import Example
 
 _BLOCK, _BLOCKS = 2**16, 256
@@ -19,7 +19,7 @@ _WEIGHTS = (".safetensors", ".bin", ".json", ".jinja")
 
 def digest_of_weights(model: str) -> str:
     """A digest of a checkpoint's folder: its files' sizes and contents. A hub id stands for itself."""
-    folder = Path(resolve(str(model)))
+    folder = Path(checkpoint_path(str(model)))
     if not folder.is_dir():
         return str(model)
     digest = hashlib.sha256()

@@ -1,4 +1,4 @@
-"""Hand the trained weights to an engine that has weights of its own, such as a vLLM server."""
+"""Loads the trained weights into an engine that has weights of its own, such as a vLLM server."""
 
 from __future__ import annotations
 
@@ -13,14 +13,19 @@ from vtagent.training.rl.weights import plain_model, whole_weights
 
 
 def hand_over(engine: ReloadableEngine, model: Any, processor: Any, accelerator: Any, folder: Path) -> None:
-    """Write the weights where the server reads them, and have every process sample from them alone.
+    """Save the weights, load them into the server, and make every process accept only replies from them.
+
+    All processes must call this together.
 
     Args:
-        engine: Each process has its own; they may share a server.
-        model: The trained model, adapters included.
-        processor: Its processor.
-        accelerator: Of the run.
-        folder: The run's folder, which the server must see under the same path.
+        engine: This process's engine. The engines of all processes may share a server.
+        model: The trained model, with its adapters.
+        processor: The model's processor.
+        accelerator: The run's.
+        folder: The run's folder, which the server sees under the same path.
+
+    Raises:
+        ModelError: The server could not load the weights.
     """
     version: list[str | None] = [None]
     weights = whole_weights(model, accelerator)

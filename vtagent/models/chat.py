@@ -26,7 +26,7 @@ from vtagent.images import ImageStore, MemoryImageStore
 from vtagent.models.call import Call, Options, plan
 from vtagent.models.codec import Codec
 from vtagent.models.engine import Engine, EngineImage, Generation
-from vtagent.models.families import resolve
+from vtagent.models.families import checkpoint_path
 from vtagent.models.placeholders import expand
 from vtagent.views import ViewRenderer
 from vtagent.visual_tokens import VisionSpec
@@ -143,7 +143,7 @@ class ChatVLM(BaseChatModel):
             from vtagent.models.vllm.engine import VLLMEngine
         except ModuleNotFoundError as error:
             raise ModelError(f"a server's processor is needed here ({error}): pip install 'vtagent[vllm]'") from error
-        loaded = VLProcessor.from_pretrained(resolve(str(processor)))
+        loaded = VLProcessor.from_pretrained(checkpoint_path(str(processor)))
         engine = VLLMEngine(url, loaded, **(engine_options or {}))
         try:
             name = engine.served_model().name

@@ -17,7 +17,7 @@ from transformers.utils.hub import cached_file
 
 from vtagent.errors import ModelError
 from vtagent.models.codec import IMAGE_TOKEN
-from vtagent.models.families import chat_template
+from vtagent.models.families import chat_template, family_by_name
 from vtagent.visual_tokens import VisionSpec
 
 if TYPE_CHECKING:
@@ -65,7 +65,8 @@ class VLProcessor(ProcessorMixin):
             image_processor = Qwen2VLImageProcessorPil.from_pretrained(path, **kwargs)
         except (OSError, ValueError, KeyError) as error:
             raise ModelError(f"no Qwen tokenizer and image processor at {path!r}: {_first_line(error)}") from error
-        return cls(image_processor, tokenizer, chat_template(_own_template(path) or tokenizer.chat_template, tokenizer))
+        own = _own_template(path) or tokenizer.chat_template
+        return cls(image_processor, tokenizer, chat_template(own, tokenizer, family_by_name(path)))
 
     def save_pretrained(self, save_directory: str | PathLike[str], **kwargs: Any) -> Any:  # type: ignore[override]
         """Save all files of a processor, `preprocessor_config.json` too: vLLM takes settings for videos from it."""
