@@ -1,4 +1,4 @@
-"""The KV of the sequences being decoded, in one tensor of slots and columns. Sequences are added and removed separately.
+"""The KV of the sequences being decoded, in one tensor of slots and columns. Sequences come and go separately.
 
 A sequence of n tokens fills columns 0…n-1 of its slot; later columns are never attended to. There is no left padding,
 so sequences of different lengths share a batch without a change of their positions.
