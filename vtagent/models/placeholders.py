@@ -35,11 +35,11 @@ def expand(ids: Sequence[int], images: Sequence[EngineImage], vision: VisionSpec
             raise ModelError(
                 "two image placeholders follow one another; put the vision start and end tokens between them"
             )
-        out.extend([token] * visual_tokens(next(rest), vision))
+        out.extend([token] * image_tokens(next(rest), vision))
     return out
 
 
-def visual_tokens(image: EngineImage, vision: VisionSpec) -> int:
+def image_tokens(image: EngineImage, vision: VisionSpec) -> int:
     """The number of visual tokens of an image.
 
     Raises:

@@ -252,7 +252,8 @@ class _PromptPass:
 
 def _heads(x: torch.Tensor, head_dim: int) -> torch.Tensor:
     """Split (rows, queries, heads * head_dim) into (rows, queries, heads, head_dim), of the same dtype."""
-    return x.unflatten(-1, (-1, head_dim))
+    heads: torch.Tensor = x.unflatten(-1, (-1, head_dim))
+    return heads
 
 
 def needed_images(sequence: SequenceState) -> list[EngineImage]:
@@ -262,7 +263,15 @@ def needed_images(sequence: SequenceState) -> list[EngineImage]:
 
 
 def _uncached_features(sequence: SequenceState, features: Mapping[str, ImageFeatures]) -> ImageFeatures | None:
-    """Features of a sequence's visual tokens past its cached length, (visual tokens, hidden); None without any."""
+    """Features of a sequence's visual tokens past its cached length.
+
+    Args:
+        sequence: The sequence.
+        features: By image identity: (visual tokens, hidden) in the dtype of the weights, as all of `ImageFeatures`.
+
+    Returns:
+        Those of all its images, one after the other: (visual tokens, hidden) in the same dtype; None without any.
+    """
     parts = []
     for image, (start, end) in zip(sequence.request.images, sequence.spans, strict=True):
         if end > sequence.cached_length:

@@ -66,7 +66,8 @@ class VisionEncoder:
         """Encode images; equal ones once, and cached ones not at all.
 
         Returns:
-            Features by image identity (see `placeholders.identity`).
+            Features by image identity (see `placeholders.identity`): (visual tokens, hidden) tensors in the dtype of
+            the weights.
         """
         wanted = {identity(image): image for image in images}
         found = {key: features for key in wanted if (features := self._cache.get(key)) is not None}
@@ -85,7 +86,11 @@ class VisionEncoder:
             yield from (same[start : start + room] for start in range(0, len(same), room))
 
     def _encode(self, images: Sequence[EngineImage]) -> dict[str, ImageFeatures]:
-        """Encode images of one size, and cache the features."""
+        """Encode images of one size, and cache the features.
+
+        Returns:
+            As `encode`: (visual tokens, hidden) tensors in the dtype of the weights.
+        """
         patches, grids = self._processor.pixels([image.pixels for image in images])
         _, rows, columns = grids[0].tolist()
         embeds, deepstack = self._tower(patches.to(self._device).unflatten(0, (len(images), -1)), rows, columns)

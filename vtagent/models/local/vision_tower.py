@@ -89,6 +89,7 @@ class VisionTower:
         return merged if tables.back is None else merged[:, tables.back], deepstack
 
     def _tables_for(self, rows: int, columns: int) -> _SizeTables:
+        """The tables for one size in patches, computed on first use; `_SizeTables` has their shapes and dtypes."""
         tables = self._tables.get((rows, columns))
         if tables is None:
             tables = _size_tables(self._visual, self._family, rows, columns)
@@ -97,7 +98,10 @@ class VisionTower:
 
 
 def _size_tables(visual: Any, family: Family, rows: int, columns: int) -> _SizeTables:
-    """The tables for one size, computed by transformers' own functions for one image."""
+    """The tables for one size in patches, computed by transformers' own functions for one image.
+
+    `_SizeTables` has their shapes and dtypes.
+    """
     merge, weight = visual.spatial_merge_size, visual.patch_embed.proj.weight
     grid = torch.tensor([[1, rows, columns]], device=weight.device)
     positions, order, back = None, None, None
