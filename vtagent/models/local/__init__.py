@@ -1,1 +1,1 @@
-"""The engine for checkpoints on this machine."""
+"""The engine that runs checkpoints in this process: one batch for all concurrent requests, with reuse of KV and images."""

@@ -52,6 +52,7 @@ class TransformersEngine(Engine):
     Attributes:
         model: The model, without PEFT's wrapper.
         processor: The checkpoint's processor.
+        context: Longest prompt plus reply, in tokens.
         banned: Tokens that are never sampled.
         stop: Tokens that end every reply.
 
@@ -95,7 +96,7 @@ class TransformersEngine(Engine):
         )
         self._changed = threading.Condition()
         self._queue: list[tuple[Request, Future[Generation]]] = []
-        self._coming = 0
+        self._announced = 0
         self._worker: threading.Thread | None = None
         self._forget = False
         self._closed = False
@@ -148,12 +149,12 @@ class TransformersEngine(Engine):
         the announcement, the engine would start with the first and make the others wait. A single call is not delayed.
         """
         with self._changed:
-            self._coming += 1
+            self._announced += 1
         try:
             yield
         finally:
             with self._changed:
-                self._coming -= 1
+                self._announced -= 1
                 self._changed.notify_all()
 
     def generate(self, requests: Sequence[Request]) -> list[Generation]:
@@ -249,8 +250,8 @@ class TransformersEngine(Engine):
         """Wait for announced requests as long as they keep arriving. The caller holds the lock."""
         end = time.monotonic() + _GATHER_SECONDS
         before: tuple[int, int] | None = None
-        while self._coming and not self._closed and time.monotonic() < end:
-            now = len(self._queue), self._coming
+        while self._announced and not self._closed and time.monotonic() < end:
+            now = len(self._queue), self._announced
             if now == before:
                 return
             before = now
