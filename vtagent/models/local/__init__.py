@@ -1,1 +1,1 @@
-"""The engine that runs checkpoints in this process: one batch for all concurrent requests, with reuse of KV and images."""
+"""The engine that runs checkpoints in this process and computes concurrent requests in one batch."""
