@@ -20,7 +20,7 @@ from vtagent.errors import ModelError
 from vtagent.graphs.zoom import create_zoom_agent
 from vtagent.models.chat import ChatVLM
 from vtagent.models.codec import Codec, never_sampled
-from vtagent.models.engine import Engine
+from vtagent.models.engine import Engine, ReloadableEngine
 from vtagent.models.local.engine import TransformersEngine
 from vtagent.models.processor import VLProcessor
 from vtagent.training.data import Example
@@ -36,7 +36,7 @@ from vtagent.training.rl.metrics import rollout_metrics
 from vtagent.training.rl.order import Windows, seed_of
 from vtagent.training.rl.probes import ForcedProbe
 from vtagent.training.rl.samples import SampleMaker
-from vtagent.training.rl.serving import ServedEngine, hand_over
+from vtagent.training.rl.serving import hand_over
 from vtagent.training.rl.settings import GraphGRPOConfig
 from vtagent.training.rl.weights import plain_model
 
@@ -80,7 +80,7 @@ class GraphGRPOTrainer(WholeCheckpoints, DistinctRows):
         processor: VLProcessor,
         grader: Grader,
         *,
-        engine: ServedEngine | None = None,
+        engine: ReloadableEngine | None = None,
         build: Callable[[ChatVLM], Any] = create_zoom_agent,
         **others: Any,
     ) -> None:
@@ -176,7 +176,7 @@ class GraphGRPOTrainer(WholeCheckpoints, DistinctRows):
         """Give the engine the present weights."""
         self.model.eval()
         if self._served is None:
-            self.engine.forget()  # type: ignore[attr-defined] # the engine in this process
+            self.engine.forget()
         else:
             hand_over(self._served, self.model, self.processing_class, self.accelerator, Path(self.args.output_dir))
 
