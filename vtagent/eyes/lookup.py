@@ -9,11 +9,11 @@ from dataclasses import replace
 from typing import Any
 
 from vtagent.eyes.facts import Eyes, Fact, LowSetting
-from vtagent.eyes.known import Family, family_of
+from vtagent.eyes.known import FAMILIES, Family, family_of
 from vtagent.eyes.naming import Asked, asked
 from vtagent.eyes.rules import Gemini3Grid, GptTiles
 from vtagent.eyes.vision import Vision
-from vtagent.visual_tokens import QWEN3_VL
+from vtagent.visual_tokens import QWEN3_VL, VisionSpec
 
 __all__ = ["UnknownModelWarning", "eyes_of"]
 
@@ -55,7 +55,7 @@ def eyes_of(
     if isinstance(override, Eyes):
         return override
     found = asked(model)
-    family = family_of(found.model)
+    family = _family_by_grid(found.own_vision) if found.wire.name == "local" else family_of(found.model)
     if isinstance(override, str):
         family = family_of(override)
         if family is None:
@@ -78,7 +78,9 @@ def _eyes(found: Asked, family: Family | None) -> Eyes:
     """The two tables put together; a model's own `vision` counts more than the name's."""
     wire, own = found.wire, found.own_vision
     tool_images = wire.tool_images
-    if wire.name == "unknown" and found.profile.get("image_tool_message"):
+    # Somebody's own server may show what OpenAI's refuses; its owner says so. The package's profile is of OpenAI's.
+    somebodys = wire.name == "chat completions" and found.server and found.own_profile
+    if (wire.name == "unknown" or somebodys) and found.profile.get("image_tool_message"):
         tool_images = "tool message"
     takes_images = found.profile.get("image_inputs")
     common: dict[str, Any] = {
@@ -99,10 +101,26 @@ def _eyes(found: Asked, family: Family | None) -> Eyes:
         known=True,
         vision=own if isinstance(own, Vision) else _vision(family, low_setting),
         boxes=family.boxes,
-        zoom_dialect=family.dialect,
+        zoom_dialect="zoom_image" if wire.name == "local" else family.dialect,
         low_setting=low_setting,
         sources=(*family.facts, *wire.facts),
         **common,
+    )
+
+
+def _family_by_grid(vision: object) -> Family | None:
+    """The family of a checkpoint on this machine by its patch grid: a fine-tuned one may have any name."""
+    if not isinstance(vision, VisionSpec):
+        return None
+    grid = vision.patch_size, vision.merge_size
+    specs = ((family, family.vision) for family in FAMILIES)
+    return next(
+        (
+            family
+            for family, spec in specs
+            if isinstance(spec, VisionSpec) and (spec.patch_size, spec.merge_size) == grid
+        ),
+        None,
     )
 
 
