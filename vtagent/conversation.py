@@ -14,6 +14,11 @@ from vtagent.views import View, is_reference
 _UNSEEN = 0.0001  # as a view's scale: a zoom always shows more
 
 
+def is_unseen(view: View) -> bool:
+    """Whether a view stands for an image that is out of sight (see `as_the_tool_sees`)."""
+    return view.scale == _UNSEEN
+
+
 @lru_cache(maxsize=4096)
 def name_of(url: str) -> str:
     """The sha256 in a view's URL. Cached, as every node looks at every reference.

@@ -19,10 +19,10 @@ from PIL import Image
 from vtagent.errors import ImageRefused, RegionError
 from vtagent.images import ImageRef, ImageStore
 from vtagent.pixels import decode
+from vtagent.eyes.vision import Vision
 from vtagent.regions import SCALE, Region
-from vtagent.visual_tokens import VisionSpec
 
-__all__ = ["View", "ViewRenderer", "data_url", "is_reference"]
+__all__ = ["View", "ViewRenderer", "asked_for", "data_url", "is_reference"]
 
 _URL = re.compile(r"vtimg://sha256/([0-9a-f]{64})(?:\?(?:region=([0-9]+(?:,[0-9]+){3}))?&?(?:scale=(0\.[0-9]+))?)?")
 
@@ -117,13 +117,17 @@ class View:
             raise ImageRefused("not an image reference block: expected type 'image' and a vtimg:// url")
         return cls.from_url(block["url"], store)
 
-    def block(self) -> dict[str, Any]:
-        """Returns the content block for a message: a few hundred bytes of JSON with the original's size in `extras`."""
+    def block(self, asked: Mapping[str, str] | None = None) -> dict[str, Any]:
+        """Returns the content block for a message: a few hundred bytes of JSON with the original's size in `extras`.
+
+        Args:
+            asked: How the caller wants the image to be shown, as `asked_for` reads it; kept in `extras`.
+        """
         return {
             "type": "image",
             "url": self.url,
             "mime_type": self.ref.mime_type,
-            "extras": {"width": self.ref.width, "height": self.ref.height},
+            "extras": {"width": self.ref.width, "height": self.ref.height, **(asked or {})},
         }
 
     @property
@@ -131,11 +135,11 @@ class View:
         """The part that is shown, as (left, top, right, bottom) in pixels of the original."""
         return (self.region or _WHOLE).to_pixels(self.ref.width, self.ref.height)
 
-    def size(self, spec: VisionSpec) -> tuple[int, int]:
+    def size(self, spec: Vision) -> tuple[int, int]:
         """Returns the size of the rendered view, which the model's processor does not change.
 
         Args:
-            spec: Image sizes of the model family.
+            spec: What the model does to the size of an image.
 
         Returns:
             (width, height) in pixels.
@@ -144,18 +148,15 @@ class View:
             ImageTooLarge: The part is too long and thin for the model; `Region.fitted` avoids this.
         """
         left, top, right, bottom = self.box
-        width, height = spec.fit(right - left, bottom - top)
         if self.scale == 1:
-            return width, height
-        width, height = max(1, round(width * self.scale)), max(1, round(height * self.scale))
-        # Rounding a side of a few pixels can push a thin image over the limit of the aspect ratio.
-        return spec.fit(min(width, spec.max_aspect * height), min(height, spec.max_aspect * width))
+            return spec.fit(right - left, bottom - top)
+        return spec.low(right - left, bottom - top, self.scale)
 
-    def tokens(self, spec: VisionSpec) -> int:
-        """Returns the number of visual tokens that the view costs."""
-        return spec.tokens(*self.size(spec))
+    def tokens(self, spec: Vision) -> int:
+        """Returns the number of visual tokens that the view is billed; below scale 1, with the model's low setting."""
+        return spec.tokens(*self.size(spec), low=self.scale < 1)
 
-    def covers(self, other: View, spec: VisionSpec | None = None) -> bool:
+    def covers(self, other: View, spec: Vision | None = None) -> bool:
         """Returns whether this view shows everything that `other` shows: same image, all of its part, no less detail.
 
         Args:
@@ -170,7 +171,7 @@ class View:
             return self.scale >= other.scale
         return self._fineness(spec) >= _AS_FINE * other._fineness(spec)
 
-    def _fineness(self, spec: VisionSpec) -> float:
+    def _fineness(self, spec: Vision) -> float:
         """Returns the rendered pixels per original pixel along a side, at most 1: enlarging adds no detail."""
         left, top, right, bottom = self.box
         width, height = self.size(spec)
@@ -202,16 +203,37 @@ def is_reference(block: object) -> bool:
     return isinstance(url, str) and url.startswith("vtimg:")
 
 
+_SETTINGS = {
+    "detail": ("low", "high", "original"),
+    "media_resolution": tuple(f"MEDIA_RESOLUTION_{size}" for size in ("LOW", "MEDIUM", "HIGH", "ULTRA_HIGH")),
+}
+"""The settings by which callers say how an image is to be shown; "auto" says nothing."""
+
+
+def asked_for(block: Mapping[str, Any]) -> dict[str, str]:
+    """Returns the caller's own `detail` or `media_resolution`, from an image block of any dialect or a reference.
+
+    Other values than those that the APIs know are left out.
+    """
+    places = [block.get("extras"), block.get("image_url"), block]
+    found: dict[str, str] = {}
+    for name, known in _SETTINGS.items():
+        value = next((place[name] for place in places if isinstance(place, Mapping) and name in place), None)
+        if isinstance(value, str) and value in known:
+            found[name] = value
+    return found
+
+
 class ViewRenderer:
     """Renders views to pixels and caches the latest ones. Equal views that threads ask for together are rendered once.
 
     Args:
         store: The store that holds the originals.
-        spec: Image sizes of the model family.
+        spec: What the model does to the size of an image.
         cache_size: Bytes of rendered pixels to keep, at 3 bytes per pixel.
     """
 
-    def __init__(self, store: ImageStore, spec: VisionSpec, *, cache_size: int = 256 * 2**20) -> None:
+    def __init__(self, store: ImageStore, spec: Vision, *, cache_size: int = 256 * 2**20) -> None:
         self.store = store
         self.spec = spec
         self.cache_size = cache_size
