@@ -14,14 +14,14 @@ from langgraph.types import Command
 
 from vtagent.conversation import newest_in_sight
 from vtagent.errors import ModelError
+from vtagent.eyes import Vision
 from vtagent.graphs.agent_zooms import Looking, looking_of, with_answers
 from vtagent.graphs.budgets import after_call, in_view, spent
 from vtagent.graphs.intake import without_lost_images
 from vtagent.graphs.model_call import ModelCall, ModelCalls
 from vtagent.graphs.node import Parts
 from vtagent.graphs.state import settings_of
-from vtagent.models.capabilities import reads_references, vision_of
-from vtagent.visual_tokens import VisionSpec
+from vtagent.models.capabilities import reads_references
 
 
 @dataclass(frozen=True)
@@ -85,16 +85,18 @@ class AgentTurns:
             tool_name=name if offered and not stop else None,
             numbered=without_lost_images(request.state["messages"], parts.store),
         )
-        views, usage = in_view(messages, usage, parts.store, tool_name=name, vision=parts.vision)
+        eyes = parts.eyes(model)
+        views, usage = in_view(messages, usage, parts.store, tool_name=name, eyes=eyes)
         offered = offered and bool(views)
-        _check_vision(model, parts.vision)
+        _check_vision(model, eyes.vision)
+        zoom_tool = parts.zoom_tool_for(eyes, messages)
         call = self._calls.prepare(
             model,
             messages,
             settings,
             system=request.system_message,
-            prompt=parts.prompt_for(settings) if offered else None,
-            tools=request.tools if offered else others,
+            prompt=parts.prompt_for(settings, eyes) if offered else None,
+            tools=[zoom_tool if _name(tool) == name else tool for tool in request.tools] if offered else others,
             zoom_offered=offered,
             stop=stop,
             must_answer=bool(offered and stop),
@@ -108,14 +110,16 @@ class AgentTurns:
         }
         if call.must_answer and call.ready.tool_choice:
             changes["tool_choice"] = call.ready.tool_choice
-        return AgentTurn(request.override(**changes), call, Looking(views=views, usage=usage, stop=stop))
+        looking = Looking(views=views, usage=usage, stop=stop, eyes=parts.name_of(eyes))
+        return AgentTurn(request.override(**changes), call, looking)
 
 
-def _check_vision(model: BaseChatModel, vision: VisionSpec) -> None:
-    if reads_references(model) and vision_of(model, vision) != vision:
+def _check_vision(model: BaseChatModel, vision: Vision) -> None:
+    """Refuse image sizes that a model which renders references itself does not see."""
+    if reads_references(model) and getattr(model, "vision", vision) != vision:
         raise ModelError(
             f"the middleware was made for other image sizes than {type(model).__name__} sees: "
-            "ZoomMiddleware(model) takes them from the model"
+            "without vision= and eyes= it takes them from the model"
         )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, TypeAlias
+from typing import Any, NotRequired, TypeAlias
 
 from langchain.agents.middleware.types import ToolCallRequest
 from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
@@ -16,6 +16,7 @@ from langgraph.types import Command
 from typing_extensions import TypedDict
 
 from vtagent.conversation import as_the_tool_sees, image_blocks
+from vtagent.eyes import Eyes
 from vtagent.graphs.budgets import Ledger, Stop, Usage, ViewRecord, no_usage, spent
 from vtagent.graphs.intake import command_without_pixels, without_lost_images, without_pixels
 from vtagent.graphs.node import Parts
@@ -36,6 +37,8 @@ class Looking(TypedDict):
     """What the run has cost; `seconds` is time in calls of the model."""
     stop: Stop | None
     """The budget that ended the zooming; None if none did."""
+    eyes: NotRequired[str]
+    """How the model of the latest call sees, as `Parts.eyes_named` finds it again: it wrote the boxes of its calls."""
 
 
 def nothing_yet() -> Looking:
@@ -85,9 +88,13 @@ class AgentZooms:
         self._parts, self._keep_images = parts, keep_images
 
     def as_the_tool_sees(self, request: ToolCallRequest) -> ToolCallRequest:
-        """A zoom's request with the conversation as the zoom tool is to judge it."""
+        """A zoom's request with the conversation that the zoom tool is to judge, and the tool that the model knows."""
         state = {**request.state, "messages": self._seen(request)}
-        changed: dict[str, Any] = {"state": state, "runtime": replace(request.runtime, state=state)}
+        changed: dict[str, Any] = {
+            "state": state,
+            "runtime": replace(request.runtime, state=state),
+            "tool": self._parts.zoom_tool_for(self._eyes(request)),
+        }
         return request.override(**changed)
 
     def grant(self, request: ToolCallRequest, answer: Answer) -> Answer:
@@ -110,7 +117,7 @@ class AgentZooms:
             settings,
             tool_name=parts.tool_name,
             store=parts.store,
-            vision=parts.vision,
+            eyes=self._eyes(request),
         )
         if stop := spent(looking["usage"], settings):
             text = f"There is no more to see: {stop} is reached. Answer from what you see."
@@ -124,10 +131,19 @@ class AgentZooms:
         request.runtime.stream_writer(ledger.events[-1])
         return answer
 
-    def without_pixels(self, answer: Answer) -> Answer:
-        """Another tool's answer with references for its images."""
+    def without_pixels(self, request: ToolCallRequest, answer: Answer) -> Answer:
+        """Another tool's answer with references for its images, which are shown low first.
+
+        Args:
+            request: The call.
+            answer: What the tool answered.
+        """
+        scale = settings_of(request.runtime.context, self._parts.defaults).scale
         taken_in = without_pixels if isinstance(answer, ToolMessage) else command_without_pixels
-        return taken_in(answer, self._parts.store, self._parts.fetch)  # type: ignore[arg-type]
+        return taken_in(answer, self._parts.store, self._parts.fetch, scale=scale)  # type: ignore[arg-type]
+
+    def _eyes(self, request: ToolCallRequest) -> Eyes:
+        return self._parts.eyes_named(looking_of(request.state).get("eyes"))
 
     def _seen(self, request: ToolCallRequest) -> list[BaseMessage]:
         found = without_lost_images(request.state["messages"], self._parts.store)
@@ -142,7 +158,7 @@ class AgentZooms:
         reply, answered = _last_batch(request.state["messages"])
         done = {answer.tool_call_id for answer in answered}
         edited: Mapping[str, Any] = request.state.get("hitl_edited_tool_calls") or {}
-        zoom_tool = self._parts.zoom_tool
+        zoom_tool = self._parts.zoom_tool_for(self._eyes(request))
         answers = []
         for call in reply.tool_calls if reply else ():
             if call["id"] == request.tool_call["id"]:

@@ -64,15 +64,16 @@ class Decide(Node):
         offered = settings.max_zooms > 0 and bool(state["views"] or self.tools)
         forced = forced_by(state["usage"], settings, other_tools=bool(self.tools))
         messages: list[Any] = state["messages"]
+        eyes = self.parts.eyes(settings.model)
         system = messages[0] if messages and isinstance(messages[0], SystemMessage) else None
         return self._calls.prepare(
             model,
             messages[1:] if system else messages,
             settings,
             system=system,
-            prompt=self.parts.prompt_for(settings),
+            prompt=self.parts.prompt_for(settings, eyes),
             # The same tools when it must answer, so that engines can reuse the prompt's prefix.
-            tools=[self.parts.zoom_tool, *self.tools] if offered else self.tools,
+            tools=[self.parts.zoom_tool_for(eyes, messages), *self.tools] if offered else self.tools,
             zoom_offered=offered,
             stop=forced,
             must_answer=forced is not None,

@@ -17,27 +17,23 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, System
 from langchain_core.runnables import Runnable, RunnableBinding
 from langchain_core.tools import BaseTool
 
-from vtagent.conversation import image_blocks, name_of
+from vtagent.conversation import image_blocks, images_of, name_of, shown_views
 from vtagent.errors import ModelError
+from vtagent.eyes import Eyes, Vision
 from vtagent.graphs.budgets import Stop
 from vtagent.graphs.intake import without_lost_images
 from vtagent.graphs.node import Parts
 from vtagent.graphs.state import ZoomContext
 from vtagent.graphs.tool_calls import structured, without_calls
 from vtagent.images import ImageStore
-from vtagent.models.capabilities import (
-    can_be_forbidden,
-    reads_references,
-    store_of,
-    takes_tool_images,
-    zoom_bias_options,
-)
+from vtagent.models.capabilities import can_be_forbidden, reads_references, store_of, zoom_bias_options
 from vtagent.models.pixel_model import PixelModel
-from vtagent.views import ViewRenderer, is_reference
+from vtagent.views import View, ViewRenderer, is_reference
 
 NOT_RUN = "This call was not run."
 """What the model is told in answer to a call that has no other answer."""
 
+_KEPT_RENDERERS = 4  # each keeps pixels
 _KEPT = 16  # a graph or an agent rarely serves more models and sets of tools than a few
 
 Caller: TypeAlias = Runnable[LanguageModelInput, AIMessage]
@@ -105,7 +101,7 @@ class ModelCalls:
 
     def __init__(self, parts: Parts, *, prompt_first: bool) -> None:
         self._parts, self._prompt_first = parts, prompt_first
-        self._renderer = ViewRenderer(parts.store, parts.vision)
+        self._renderers: dict[Vision, ViewRenderer] = {}
         self._kept: dict[tuple[Any, ...], ReadyModel] = {}
 
     def prepare(
@@ -139,7 +135,10 @@ class ModelCalls:
         """
         store = self._parts.store
         told = with_open_calls_answered(without_lost_images(messages, store))
-        if not takes_tool_images(model):
+        eyes = self._parts.eyes(model)
+        if eyes.boxes == "pixels as shown":
+            told = with_sizes_said(told, eyes, store, tool_name=self._parts.tool_name)
+        if eyes.tool_images != "tool message":
             told = after_tool_messages(told)
         if system is not None:
             system = without_lost_images([system], store)[0]
@@ -162,13 +161,55 @@ class ModelCalls:
         if reads_references(model):
             store = store_of(model, store)
         else:
-            reader = PixelModel.over(model, store, self._parts.vision, renderer=self._renderer)
+            eyes = self._parts.eyes(model)
+            reader = PixelModel.over(model, store, eyes, renderer=self._renderer(eyes.vision))
         # Without tools, too: a `ChatVLM` may have learned to call a tool that it is not offered.
         forbidden = must_answer and can_be_forbidden(model, tools) if tools else reads_references(model)
         if len(self._kept) >= _KEPT:
             self._kept.clear()
         ready = self._kept[key] = ReadyModel(model, reader, store, tuple(tools), "none" if forbidden else None)
         return ready
+
+    def _renderer(self, vision: Vision) -> ViewRenderer:
+        """Renders views as a model sees them; kept, so that views are rendered once."""
+        if (renderer := self._renderers.get(vision)) is None:
+            if len(self._renderers) >= _KEPT_RENDERERS:
+                self._renderers.clear()
+            renderer = self._renderers[vision] = ViewRenderer(self._parts.store, vision)
+        return renderer
+
+
+def with_sizes_said(
+    messages: Sequence[BaseMessage], eyes: Eyes, store: ImageStore, *, tool_name: str
+) -> list[BaseMessage]:
+    """The messages with a sentence before each image of another tool: its size, in which the model writes boxes.
+
+    The sizes of users' images are in the zoom tool's description, and those of zooms in the zoom tool's answers.
+
+    Args:
+        messages: Without lost images. Never modified.
+        eyes: How the model sees.
+        store: Where the images are.
+        tool_name: The zoom tool's name.
+    """
+    shown = [view for view, _ in shown_views(messages, store)]
+    vision = eyes.vision_for(len(shown))
+    numbers = {ref.sha256: number for number, ref in enumerate(images_of(shown), 1)}
+
+    def said(block: Any) -> list[Any]:
+        if not (isinstance(block, dict) and is_reference(block)):
+            return [block]
+        view = View.from_block(block, store)
+        width, height = view.size(vision)
+        text = f"Image {numbers[view.ref.sha256]}, shown at {width} × {height}."
+        return [{"type": "text", "text": text}, block]
+
+    return [
+        message.model_copy(update={"content": [part for block in message.content for part in said(block)]})
+        if isinstance(message, ToolMessage) and message.name != tool_name and any(image_blocks([message]))
+        else message
+        for message in messages
+    ]
 
 
 def with_open_calls_answered(messages: Sequence[BaseMessage]) -> list[BaseMessage]:

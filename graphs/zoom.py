@@ -22,6 +22,7 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.types import Checkpointer, Command, Durability
 
+from vtagent.eyes import EyesGiven, Vision
 from vtagent.graphs.act import Act
 from vtagent.graphs.answer import Answer
 from vtagent.graphs.decide import Decide
@@ -32,7 +33,6 @@ from vtagent.graphs.state import ZoomContext, ZoomInput, ZoomState, settings_of
 from vtagent.images import ImageStore
 from vtagent.ingest import Fetch
 from vtagent.prompts import PromptTemplate, zoom_prompt
-from vtagent.visual_tokens import VisionSpec
 
 __all__ = ["ZoomAgent", "ZoomContext", "ZoomGraph", "ZoomState", "build_zoom_graph", "create_zoom_agent"]
 
@@ -132,10 +132,11 @@ def build_zoom_graph(
     model: BaseChatModel | None = None,
     *,
     store: ImageStore | None = None,
-    vision: VisionSpec | None = None,
+    vision: Vision | None = None,
+    eyes: EyesGiven = None,
     tools: Sequence[BaseTool | Callable[..., Any]] = (),
     prompt: str | PromptTemplate | None = zoom_prompt,
-    tool_name: str = "zoom_image",
+    tool_name: str | None = None,
     defaults: ZoomContext | None = None,
     fetch: Fetch | None = None,
 ) -> ZoomGraph:
@@ -144,10 +145,13 @@ def build_zoom_graph(
     Args:
         model: The model; a run may bring its own in its context.
         store: Where images are kept; by default the model's own store, else this process's memory.
-        vision: The model family's patch grid and limits; by default the model's own, else Qwen3-VL's.
+        vision: What the model does to the size of an image; by default as `eyes_of(model)` knows it.
+        eyes: What is known better of the model than `eyes_of` knows: an `Eyes`, a `Vision`, fields of `Eyes` by name,
+            or the name of a model that sees alike. Holds for the models that runs bring, too.
         tools: Other tools the model may call, or functions that have a docstring. Their errors become messages.
         prompt: The system prompt: a text, a function of the run's settings, or None for none.
-        tool_name: What the model calls the zoom tool.
+        tool_name: What the model calls the zoom tool; by default "zoom_image", or the tool that the model is trained
+            on. "image_zoom_in_tool" takes the arguments of Qwen3-VL's tool.
         defaults: The settings of runs that bring none.
         fetch: Reads an http(s) image URL in a message; without it such URLs are refused.
 
@@ -177,11 +181,18 @@ def build_zoom_graph(
         if value is not None and not isinstance(value, kind):
             raise TypeError(f"{argument} must be of type {kind.__name__}, not {type(value).__name__}")
     parts = Parts.of(
-        model, defaults=defaults, store=store, vision=vision, tool_name=tool_name, prompt=prompt, fetch=fetch
+        model,
+        defaults=defaults,
+        store=store,
+        vision=vision,
+        eyes=eyes,
+        tool_name=tool_name,
+        prompt=prompt,
+        fetch=fetch,
     )
     others = [_tool(each) for each in tools]
-    if tool_name in (names := [each.name for each in others]) or len(set(names)) != len(names):
-        raise ValueError(f"two tools have the same name: {[tool_name, *names]}")
+    if parts.tool_name in (names := [each.name for each in others]) or len(set(names)) != len(names):
+        raise ValueError(f"two tools have the same name: {[parts.tool_name, *names]}")
     graph = ZoomGraph(parts)
     graph.add_node("observe", Observe(parts))
     graph.add_node("decide", Decide(parts, model=model, tools=others), destinations=("zoom", "answer"))
@@ -198,10 +209,11 @@ def create_zoom_agent(
     model: BaseChatModel | None = None,
     *,
     store: ImageStore | None = None,
-    vision: VisionSpec | None = None,
+    vision: Vision | None = None,
+    eyes: EyesGiven = None,
     tools: Sequence[BaseTool | Callable[..., Any]] = (),
     prompt: str | PromptTemplate | None = zoom_prompt,
-    tool_name: str = "zoom_image",
+    tool_name: str | None = None,
     defaults: ZoomContext | None = None,
     fetch: Fetch | None = None,
     checkpointer: Checkpointer = None,
@@ -213,6 +225,7 @@ def create_zoom_agent(
         model: As for `build_zoom_graph`.
         store: As for `build_zoom_graph`.
         vision: As for `build_zoom_graph`.
+        eyes: As for `build_zoom_graph`.
         tools: As for `build_zoom_graph`.
         prompt: As for `build_zoom_graph`.
         tool_name: As for `build_zoom_graph`.
@@ -231,6 +244,7 @@ def create_zoom_agent(
         model,
         store=store,
         vision=vision,
+        eyes=eyes,
         tools=tools,
         prompt=prompt,
         tool_name=tool_name,

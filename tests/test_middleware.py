@@ -38,6 +38,7 @@ from vtagent.graphs import ZoomContext
 from vtagent.graphs.middleware import ZoomMiddleware
 from vtagent.images import DirectoryImageStore, MemoryImageStore
 from vtagent.protocol import format_tool_call
+from vtagent.visual_tokens import QWEN2_5_VL
 
 
 @tool
@@ -139,8 +140,15 @@ def test_images_in_another_store_are_handed_to_our_model() -> None:
 
 
 def test_sizes_that_are_not_our_models_are_refused() -> None:
-    with pytest.raises(ModelError, match=r"other image sizes than ChatVLM sees: ZoomMiddleware\(model\)"):
-        run(scripted_vlm([ANSWER]))
+    with pytest.raises(ModelError, match=r"other image sizes than ChatVLM sees: without vision="):
+        run(scripted_vlm([ANSWER]), vision=QWEN2_5_VL)
+
+
+def test_sizes_are_those_of_the_model_that_is_called() -> None:
+    model = scripted_vlm([ANSWER])
+    state = run(model, asked("?", picture(256, 192)))
+    [view] = state["zoom"]["views"]
+    assert (view["width"], view["height"]) == model.engine.requests[0].images[0].pixels.size
 
 
 def test_a_second_turn_begins_a_new_account_and_does_not_look_again() -> None:

@@ -470,7 +470,7 @@ def test_a_picture_that_another_tool_returns_becomes_a_view() -> None:
 
     result = run([other("page"), ANSWER], [page])
     assert [view["kind"] for view in result["views"]] == ["low", "tool"]
-    assert result["usage"]["visual_tokens"] == 300 + 300
+    assert result["usage"]["visual_tokens"] == 300 + 80  # the tool's picture is shown at half its sides, too
     assert result["usage"]["full_visual_tokens"] == 1200 + 300
 
 

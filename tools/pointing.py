@@ -15,12 +15,12 @@ from typing import Annotated, Any
 from langchain_core.tools import ToolException
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, create_model
 
-from vtagent.conversation import images_of, is_unseen
+from vtagent.conversation import images_of
 from vtagent.eyes import QWEN_ZOOM, Boxes, Vision
 from vtagent.images import ImageRef
 from vtagent.regions import Region, parse_region
 from vtagent.tools.conversation_tool import ConversationArguments
-from vtagent.views import View
+from vtagent.views import UNSEEN, View
 
 ShownSize = tuple[int, int, int]
 """An image's number, counted from 1, and its width and height in pixels as it was shown first."""
@@ -81,7 +81,8 @@ def arguments_for(name: str, boxes: Boxes, sizes: tuple[ShownSize, ...] = ()) ->
     which = " of the image with index img_idx" if qwen else ""
     if boxes == "thousandths, y first":
         schema = _BOX
-        how = f"[y1, x1, y2, x2]: top, left, bottom, right, from 0 to 1000 of the height and width{which or ' of the image'}."
+        of = which or " of the image"
+        how = f"[y1, x1, y2, x2]: top, left, bottom, right, from 0 to 1000 of the height and width{of}."
     else:
         schema = _PIXEL_BOX
         shown = "".join(f" Image {number} was first shown at {width} × {height}." for number, width, height in sizes)
@@ -116,7 +117,7 @@ class Pointed:
         Raises:
             ToolException: The box is written on a view that is out of sight.
         """
-        if self.part is not None and self.box not in (None, "", [], {}) and is_unseen(self.on):
+        if self.part is not None and self.box not in (None, "", [], {}) and self.on.scale == UNSEEN:
             raise ToolException(
                 f"Image {self.number} is no longer shown, so {self.argument} cannot be placed on it. Leave "
                 f"{self.argument} out to see the whole image again."
@@ -150,7 +151,8 @@ def pointed_at(said: dict[str, Any], shown: Sequence[View], *, name: str, boxes:
     refs = images_of(shown)
     number = _number(said.get("image"), "image", 1, len(refs))
     ref = refs[number - 1]
-    last = [view for view in shown if view.ref.sha256 == ref.sha256][-1]
+    views = [view for view in shown if view.ref.sha256 == ref.sha256]
+    last = next((view for view in reversed(views) if view.scale != UNSEEN), views[-1])
     part = last.box if boxes == "pixels as shown" else None
     return Pointed(ref, number, said.get("region"), "region", last, part).checked()
 
@@ -208,9 +210,8 @@ def region_at(pointed: Pointed, vision: Vision, boxes: Boxes) -> Region | None:
 def _number(value: Any, name: str, first: int, last: int) -> int:
     """An image's number, given as an integer, as a float without a fraction or as digits."""
     number = value.strip() if isinstance(value, str) else value
-    if isinstance(number, str) and number.isascii() and number.isdecimal() and len(number) < 10:
-        number = int(number)
-    elif isinstance(number, float) and number.is_integer():
+    digits = isinstance(number, str) and number.isascii() and number.isdecimal() and len(number) < 10
+    if digits or (isinstance(number, float) and number.is_integer()):
         number = int(number)
     number = first if number is None else number
     if isinstance(number, bool) or not isinstance(number, int) or not first <= number <= last:

@@ -14,13 +14,13 @@ from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
 from langchain_core.tools import BaseTool, ToolException
 from pydantic import Field
 
-from vtagent.conversation import is_unseen, shown_views
+from vtagent.conversation import shown_views
 from vtagent.errors import ImageError, RegionError
 from vtagent.eyes import Boxes, Eyes, Vision
 from vtagent.images import ImageStore
 from vtagent.tools.conversation_tool import ConversationTool
 from vtagent.tools.pointing import ShownSize, ZoomArguments, arguments_for, pointed_at, region_at, said_of, where
-from vtagent.views import View
+from vtagent.views import UNSEEN, View
 
 DESCRIPTION = (
     "Look at an image again at full resolution, the whole image or only a region of it. "
@@ -42,8 +42,9 @@ class ZoomImage(ConversationTool):
         eyes: Eyes = self.eyes
         conversation = _as_messages(messages)
         shown = [view for view, _ in shown_views(conversation, self.store)]
-        before = shown[: len(shown_views(_until_the_call(conversation), self.store))]
-        vision = eyes.vision_for(sum(not is_unseen(view) for view in before))
+        later = conversation[len(_until_the_call(conversation)) :]
+        before = shown[: len(shown) - len(shown_views(later, self.store))]
+        vision = eyes.vision_for(sum(view.scale != UNSEEN for view in before))
         pointed = pointed_at(said, before, name=self.name, boxes=eyes.boxes)
         try:
             view = View(pointed.ref, region=region_at(pointed, vision, eyes.boxes))
@@ -126,8 +127,8 @@ def already_shown(
     if earlier is None:
         return None
     return (
-        f"You have already been shown this, no less sharply, in {where(earlier, name=name, boxes=boxes)}. It cannot be made sharper: "
-        "answer from what you see, or ask for a part that you have not seen."
+        f"You have already been shown this, no less sharply, in {where(earlier, name=name, boxes=boxes)}. It cannot be "
+        "made sharper: answer from what you see, or ask for a part that you have not seen."
     )
 
 

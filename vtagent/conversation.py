@@ -9,14 +9,7 @@ from typing import Any
 from langchain_core.messages import BaseMessage
 
 from vtagent.images import ImageRef, ImageStore
-from vtagent.views import View, is_reference
-
-_UNSEEN = 0.0001  # as a view's scale: a zoom always shows more
-
-
-def is_unseen(view: View) -> bool:
-    """Whether a view stands for an image that is out of sight (see `as_the_tool_sees`)."""
-    return view.scale == _UNSEEN
+from vtagent.views import UNSEEN, View, is_reference
 
 
 @lru_cache(maxsize=4096)
@@ -89,7 +82,7 @@ def as_the_tool_sees(messages: Sequence[BaseMessage], keep: int | None, store: I
     """
 
     def unseen(block: dict[str, Any], number: int) -> dict[str, Any]:
-        return View(View.from_block(block, store).ref, _UNSEEN).block()
+        return View(View.from_block(block, store).ref, UNSEEN).block()
 
     return _with_old_images_replaced(messages, keep, unseen)
 

@@ -28,7 +28,7 @@ from langchain_core.messages import BaseMessage, HumanMessage, SystemMessage, To
 from vtagent._moved import renamed
 from vtagent.errors import ImageError, ImageNotFound, ImageRefused, ImageTooLarge, UnreadableImage
 from vtagent.images import ImageStore
-from vtagent.views import View, is_reference
+from vtagent.views import View, asked_for, is_reference
 
 __all__ = ["Fetch", "ingest", "ingest_message"]
 
@@ -112,15 +112,22 @@ def _replaced(block: dict[Any, Any], store: ImageStore, fetch: Fetch | None) -> 
         return block
     if kind in ("image_url", "input_image"):
         link = block.get("image_url")
-        return _from_url(link.get("url") if isinstance(link, Mapping) else link, block, store, fetch)
+        return _asked(block, _from_url(link.get("url") if isinstance(link, Mapping) else link, block, store, fetch))
     mime = block.get("mime_type") or block.get("mimeType") or block.get("media_type")
     if kind != "image" and not (kind in ("file", "media") and str(mime).startswith("image/")):
         return block
     source: Mapping[Any, Any] = block["source"] if isinstance(block.get("source"), Mapping) else block
     for key in ("base64", "data"):
         if source.get(key) is not None:
-            return _from_base64(source[key], store)
-    return _from_url(source.get("url"), block, store, fetch)
+            return _asked(block, _from_base64(source[key], store))
+    return _asked(block, _from_url(source.get("url"), block, store, fetch))
+
+
+def _asked(block: Mapping[Any, Any], reference: dict[str, Any]) -> dict[str, Any]:
+    """The reference with the caller's own `detail` or `media_resolution`, which the request will carry."""
+    if asked := asked_for(block):
+        reference["extras"] = {**reference["extras"], **asked}
+    return reference
 
 
 def _from_url(url: object, block: Mapping[Any, Any], store: ImageStore, fetch: Fetch | None) -> dict[str, Any]:

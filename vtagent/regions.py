@@ -21,6 +21,7 @@ __all__ = ["SCALE", "Region", "parse_region"]
 SCALE = 1000
 """Length of both axes in region units."""
 
+
 @dataclass(frozen=True, order=True)
 class Region:
     """The box from (x1, y1) to (x2, y2), in thousandths of the upright original's sides.

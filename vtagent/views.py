@@ -17,14 +17,17 @@ from typing import Any
 from PIL import Image
 
 from vtagent.errors import ImageRefused, RegionError
+from vtagent.eyes.vision import Vision
 from vtagent.images import ImageRef, ImageStore
 from vtagent.pixels import decode
-from vtagent.eyes.vision import Vision
 from vtagent.regions import SCALE, Region
 
-__all__ = ["View", "ViewRenderer", "asked_for", "data_url", "is_reference"]
+__all__ = ["UNSEEN", "View", "ViewRenderer", "asked_for", "data_url", "is_reference"]
 
 _URL = re.compile(r"vtimg://sha256/([0-9a-f]{64})(?:\?(?:region=([0-9]+(?:,[0-9]+){3}))?&?(?:scale=(0\.[0-9]+))?)?")
+
+UNSEEN = 0.0001
+"""The scale of a view that stands for one which the model is no longer shown: a zoom always shows more."""
 
 _WHOLE = Region(0, 0, SCALE, SCALE)
 

@@ -17,7 +17,7 @@ How views use it, where `vision = eyes_of(model).vision` takes the place of a `V
 
 from vtagent.eyes.facts import QWEN_ZOOM, Boxes, Eyes, Fact, Limits, LowSetting
 from vtagent.eyes.known import FAMILIES, Family, family_of
-from vtagent.eyes.lookup import UnknownModelWarning, eyes_of
+from vtagent.eyes.lookup import EyesGiven, UnknownModelWarning, eyes_of, eyes_on
 from vtagent.eyes.vision import Vision
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "QWEN_ZOOM",
     "Boxes",
     "Eyes",
+    "EyesGiven",
     "Fact",
     "Family",
     "Limits",
@@ -32,5 +33,6 @@ __all__ = [
     "UnknownModelWarning",
     "Vision",
     "eyes_of",
+    "eyes_on",
     "family_of",
 ]

@@ -6,16 +6,20 @@ import threading
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeAlias
 
 from vtagent.eyes.facts import Eyes, Fact, LowSetting
 from vtagent.eyes.known import FAMILIES, Family, family_of
 from vtagent.eyes.naming import Asked, asked
 from vtagent.eyes.rules import Gemini3Grid, GptTiles
 from vtagent.eyes.vision import Vision
+from vtagent.eyes.wires import wire_named
 from vtagent.visual_tokens import QWEN3_VL, VisionSpec
 
-__all__ = ["UnknownModelWarning", "eyes_of"]
+__all__ = ["EyesGiven", "UnknownModelWarning", "eyes_of", "eyes_on"]
+
+EyesGiven: TypeAlias = Eyes | Vision | Mapping[str, Any] | str | None
+"""What a caller knows better: an `Eyes`, a `Vision`, fields of `Eyes`, or the name of a model that sees alike."""
 
 
 class UnknownModelWarning(UserWarning):
@@ -32,9 +36,7 @@ _told: set[str] = set()
 _lock = threading.Lock()
 
 
-def eyes_of(
-    model: object, *, override: Eyes | Vision | Mapping[str, Any] | str | None = None, warn: bool = True
-) -> Eyes:
+def eyes_of(model: object, *, override: EyesGiven = None, warn: bool = True) -> Eyes:
     """What is known of a model's eyes.
 
     Args:
@@ -55,6 +57,30 @@ def eyes_of(
     if isinstance(override, Eyes):
         return override
     found = asked(model)
+    eyes = _overridden(found, override)
+    if not eyes.known and warn:
+        _warn(found)
+    return eyes
+
+
+def eyes_on(wire: str, model: str, *, override: EyesGiven = None) -> Eyes:
+    """What is known of a model by its name and its API: what `eyes_of` says of a model object that has no `vision`.
+
+    Args:
+        wire: The API, as in `Eyes.wire`.
+        model: The name, as in `Eyes.model`.
+        override: As for `eyes_of`.
+
+    Raises:
+        ValueError: As for `eyes_of`.
+    """
+    return (
+        override if isinstance(override, Eyes) else _overridden(Asked(model, repr(model), wire_named(wire)), override)
+    )
+
+
+def _overridden(found: Asked, override: EyesGiven) -> Eyes:
+    """What is known, with what the caller knows better."""
     family = _family_by_grid(found.own_vision) if found.wire.name == "local" else family_of(found.model)
     if isinstance(override, str):
         family = family_of(override)
@@ -69,8 +95,6 @@ def eyes_of(
     elif isinstance(override, Vision):
         same_rule = type(override) is type(eyes.vision)
         eyes = replace(eyes, vision=override, known=True, low_setting=eyes.low_setting if same_rule else None)
-    if not eyes.known and warn:
-        _warn(found)
     return eyes
 
 

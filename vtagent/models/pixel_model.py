@@ -8,12 +8,13 @@ from typing import Any
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.runnables import Runnable, RunnableBinding
-from pydantic import Field
+from pydantic import Field, PrivateAttr
 
+from vtagent.conversation import image_blocks
+from vtagent.eyes import Eyes, Vision, eyes_of
 from vtagent.images import ImageStore
 from vtagent.models.delegating import DelegatingChat
-from vtagent.views import View, ViewRenderer, data_url, is_reference
-from vtagent.visual_tokens import VisionSpec
+from vtagent.views import View, ViewRenderer, asked_for, data_url, is_reference
 
 _COPIED_FIELDS = (
     "cache",
@@ -36,27 +37,34 @@ class PixelModel(DelegatingChat):
     Args:
         inner: The model.
         renderer: Renders views to pixels.
+        eyes: How the model sees: the form of its content blocks, and its setting for low views.
         store: Where the images are.
     """
 
     inner: BaseChatModel = Field(exclude=True)
     renderer: Any = Field(exclude=True)
+    eyes: Any = Field(exclude=True)
     store: Any = Field(exclude=True)
+
+    _smaller: ViewRenderer | None = PrivateAttr(default=None)
 
     @classmethod
     def over(
-        cls, model: BaseChatModel, store: ImageStore, vision: VisionSpec, *, renderer: ViewRenderer | None = None
+        cls, model: BaseChatModel, store: ImageStore, eyes: Eyes | Vision, *, renderer: ViewRenderer | None = None
     ) -> PixelModel:
         """Wrap a model.
 
         Args:
             model: The model.
             store: Where the images are.
-            vision: The image sizes that the model sees.
-            renderer: Renders views to pixels; share one so that views are rendered once. A new one by default.
+            eyes: How the model sees; of a `Vision` alone, the rest is looked up.
+            renderer: Renders views to pixels as `eyes.vision` has them; share one so that views are rendered once. A
+                new one by default.
         """
+        if not isinstance(eyes, Eyes):
+            eyes = eyes_of(model, override=eyes)
         kept = {name: getattr(model, name) for name in _COPIED_FIELDS}
-        return cls(inner=model, store=store, renderer=renderer or ViewRenderer(store, vision), **kept)
+        return cls(inner=model, store=store, eyes=eyes, renderer=renderer or ViewRenderer(store, eyes.vision), **kept)
 
     @property
     def _llm_type(self) -> str:
@@ -94,13 +102,28 @@ class PixelModel(DelegatingChat):
 
     def _with_pixels(self, messages: list[BaseMessage]) -> list[BaseMessage]:
         shown = []
+        renderer = self._renderer_for(sum(1 for _ in image_blocks(messages)))
         for message in messages:
             if isinstance(message.content, list) and any(is_reference(block) for block in message.content):
-                content = [self._pixels(block) if is_reference(block) else block for block in message.content]
+                content = [self._pixels(block, renderer) if is_reference(block) else block for block in message.content]
                 message = message.model_copy(update={"content": content})
             shown.append(message)
         return shown
 
-    def _pixels(self, block: Any) -> dict[str, Any]:
-        image = self.renderer.render(View.from_block(block, self.store))
-        return {"type": "image_url", "image_url": {"url": data_url(image)}}
+    def _renderer_for(self, images: int) -> ViewRenderer:
+        """The renderer for a request with this many images: many of them may lower the longest side of each."""
+        renderer: ViewRenderer = self.renderer
+        vision: Vision = self.eyes.vision_for(images)
+        if vision == renderer.spec:
+            return renderer
+        if self._smaller is None or self._smaller.spec != vision:
+            self._smaller = ViewRenderer(self.store, vision)
+        return self._smaller
+
+    def _pixels(self, block: Any, renderer: ViewRenderer) -> dict[str, Any]:
+        view, eyes = View.from_block(block, self.store), self.eyes
+        head, _, encoded = data_url(renderer.render(view)).partition(";base64,")
+        shown: dict[str, Any] = eyes.block(
+            encoded, head.removeprefix("data:"), low=view.scale < 1, asked=asked_for(block)
+        )
+        return shown
