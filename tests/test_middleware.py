@@ -386,11 +386,11 @@ def test_zoom_bias_goes_to_our_model_and_is_refused_by_others() -> None:
 # ---------------------------------------------------------------- beside other tools and middleware
 
 
-def test_another_tools_picture_becomes_a_reference_and_is_shown_as_it_is() -> None:
+def test_another_tools_picture_becomes_a_reference_and_is_shown_low_first() -> None:
     model = chat(format_tool_call("screenshot", {}), "done")
     result = run(model, HumanMessage("What is on the screen?"), tools=[screenshot])
     assert len(list(image_blocks(result["messages"]))) == 1
-    assert sizes(model.seen[1]) == [("human", (640, 480))]
+    assert sizes(model.seen[1]) == [("human", (320, 256))]
     assert model.offered == [["screenshot"], ["zoom_image", "screenshot"]]
     assert [view["kind"] for view in result["zoom"]["views"]] == ["tool"]
 

@@ -491,9 +491,9 @@ async def test_pictures_in_a_command_of_a_tool_become_views_too(by: type[BaseMes
     asking = {"messages": [asked("?", picture())]}
     result = await agent.ainvoke(asking) if asynchronously else agent.invoke(asking)
     assert "base64" not in repr(result)
-    seen = ("tool", 300) if by is ToolMessage else ("low", 80)  # 640 × 480, or half of it snapped to the grid
+    seen = ("tool" if by is ToolMessage else "low", 80)  # half of 640 × 480, snapped to the grid
     assert [(view["kind"], view["tokens"]) for view in result["views"][:2]] == [("low", 300), seen]
-    assert urls(model.seen[1]) == ["scale=0.5", "" if by is ToolMessage else "scale=0.5"]
+    assert urls(model.seen[1]) == ["scale=0.5", "scale=0.5"]
     assert result["usage"]["full_visual_tokens"] == 1200 + 300
 
 
