@@ -31,7 +31,8 @@ from langchain_core.messages import AIMessage, ToolMessage
 from langgraph.runtime import Runtime
 from langgraph.types import TracePolicy, omit_payload
 
-from vtagent.eyes import EyesGiven, Vision
+from vtagent.eyes import Vision
+from vtagent.eyes.lookup import EyesGiven
 from vtagent.graphs.agent_turn import AgentTurns
 from vtagent.graphs.agent_zooms import AgentZooms, Answer, Looking, nothing_yet
 from vtagent.graphs.intake import noted, referenced

@@ -7,7 +7,7 @@ import inspect
 from abc import abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property
 from typing import Any, TypeAlias
 
 from langchain_core.messages import BaseMessage, HumanMessage, SystemMessage
@@ -16,7 +16,8 @@ from langchain_core.tools import BaseTool
 from langgraph.runtime import Runtime, get_runtime
 
 from vtagent.conversation import images_of, shown_views
-from vtagent.eyes import Eyes, EyesGiven, Vision, eyes_of, eyes_on
+from vtagent.eyes import Eyes, Vision, eyes_of, eyes_on
+from vtagent.eyes.lookup import EyesGiven
 from vtagent.graphs.state import ZoomContext, ZoomState, settings_of
 from vtagent.images import ImageStore
 from vtagent.ingest import Fetch
@@ -161,15 +162,14 @@ class Parts:
         """
         if not callable(self.prompt):
             return self.prompt
-        more: dict[str, Any] = {"boxes": (eyes or self.eyes()).boxes} if _takes_boxes(self.prompt) else {}
+        more: dict[str, Any] = {"boxes": (eyes or self.eyes()).boxes} if self._prompt_takes_boxes else {}
         return self.prompt(tool_name=self.tool_name, scale=settings.scale, max_zooms=settings.max_zooms, **more)
 
-
-@lru_cache(maxsize=64)
-def _takes_boxes(prompt: PromptTemplate) -> bool:
-    """Whether a prompt wants to know how the model writes a box."""
-    parameters = inspect.signature(prompt).parameters.values()
-    return any(each.name == "boxes" or each.kind is each.VAR_KEYWORD for each in parameters)
+    @cached_property
+    def _prompt_takes_boxes(self) -> bool:
+        """Whether the prompt wants to know how the model writes a box."""
+        parameters = inspect.signature(self.prompt).parameters.values() if callable(self.prompt) else ()
+        return any(each.name == "boxes" or each.kind is each.VAR_KEYWORD for each in parameters)
 
 
 class Node(Runnable[ZoomState, Any]):

@@ -22,7 +22,8 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.types import Checkpointer, Command, Durability
 
-from vtagent.eyes import EyesGiven, Vision
+from vtagent.eyes import Vision
+from vtagent.eyes.lookup import EyesGiven
 from vtagent.graphs.act import Act
 from vtagent.graphs.answer import Answer
 from vtagent.graphs.decide import Decide

@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
 
-from vtagent.eyes import Boxes, Eyes, Vision
+from vtagent.eyes import Eyes, Vision
+from vtagent.eyes.facts import Boxes
 from vtagent.eyes.rules import ClaudePatches, Gemini2Tiles, GptTiles
 from vtagent.images import ImageRef, MemoryImageStore
 from vtagent.tools.zoom_image import create_zoom_tool
@@ -69,7 +70,7 @@ Box = tuple[Fraction, Fraction, Fraction, Fraction]
 def on_the_original(view: View, convention: Convention, written: list[int], on: View) -> Box:
     """Where what the model wrote lies, in pixels of the original."""
     x1, y1, x2, y2 = written
-    left, top, right, bottom = (0, 0, view.ref.width, view.ref.height)
+    left, top, right, bottom = 0, 0, view.ref.width, view.ref.height
     unit_x = unit_y = 1000
     match convention:
         case Convention("image_zoom_in_tool"):
@@ -164,7 +165,7 @@ def check_landed(seed: int, view: View, meant: Box, vision: Vision) -> None:
         (left, right, meant[0], meant[2], view.ref.width, meant[3] - meant[1]),
         (top, bottom, meant[1], meant[3], view.ref.height, meant[2] - meant[0]),
     ):
-        most = max(meant_high - meant_low, smallest, other / vision.max_aspect)
+        most: Fraction = max(meant_high - meant_low, Fraction(smallest), other / vision.max_aspect)
         assert high - low <= most + Fraction(3 * side, 1000) + 3, (seed, view, meant)
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vtagent.errors import RegionError
-from vtagent.eyes import Boxes
+from vtagent.eyes.facts import Boxes
 from vtagent.regions import Region, parse_region
 from vtagent.visual_tokens import QWEN2_5_VL, QWEN3_VL
 

@@ -16,7 +16,8 @@ from langchain_core.tools import ToolException
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, create_model
 
 from vtagent.conversation import images_of
-from vtagent.eyes import QWEN_ZOOM, Boxes, Vision
+from vtagent.eyes import QWEN_ZOOM, Vision
+from vtagent.eyes.facts import Boxes
 from vtagent.images import ImageRef
 from vtagent.regions import Region, parse_region
 from vtagent.tools.conversation_tool import ConversationArguments

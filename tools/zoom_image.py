@@ -16,7 +16,8 @@ from pydantic import Field
 
 from vtagent.conversation import shown_views
 from vtagent.errors import ImageError, RegionError
-from vtagent.eyes import Boxes, Eyes, Vision
+from vtagent.eyes import Eyes, Vision
+from vtagent.eyes.facts import Boxes
 from vtagent.images import ImageStore
 from vtagent.tools.conversation_tool import ConversationTool
 from vtagent.tools.pointing import ShownSize, ZoomArguments, arguments_for, pointed_at, region_at, said_of, where

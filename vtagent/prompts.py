@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from vtagent.eyes import QWEN_ZOOM, Boxes
+from vtagent.eyes import QWEN_ZOOM
+from vtagent.eyes.facts import Boxes
 from vtagent.protocol import ANSWER, THINK
 
 

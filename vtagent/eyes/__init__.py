@@ -15,17 +15,15 @@ How views use it, where `vision = eyes_of(model).vision` takes the place of a `V
 - A request with many images asks `eyes.vision_for(count)`, and an encoder asks `eyes.limits` for bytes.
 """
 
-from vtagent.eyes.facts import QWEN_ZOOM, Boxes, Eyes, Fact, Limits, LowSetting
+from vtagent.eyes.facts import QWEN_ZOOM, Eyes, Fact, Limits, LowSetting
 from vtagent.eyes.known import FAMILIES, Family, family_of
-from vtagent.eyes.lookup import EyesGiven, UnknownModelWarning, eyes_of, eyes_on
+from vtagent.eyes.lookup import UnknownModelWarning, eyes_of, eyes_on
 from vtagent.eyes.vision import Vision
 
 __all__ = [
     "FAMILIES",
     "QWEN_ZOOM",
-    "Boxes",
     "Eyes",
-    "EyesGiven",
     "Fact",
     "Family",
     "Limits",

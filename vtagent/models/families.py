@@ -5,6 +5,7 @@ The families share a tokenizer with ChatML tokens and tool calls in Hermes' form
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -14,8 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from vtagent._moved import renamed
 from vtagent.errors import ModelError
+from vtagent.eyes.known import FAMILIES as EYES_FAMILIES
+from vtagent.eyes.known import Family as EyesFamily
 from vtagent.models.codec import IMAGE_TOKEN
-from vtagent.visual_tokens import QWEN2_5_VL, QWEN3_VL, VisionSpec
+from vtagent.visual_tokens import VisionSpec
 
 
 @dataclass(frozen=True)
@@ -24,10 +27,8 @@ class Family:
 
     model_type: str
     """The `model_type` of its configs."""
-    name_part: str
-    """Part of a checkpoint's name, in lower case, that identifies the family."""
-    vision: VisionSpec
-    """Image sizes of a checkpoint whose own are not known."""
+    eyes: str
+    """Its entry in the table of `vtagent.eyes.known`, which knows its names and its image sizes."""
     deepstack: bool
     """Whether visual features also enter the first decoder layers (Qwen3-VL, arXiv:2511.21631)."""
     window_attention: bool
@@ -39,14 +40,28 @@ class Family:
     template: str = "tool_chat.jinja"
     """File in `vtagent.models` with the chat template for checkpoints whose own does not show tools."""
 
+    @property
+    def vision(self) -> VisionSpec:
+        """Image sizes of a checkpoint whose own are not known."""
+        vision = self._eyes.vision
+        assert isinstance(vision, VisionSpec)
+        return vision
+
+    def is_named(self, name: str) -> bool:
+        """Whether a checkpoint's name, path or hub id is one of this family's."""
+        return re.search(self._eyes.pattern, name.lower()) is not None
+
+    @property
+    def _eyes(self) -> EyesFamily:
+        return next(family for family in EYES_FAMILIES if family.name == self.eyes)
+
 
 FAMILIES = {
     family.model_type: family
     for family in (
         Family(
             model_type="qwen2_5_vl",
-            name_part="qwen2.5-vl",
-            vision=QWEN2_5_VL,
+            eyes="Qwen2.5-VL",
             deepstack=False,
             window_attention=True,
             learned_positions=False,
@@ -54,8 +69,7 @@ FAMILIES = {
         ),
         Family(
             model_type="qwen3_vl",
-            name_part="qwen3-vl",
-            vision=QWEN3_VL,
+            eyes="Qwen3-VL",
             deepstack=True,
             window_attention=False,
             learned_positions=True,
@@ -98,7 +112,7 @@ def family_of(model_type: str) -> Family:
 
 def family_by_name(name: str) -> Family:
     """The family that a checkpoint's name, path or hub id suggests; `DEFAULT_FAMILY` if it suggests none."""
-    matching = (family for family in FAMILIES.values() if family.name_part in name.lower())
+    matching = (family for family in FAMILIES.values() if family.is_named(name))
     return next(matching, DEFAULT_FAMILY)
 
 
