@@ -20,6 +20,7 @@ from vtagent.graphs.middleware import ZoomMiddleware
 from vtagent.graphs.model_call import ModelCalls
 from vtagent.graphs.node import Parts
 from vtagent.models.lazy import LazyVLM
+from vtagent.prompts import PromptTemplate
 from vtagent.visual_tokens import QWEN2_5_VL, QWEN3_VL, VisionSpec
 
 KINDS = ["graph", "middleware"]
@@ -38,7 +39,8 @@ def run(kind: str, model: Any, context: Any = None, **given: Any) -> tuple[list[
     if kind == "graph":
         state = create_zoom_agent(model, **given).invoke(asking, context=context)
         return state["views"], dict(state["usage"])
-    looking = create_agent(model, middleware=[ZoomMiddleware(**given)]).invoke(asking, context=context)["zoom"]
+    agent: Any = create_agent(model, middleware=[ZoomMiddleware(**given)])
+    looking = agent.invoke(asking, context=context)["zoom"]
     return looking["views"], dict(looking["usage"])
 
 
@@ -163,10 +165,11 @@ def test_a_prompt_of_ones_own_need_not_know_of_boxes() -> None:
     def plain(*, tool_name: str, scale: float, max_zooms: int) -> str:
         return f"Use {tool_name}."
 
-    def knowing(*, tool_name: str, scale: float, max_zooms: int, boxes: str) -> str:
+    def knowing(*, tool_name: str, scale: float, max_zooms: int, boxes: str = "") -> str:
         return f"Boxes: {boxes}."
 
-    for prompt, says in ((plain, "Use zoom_image."), (knowing, "Boxes: pixels as shown.")):
+    prompts: list[tuple[PromptTemplate, str]] = [(plain, "Use zoom_image."), (knowing, "Boxes: pixels as shown.")]
+    for prompt, says in prompts:
         model = SomebodysChat(lines=[ANSWER], model="claude-opus-4-7")
         create_zoom_agent(model, prompt=prompt).invoke({"messages": [HumanMessage("?")]})
         assert model.seen[0][0].text == says

@@ -162,8 +162,8 @@ def _warn(found: Asked) -> None:
     at = f" on {found.server}" if found.server else ""
     warnings.warn(
         f"it is not known what an image costs with {found.described}{at}. Assumed, as of Qwen3-VL: a token per 32 x 32 "
-        f"pixels, boxes in thousandths; images of tools in a {found.wire.tool_images}. If that is wrong, pass vision=, eyes= "
-        "or override=; `vtagent models` lists the known models",
+        f"pixels, boxes in thousandths; images of tools in a {found.wire.tool_images}. If that is wrong, pass vision=, "
+        "eyes= or override=; `vtagent models` lists the known models",
         UnknownModelWarning,
         stacklevel=3,
     )
