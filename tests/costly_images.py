@@ -243,7 +243,9 @@ def tiff(entries: Sequence[Entry], pixels: bytes = b"", *, following: int = 0, o
     return start + struct.pack(order + "H", len(entries)) + table + struct.pack(order + "L", following) + tail
 
 
-def grey(size: tuple[int, int], *, bits: int = 8, photometric: int = 1, strips: int = 1, length: int = 0) -> list[Entry]:
+def grey(
+    size: tuple[int, int], *, bits: int = 8, photometric: int = 1, strips: int = 1, length: int = 0
+) -> list[Entry]:
     """The entries of an uncompressed grey TIFF with all its pixels at byte 8."""
     rows = -(-size[1] // strips)
     row = -(-size[0] * bits // 8)
@@ -283,7 +285,14 @@ def bigtiff_of_entries(count: int) -> bytes:
     needed = [(256, 8), (257, 8), (258, 8), (259, 1), (262, 1), (273, 16), (277, 1), (278, 8), (279, 64)]
     table = b"".join(struct.pack("<HHQQ", tag, 4, 1, value) for tag, value in needed)
     table += b"".join(struct.pack("<HHQQ", 1000 + n % 60_000, 4, 1, 1) for n in range(count))
-    return b"II+\0\x08\0\0\0" + struct.pack("<Q", 80) + bytes(64) + struct.pack("<Q", len(needed) + count) + table + bytes(8)
+    return (
+        b"II+\0\x08\0\0\0"
+        + struct.pack("<Q", 80)
+        + bytes(64)
+        + struct.pack("<Q", len(needed) + count)
+        + table
+        + bytes(8)
+    )
 
 
 def tiff_of_strips(count: int, *, compression: int = 1) -> bytes:
