@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import PIL
-from PIL import Image, ImagePalette
+from PIL import Image
 
 __all__ = ["decode_alone"]
 
@@ -61,7 +61,6 @@ def decode_alone(data: bytes, format: str, *, seconds: float, memory: int) -> Im
         raise OSError(found["error"])
     image = Image.frombytes(found["mode"], tuple(found["size"]), pixels)
     if found["palette"] is not None:
-        image.palette = ImagePalette.raw("RGB", bytes.fromhex(found["palette"]))
         image.putpalette(bytes.fromhex(found["palette"]))
     return image
 
@@ -81,7 +80,7 @@ def _main(package: str, format: str, seconds: str, memory: str) -> None:
     try:
         image = Image.open(io.BytesIO(sys.stdin.buffer.read()), formats=(format,))
         image.load()
-        palette = image.getpalette("RGB") if image.mode == "P" else None
+        palette = image.getpalette("RGB") if image.mode in ("P", "PA") else None
         pixels = image.tobytes()
         head = {"mode": image.mode, "size": image.size, "palette": bytes(palette).hex() if palette else None}
     except MemoryError:

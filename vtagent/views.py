@@ -6,19 +6,17 @@ import base64
 import io
 import math
 import re
-import threading
-from collections import OrderedDict
 from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 from PIL import Image
 
+from vtagent.caches import SharedCache
 from vtagent.errors import ImageRefused, RegionError
 from vtagent.images import ImageRef, ImageStore
-from vtagent.pixels import decode
 from vtagent.regions import SCALE, Region
 from vtagent.visual_tokens import VisionSpec
 
@@ -214,10 +212,7 @@ class ViewRenderer:
     def __init__(self, store: ImageStore, spec: VisionSpec, *, cache_size: int = 256 * 2**20) -> None:
         self.store = store
         self.spec = spec
-        self.cache_size = cache_size
-        self._lock = threading.Lock()
-        self._views: OrderedDict[View, Future[Image.Image]] = OrderedDict()
-        self._bytes = 0
+        self._views: SharedCache[View, Image.Image] = SharedCache(cache_size, _weight)
 
     def render(self, view: View) -> Image.Image:
         """Renders a view. The same view of the same bytes always gives the same pixels.
@@ -234,50 +229,21 @@ class ViewRenderer:
         Raises:
             ImageNotFound, ImageTampered, UnreadableImage, ImageTooLarge: The original is missing or cannot be used.
         """
-        with self._lock:
-            future = self._views.get(view)
-            mine = future is None
-            if future is None:
-                future = self._views[view] = Future()
-            self._views.move_to_end(view)
-        if mine:
-            try:
-                future.set_result(self._render(view))
-            except BaseException as error:
-                with self._lock:
-                    del self._views[view]
-                future.set_exception(error)
-                raise
-            self._trim(added=_weight(future.result()))
-        return future.result().copy()
+        return self._views.get(view, lambda: self._render(view)).copy()
 
     def _render(self, view: View) -> Image.Image:
         size = view.size(self.spec)
-        data = self.store.get(view.ref.sha256)
         if view.region is None:
             hint = (size[0] - int(size[0] * _DRAFT_SLACK), size[1] - int(size[1] * _DRAFT_SLACK))
-            image = decode(data, limits=self.store.limits, size_hint=hint)
+            image = self.store.pixels(view.ref.sha256, size_hint=hint)
         else:
-            image = decode(data, limits=self.store.limits).crop(view.box)
+            image = self.store.pixels(view.ref.sha256).crop(view.box)
         if image.size == size:
             return image
         drafted = view.region is None and image.size != (view.ref.width, view.ref.height)
         if drafted and all(abs(have - want) < _CLOSE * want for have, want in zip(image.size, size, strict=True)):
             return _corrected(image, size)
         return image.resize(size, Image.Resampling.BICUBIC)
-
-    def _trim(self, added: int) -> None:
-        """Counts `added` bytes and drops the least recently used views beyond the limit; views in rendering stay."""
-        with self._lock:
-            self._bytes += added
-            if self._bytes <= self.cache_size:
-                return
-            for view, future in list(self._views.items()):
-                if self._bytes <= self.cache_size:
-                    break
-                if future.done():
-                    del self._views[view]
-                    self._bytes -= _weight(future.result())
 
 
 def _corrected(image: Image.Image, size: tuple[int, int]) -> Image.Image:

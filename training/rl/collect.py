@@ -187,11 +187,6 @@ class Collector:
 class WorkingStore(MemoryImageStore):
     """Images of the batch under way; a training run would otherwise keep every image it has ever seen."""
 
-    def clear(self) -> None:
-        """Forget all images."""
-        self._data.clear()
-        self._refs.clear()
-
 
 def _rollout(example: Example, state: dict[str, Any], turns: tuple[Turn, ...], seconds: float) -> Rollout:
     if not turns:

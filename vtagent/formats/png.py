@@ -60,9 +60,9 @@ def strip(data: bytes, limits: ImageLimits) -> Stripped:
                     texts[name] = kind, data[body + len(name) + 1 : end]
     if not pixels:
         raise UnreadableImage("the PNG image ends before its pixels: is it complete?")
-    joined = b"".join(pixels)
-    # Decoders do not check the checksum of the pixels: the compressed stream has its own.
-    kept += [struct.pack(">I", len(joined)), b"IDAT", joined, bytes(4), b"\0\0\0\0IEND\xaeB`\x82"]
+    joined = b"IDAT" + b"".join(pixels)
+    kept += [struct.pack(">I", len(joined) - 4), joined, struct.pack(">I", zlib.crc32(joined))]
+    kept.append(b"\0\0\0\0IEND\xaeB`\x82")
     if exif is None and _EXIF_TEXT in texts:
         exif = _from_hex(_text(*texts[_EXIF_TEXT], limits))
     xmp = _text(*texts[_XMP_TEXT], limits) if _XMP_TEXT in texts else None
