@@ -22,7 +22,15 @@ from vtagent.errors import ImageNotFound, ImageRefused, ImageTampered, ImageTooL
 from vtagent.limits import ImageLimits
 from vtagent.pixels import decode, inspect, is_drafted
 
-__all__ = ["DirectoryImageStore", "ImageLimits", "ImageRef", "ImageStore", "MemoryImageStore", "decode", "default_store"]
+__all__ = [
+    "DirectoryImageStore",
+    "ImageLimits",
+    "ImageRef",
+    "ImageStore",
+    "MemoryImageStore",
+    "decode",
+    "default_store",
+]
 
 _HEX = re.compile(r"[0-9a-f]{64}")
 

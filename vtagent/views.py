@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import math
 import re
 from collections.abc import Mapping
@@ -15,6 +13,7 @@ from typing import Any
 from PIL import Image
 
 from vtagent.caches import SharedCache
+from vtagent.encoding import LOSSLESS, EncodedImage, Encoding, encode, plain_original
 from vtagent.errors import ImageRefused, RegionError
 from vtagent.images import ImageRef, ImageStore
 from vtagent.regions import SCALE, Region
@@ -207,12 +206,21 @@ class ViewRenderer:
         store: The store that holds the originals.
         spec: Image sizes of the model family.
         cache_size: Bytes of rendered pixels to keep, at 3 bytes per pixel.
+        encoded_size: Bytes of encoded views to keep.
     """
 
-    def __init__(self, store: ImageStore, spec: VisionSpec, *, cache_size: int = 256 * 2**20) -> None:
+    def __init__(
+        self,
+        store: ImageStore,
+        spec: VisionSpec,
+        *,
+        cache_size: int = 256 * 2**20,
+        encoded_size: int = 64 * 2**20,
+    ) -> None:
         self.store = store
         self.spec = spec
         self._views: SharedCache[View, Image.Image] = SharedCache(cache_size, _weight)
+        self._encoded: SharedCache[tuple[View, Encoding], EncodedImage] = SharedCache(encoded_size, _length)
 
     def render(self, view: View) -> Image.Image:
         """Renders a view. The same view of the same bytes always gives the same pixels.
@@ -230,6 +238,39 @@ class ViewRenderer:
             ImageNotFound, ImageTampered, UnreadableImage, ImageTooLarge: The original is missing or cannot be used.
         """
         return self._views.get(view, lambda: self._render(view)).copy()
+
+    def encode(self, view: View, encoding: Encoding = LOSSLESS) -> EncodedImage:
+        """Encodes a view for a request, and keeps the result.
+
+        A whole view whose size is that of the original is sent as the original file, without its metadata, where that is
+        smaller and allowed. Any other lossy view of a whole image has at most the size of the original file, as far as
+        the quality allows.
+
+        Args:
+            view: The view to send.
+            encoding: How to encode it: `LOSSLESS`, or `LOSSY` for hosted models.
+
+        Returns:
+            The file to send and its type.
+
+        Raises:
+            ImageTooLarge: As in `render`; or the view takes more than `encoding.max_bytes` bytes.
+            ImageNotFound, ImageTampered, UnreadableImage: As in `render`.
+        """
+        return self._encoded.get((view, encoding), lambda: self._encode(view, encoding))
+
+    def _encode(self, view: View, encoding: Encoding) -> EncodedImage:
+        image = self._views.get(view, lambda: self._render(view))
+        if view.region is not None:
+            return encode(image, encoding)
+        data = self.store.get(view.ref.sha256)
+        original = None
+        if view.size(self.spec) == (view.ref.width, view.ref.height):
+            original = plain_original(data, encoding, limits=self.store.limits)
+            if original and encoding.max_bytes is not None and len(original.data) > encoding.max_bytes:
+                original = None
+        encoded = encode(image, encoding, original=None if original else len(data))
+        return original if original and len(original.data) <= len(encoded.data) else encoded
 
     def _render(self, view: View) -> Image.Image:
         size = view.size(self.spec)
@@ -271,8 +312,19 @@ def _weight(image: Image.Image) -> int:
     return 3 * image.width * image.height
 
 
-def data_url(image: Image.Image) -> str:
-    """Encodes pixels as a `data:image/png;base64,…` URL, for servers that take pixels in the request."""
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG", compress_level=1)  # lossless at any level; the lowest saves most of the time
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+def _length(encoded: EncodedImage) -> int:
+    """Returns the size of an encoded view, in bytes."""
+    return len(encoded.data)
+
+
+def data_url(image: Image.Image, encoding: Encoding = LOSSLESS) -> str:
+    """Encodes pixels as a `data:` URL, for servers that take pixels in the request. Views: `ViewRenderer.encode`.
+
+    Args:
+        image: The pixels.
+        encoding: How to encode them; a PNG of the exact pixels by default.
+
+    Raises:
+        ImageTooLarge: As in `vtagent.encoding.encode`.
+    """
+    return encode(image, encoding).data_url
