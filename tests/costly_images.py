@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import struct
 import zlib
 from collections.abc import Callable, Sequence
@@ -125,7 +124,7 @@ def png_of_small_idats(count: int) -> bytes:
     """A PNG whose pixels are cut into chunks of one byte, with empty ones between."""
     data = encode(Image.effect_noise((64, 64), 90))
     start = data.find(b"IDAT") - 4
-    length = struct.unpack(">I", data[start : start + 4])[0]
+    length = int.from_bytes(data[start : start + 4], "big")
     pixels = data[start + 8 : start + 8 + length]
     empty = png_chunk(b"IDAT") * max(0, count - length)
     cut = b"".join(png_chunk(b"IDAT", pixels[at : at + 1]) for at in range(length))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import threading
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -152,8 +153,12 @@ def test_a_resized_whole_view_is_no_larger_than_the_file_as_far_as_quality_allow
 def test_a_view_is_encoded_once_and_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     renderer, ref = rendering(file(photo((320, 240)), "JPEG"))
     calls: list[object] = []
-    real = encoding.encode
-    monkeypatch.setattr("vtagent.views.encode", lambda *a, **k: calls.append(a) or real(*a, **k))
+
+    def counted(*arguments: Any, **options: Any) -> EncodedImage:
+        calls.append(arguments)
+        return encode(*arguments, **options)
+
+    monkeypatch.setattr("vtagent.views.encode", counted)
     view = View(ref, region=Region(0, 0, 500, 500))
     results: list[EncodedImage] = []
     threads = [threading.Thread(target=lambda: results.append(renderer.encode(view, LOSSY))) for _ in range(8)]

@@ -147,7 +147,12 @@ def test_room_is_made_before_a_value_is_made() -> None:
 def test_a_value_that_is_too_large_is_not_kept() -> None:
     cache: SharedCache[str, bytes] = SharedCache(100, len)
     made: list[int] = []
+
+    def make() -> bytes:
+        made.append(1)
+        return bytes(101)
+
     for _ in range(2):
-        cache.get("a", lambda: made.append(1) or bytes(101))
+        cache.get("a", make)
     assert len(made) == 2
     assert cache._bytes == 0

@@ -30,7 +30,7 @@ class Encoding:
         lossy: Whether a JPEG is sent where it is smaller than a PNG. Without it the receiver gets the exact pixels,
             which token-exact engines need.
         quality: JPEG quality, 1 to 95. At 90, with colours at full resolution, the bundled policy reads documents as
-            well as from the exact pixels (benchmarks/results/payload.md).
+            well as from the exact pixels (benchmarks/results/jpeg_reading.md).
         max_bytes: Most bytes that the receiver takes; None for any number. The quality is lowered where needed.
     """
 
@@ -67,8 +67,8 @@ def encode(image: Image.Image, encoding: Encoding = LOSSLESS, *, original: int |
     Args:
         image: The pixels.
         encoding: How to encode them.
-        original: Size, in bytes, of a file that shows at least as much. The quality is lowered to 75 at most to make the
-            result no larger.
+        original: Size, in bytes, of a file that shows at least as much. To make the result no larger, the quality is
+            lowered, to 75 at the least.
 
     Raises:
         ImageTooLarge: The result has more than `encoding.max_bytes` bytes, at the lowest quality if it may be lossy.

@@ -217,11 +217,11 @@ class ImageStore(ABC):
 class MemoryImageStore(ImageStore):
     """Keeps originals in this process's memory, for tests, notebooks and short-lived agents.
 
-    The store is bounded. An image is used when it is put, read or looked up, which each turn of a conversation does for
-    every image that it shows. Where a new image needs room, the images that were not used for the longest time go: their
-    conversations are idle, and one that goes on reads a note in place of the image. An image that was used within
-    `grace` seconds never goes, since a run under way may need it. If all are as recent, the new image is refused, before
-    anything refers to it. For conversations that must not lose an image, use `DirectoryImageStore`.
+    The store is bounded. An image is used when it is put, read or looked up; each turn of a conversation does so for
+    every image that it shows. Where a new image needs room, the longest unused images go: their conversations are idle,
+    and one that goes on reads a note in place of the image. An image that was used within `grace` seconds never goes,
+    since a run under way may need it. If all are as recent, the new image is refused, before anything refers to it. For
+    conversations that must not lose an image, use `DirectoryImageStore`.
 
     Args:
         limits: Limits that an image must meet to be stored.
@@ -328,8 +328,8 @@ class MemoryImageStore(ImageStore):
             held -= len(self._data.get(name, b""))
         if held + size > self.max_bytes:
             raise ImageTooLarge(
-                f"the image store holds {held} bytes of images in use; with {size} more it would exceed {self.max_bytes}: "
-                "use a DirectoryImageStore, collect_garbage, or a larger max_bytes"
+                f"the image store holds {held} bytes of images in use; with {size} more it would exceed "
+                f"{self.max_bytes}: use a DirectoryImageStore, collect_garbage, or a larger max_bytes"
             )
         for name in doomed:
             self._delete(name)

@@ -242,9 +242,9 @@ class ViewRenderer:
     def encode(self, view: View, encoding: Encoding = LOSSLESS) -> EncodedImage:
         """Encodes a view for a request, and keeps the result.
 
-        A whole view whose size is that of the original is sent as the original file, without its metadata, where that is
-        smaller and allowed. Any other lossy view of a whole image has at most the size of the original file, as far as
-        the quality allows.
+        A whole view whose size is that of the original is sent as the original file, without its metadata, where that
+        is smaller and allowed. Any other lossy view of a whole image takes at most the bytes of the original file, as
+        far as the quality allows.
 
         Args:
             view: The view to send.

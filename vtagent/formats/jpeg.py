@@ -58,7 +58,9 @@ def strip(data: bytes, limits: ImageLimits) -> Stripped:
         UnreadableImage: It is incomplete, or coded in a way that is not read.
         ImageTooLarge: It has too many segments, or its scans cover too many samples.
     """
-    kept, exif, xmp, frame = [b"\xff\xd8"], [], None, None
+    kept, exif = [b"\xff\xd8"], list[bytes]()
+    xmp: bytes | None = None
+    frame: _Frame | None = None
     segments = Counter("JPEG", "segments", limits)
     position = 2
     while True:

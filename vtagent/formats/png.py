@@ -71,14 +71,21 @@ def strip(data: bytes, limits: ImageLimits) -> Stripped:
 
 
 def _text(kind: bytes, body: bytes, limits: ImageLimits) -> bytes:
-    """Returns the text of a chunk whose keyword has been cut off; empty if it is too long when inflated."""
+    """Returns the text of a chunk.
+
+    Args:
+        kind: The chunk's type: tEXt, zTXt or iTXt.
+        body: Its content behind the keyword.
+        limits: Limits, of which `max_metadata_bytes` counts.
+
+    Returns:
+        The text; empty if it is too long when inflated, or cannot be.
+    """
     if kind == b"tEXt":
         return body
     packed = kind == b"zTXt" or body[:1] == b"\1"
-    if kind == b"zTXt":
-        body = body[1:]
-    else:  # compression flag and method, then language and translated keyword
-        body = body[2:].split(b"\0", 2)[-1]
+    # Before the text, zTXt has a method; iTXt has a flag, a method, a language and a translated keyword.
+    body = body[1:] if kind == b"zTXt" else body[2:].split(b"\0", 2)[-1]
     if not packed:
         return body
     inflater = zlib.decompressobj()
