@@ -67,9 +67,9 @@ def main() -> None:
     """Measures, and writes the report to benchmarks/results/."""
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     note = (
-        "Megabytes of the views of a 12-megapixel JPEG in a request; base64 adds a third. Goal: no view takes more than "
-        f"the file. JPEG quality {LOSSY.quality}, colours at full resolution. A whole view of the original's size is "
-        "the original."
+        "Megabytes of the views of a 12-megapixel JPEG in a request; base64 adds a third. Goal: no view takes more "
+        f"than the file. JPEG quality {LOSSY.quality}, colours at full resolution. A whole view of the original's size "
+        "is the original."
     )
     report("payload", bytes_of_views(), note=note)
 

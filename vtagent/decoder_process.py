@@ -25,6 +25,10 @@ _PATIENCE = 10.0
 """Seconds of wall time for each second of processor time: the machine may be busy."""
 
 
+_RUN = "import runpy, sys; sys.path.append(sys.argv[1]); runpy.run_path(sys.argv[2], run_name='__main__')"
+"""Runs a script that finds Pillow where this process has found it, and nothing else that was not installed."""
+
+
 class TookTooMuch(Exception):
     """The decoder process has used up its time or memory."""
 
@@ -45,8 +49,8 @@ def decode_alone(data: bytes, format: str, *, seconds: float, memory: int) -> Im
         TookTooMuch: It took more time or memory.
         OSError: It cannot be decoded; the text says why.
     """
-    arguments = [str(Path(PIL.__file__).parent.parent), format, str(seconds), str(memory + _START)]
-    command = [sys.executable, "-I", str(Path(__file__).resolve()), *arguments]
+    paths = [str(Path(PIL.__file__).parent.parent), str(Path(__file__).resolve())]
+    command = [sys.executable, "-I", "-c", _RUN, *paths, format, str(seconds), str(memory + _START)]
     try:
         done = subprocess.run(command, input=data, capture_output=True, timeout=1 + _PATIENCE * seconds, check=False)
     except subprocess.TimeoutExpired:
@@ -65,7 +69,7 @@ def decode_alone(data: bytes, format: str, *, seconds: float, memory: int) -> Im
     return image
 
 
-def _main(package: str, format: str, seconds: str, memory: str) -> None:
+def _main(format: str, seconds: str, memory: str) -> None:
     """Reads a file from stdin; writes a line of JSON and the pixels to stdout."""
     if hasattr(signal, "setitimer"):
         signal.setitimer(signal.ITIMER_PROF, float(seconds))  # its signal ends the process
@@ -91,4 +95,4 @@ def _main(package: str, format: str, seconds: str, memory: str) -> None:
 
 
 if __name__ == "__main__":
-    _main(*sys.argv[1:])
+    _main(*sys.argv[3:])
