@@ -32,12 +32,10 @@ from vtagent.training.data import Example, open_examples, rendered
 from vtagent.training.durable import write_whole
 from vtagent.training.measure.asking import evaluate
 from vtagent.training.measure.curves import plot_learning, read_history
-from vtagent.training.measure.identity import digest_of_examples, digest_of_weights, folder_name
-from vtagent.training.measure.journal import SAMPLES, Journal
-from vtagent.training.measure.markdown_table import markdown
+from vtagent.training.measure.journal import SAMPLES, Journal, digest_of_examples, digest_of_weights, folder_name
 from vtagent.training.measure.modes import MODES, biased
 from vtagent.training.measure.outcomes import Outcome, wall_seconds
-from vtagent.training.measure.summaries import SummaryRow, resolved_mix, summarize
+from vtagent.training.measure.summaries import SummaryRow, markdown, resolved_mix, summarize
 from vtagent.training.rewards.grading import Cascade
 
 __all__ = ["MODES", "Outcome", "SummaryRow", "evaluate", "main", "markdown", "summarize", "write"]
@@ -81,9 +79,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arguments: Words of the command line; those of this process if absent.
     """
     parser = _parser()
-    options = parser.parse_args(arguments)
     with clean_exit(parser):
-        _run(options)
+        _run(parser.parse_args(arguments))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -124,10 +121,8 @@ def _run(options: argparse.Namespace) -> None:
     zooming = _zooming(options)
     if not 0 < zooming.get("scale", 1) <= 1 or zooming.get("max_zooms", 1) < 1:
         raise DataError("--scale must be above 0 and at most 1, --max-zooms at least 1")
-    if mix:
-        resolved_mix(
-            mix, sorted({example.source for example in examples})
-        )  # a wrong name fails here, before the long part
+    if mix:  # a wrong name fails here, before the long part
+        resolved_mix(mix, sorted({example.source for example in examples}))
     settings = {
         "model": str(options.model),
         "weights": digest_of_weights(options.model),
@@ -141,12 +136,12 @@ def _run(options: argparse.Namespace) -> None:
     out = options.out or Path("runs/evaluate") / folder_name(settings)
     grader = grader_of(options, out)
     history = read_history(options.history) if options.history else None
-    with Journal(out, settings) as journal:
-        model = ChatVLM.from_pretrained(
-            options.model, store=MemoryImageStore(), temperature=options.temperature, max_tokens=options.max_tokens
-        )
-        asyncio.run(_asked(model, examples, journal, grader, options))
-        outcomes = journal.outcomes
+    journal = Journal(out, settings)
+    model = ChatVLM.from_pretrained(
+        options.model, store=MemoryImageStore(), temperature=options.temperature, max_tokens=options.max_tokens
+    )
+    asyncio.run(_asked(model, examples, journal, grader, options))
+    outcomes = journal.outcomes
     if history and not plot_learning(history, out / "curves.png"):
         print(f"{options.history} has no metrics to plot", file=sys.stderr)
     command = {name: value for name, value in vars(options).items() if value is not None}

@@ -7,9 +7,13 @@ with an `error`; the other runs are not affected.
 from __future__ import annotations
 
 import asyncio
+import random
 import threading
 from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from queue import SimpleQueue
 from typing import Any, TypeVar
 
 from langchain_core.messages import AIMessage
@@ -18,12 +22,10 @@ from vtagent.errors import ModelError, VtagentError
 from vtagent.graphs.zoom import ZoomContext, create_zoom_agent
 from vtagent.images import MemoryImageStore
 from vtagent.models.chat import ChatVLM
+from vtagent.models.engine import Engine, Generation, Request
 from vtagent.protocol import is_well_formed, reply_of
 from vtagent.training.data import Example
-from vtagent.training.rl.daemon_threads import DaemonThreads
-from vtagent.training.rl.rollout import Rollout
-from vtagent.training.rl.seeded_engine import SeededEngine
-from vtagent.training.rl.turns import turns_of
+from vtagent.training.rl.rollout import Rollout, turns_of
 from vtagent.training.run_example import ExampleRun, one_line, run_example
 
 T = TypeVar("T")
@@ -174,3 +176,70 @@ def _reason(error: Exception) -> str:
     if isinstance(error, TimeoutError):
         return str(error)
     return one_line(error) if isinstance(error, VtagentError) else f"the graph raised {one_line(error)}"
+
+
+class DaemonThreads(ThreadPoolExecutor):
+    """Starts a daemon thread whenever none is free, so that a call that hangs takes no place from others.
+
+    The event loop accepts only a ThreadPoolExecutor as its default executor, hence the base class. Its pool is unused.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._calls: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._free = threading.Semaphore(0)
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+        """See `Executor.submit`."""
+        future: Future[T] = Future()
+
+        def call() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
+            try:
+                future.set_result(fn(*args, **kwargs))
+            except BaseException as error:
+                future.set_exception(error)
+
+        self._calls.put(call)
+        if not self._free.acquire(blocking=False):
+            threading.Thread(target=self._work, name="vtagent-rollout-thread", daemon=True).start()
+        return future
+
+    def _work(self) -> None:
+        while True:
+            self._calls.get()()
+            self._free.release()
+
+
+class SeededEngine(Engine):
+    """Hands the requests of one run to the engine that all runs share.
+
+    Each reply has its own seed. With one seed for all of them, the second reply would draw the random numbers that
+    decided the first one.
+
+    Args:
+        engine: The shared engine. Closing this one leaves it open.
+        seed: The seed of the run.
+        banned: Tokens that no reply may contain.
+    """
+
+    def __init__(self, engine: Engine, seed: int, banned: frozenset[int]) -> None:
+        self.context = engine.context
+        self.requests = 0
+        """Requests submitted so far."""
+        self._engine, self._seed, self._banned = engine, seed, banned
+
+    def submit(self, request: Request) -> Future[Generation]:
+        """See `Engine.submit`."""
+        seed = random.Random(f"{self._seed}/{self.requests}").getrandbits(48)
+        self.requests += 1
+        sampling = replace(request.sampling, seed=seed, banned=request.sampling.banned | self._banned)
+        return self._engine.submit(replace(request, sampling=sampling))
+
+    def announce(self) -> AbstractContextManager[None]:
+        """See `Engine.announce`."""
+        return self._engine.announce()
+
+    def close(self) -> None:
+        """Do nothing: the engine belongs to all runs."""

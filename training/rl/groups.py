@@ -16,9 +16,9 @@ from vtagent.errors import ImageError, ModelError
 from vtagent.models.codec import Codec
 from vtagent.training.data import Example
 from vtagent.training.rewards import Grader, Reward, Verdict, group_rewards
+from vtagent.training.rl.checkpoints import seed_of
 from vtagent.training.rl.collect import Collector, Job
 from vtagent.training.rl.metrics import Failure, Scored
-from vtagent.training.rl.order import seed_of
 from vtagent.training.rl.rollout import Rollout
 from vtagent.training.rl.samples import SampleMaker, TrainingSample
 from vtagent.training.rl.settings import GraphGRPOConfig

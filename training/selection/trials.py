@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -141,15 +141,6 @@ def write_selected(path: Path, selected: Iterable[tuple[Kind, Trial]]) -> None:
         for kind, trial in selected
     ]
     write_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-
-
-def count_table(trials: Sequence[Trial]) -> list[list[int]]:
-    """Number of questions by right answers: `table[full][low]`, each index from 0 to the number of samples."""
-    samples = max(trial.samples for trial in trials)
-    table = [[0] * (samples + 1) for _ in range(samples + 1)]
-    for trial in trials:
-        table[trial.full][trial.low] += 1
-    return table
 
 
 def _read(path: Path) -> list[Trial]:
