@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vtagent.errors import ModelError, SettingsError, VtagentError
+from vtagent.errors import ModelError, SettingsError, VtagentError, one_line
 from vtagent.training.durable import write_whole
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ def parse(arguments: list[str]) -> tuple[RunArguments, GraphGRPOConfig, Any]:
     except OSError as error:
         raise SettingsError(f"{error.filename}: {error.strerror}") from error
     except (ValueError, IndexError) as error:
-        raise SettingsError(" ".join(str(error).split())) from error
+        raise SettingsError(one_line(error, limit=1000)) from error
     args.remove_unused_columns = False
     args.disable_tqdm = True  # `ShowProgress` adds the metrics
     return run, args, model_args
@@ -192,7 +192,7 @@ def _trainer(run: RunArguments, args: GraphGRPOConfig, model_args: Any) -> Any:
             attn_implementation=model_args.attn_implementation or "sdpa",
         )
     except (OSError, ValueError) as error:
-        raise ModelError(f"no model at {path!r}: {' '.join(str(error).split())[:200]}") from error
+        raise ModelError(f"no model at {path!r}: {one_line(error)}") from error
     if run.freeze_vision:
         model.model.visual.requires_grad_(False)
     trainer = GraphGRPOTrainer(
@@ -225,8 +225,7 @@ def _at_revision(path: str, revision: str) -> str:
     try:
         return snapshot_download(path, revision=revision)
     except (OSError, ValueError) as error:
-        said = " ".join(str(error).split())[:200]
-        raise ModelError(f"no model at {path!r} in revision {revision!r}: {said}") from error
+        raise ModelError(f"no model at {path!r} in revision {revision!r}: {one_line(error)}") from error
 
 
 def remember(settings: dict[str, Any], folder: Path, *, going_on: bool) -> None:

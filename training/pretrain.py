@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from vtagent.training.durable import replacing
+from vtagent.training.measure.plots import Series, plot_curves
 from vtagent.training.pretraining.batched import ATTENTION, encode_pages, hidden_states, packed_loss
 from vtagent.training.pretraining.lessons import GLYPH_INDEX, SLOTS, LessonBatch, LessonDataset
 from vtagent.training.pretraining.policy import build_model, save_policy
@@ -282,23 +283,11 @@ class Curve:
             writer = csv.DictWriter(file, names)
             writer.writeheader()
             writer.writerows(self.rows)
-        self._draw(list(measured))
-
-    def _draw(self, names: Sequence[str]) -> None:
-        import matplotlib
-
-        matplotlib.use("Agg")
-        from matplotlib import pyplot as plt
-
-        figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
-        for name in names:
+        lines = {}
+        for name in measured:
             points = [(float(r["minutes"]), float(r[name])) for r in self.rows if r.get(name)]
-            axes.plot(*zip(*points, strict=True), marker=".", label=name)
-        axes.set(xlabel="minutes", ylabel="share", ylim=(0, 1), title="Pretraining of the bundled policy")
-        axes.grid(alpha=0.3)
-        axes.legend()
-        figure.savefig(self.path.with_suffix(".png"), dpi=110)
-        plt.close(figure)
+            lines[name] = Series([x for x, _ in points], [y for _, y in points])
+        plot_curves({"Pretraining of the bundled policy": lines}, self.path.with_suffix(".png"), x="minutes")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from PIL import Image, UnidentifiedImageError
 
-from vtagent.errors import ImageError, ImageTooLarge, UnreadableImage
+from vtagent.errors import ImageError, ImageTooLarge, UnreadableImage, one_line
 
 __all__ = ["ImageLimits", "decode", "inspect"]
 
@@ -101,7 +101,9 @@ def decode(data: bytes, *, limits: ImageLimits, size_hint: tuple[int, int] | Non
         except ImageError:
             raise
         except Exception as error:  # a corrupt file can make a codec raise anything
-            raise UnreadableImage(f"the {image.format} cannot be decoded ({_line(error)}): is it complete?") from error
+            raise UnreadableImage(
+                f"the {image.format} cannot be decoded ({one_line(error)}): is it complete?"
+            ) from error
         return rgb if turn is None else rgb.transpose(turn)
 
 
@@ -114,11 +116,11 @@ def _open(data: bytes, limits: ImageLimits) -> Image.Image:
     try:
         image: Image.Image = Image.open(io.BytesIO(data), formats=limits.formats)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ImageTooLarge(f"too many pixels for PIL.Image.MAX_IMAGE_PIXELS ({_line(error)})") from error
+        raise ImageTooLarge(f"too many pixels for PIL.Image.MAX_IMAGE_PIXELS ({one_line(error)})") from error
     except UnidentifiedImageError:
         raise UnreadableImage(f"not a complete image ({_guess(data)}): expected {', '.join(limits.formats)}") from None
     except Exception as error:
-        raise UnreadableImage(f"the image's header cannot be read ({_line(error)}): is it complete?") from error
+        raise UnreadableImage(f"the image's header cannot be read ({one_line(error)}): is it complete?") from error
     width, height = image.size
     if min(width, height) < 1:
         raise UnreadableImage(f"the image has no pixels: {width}x{height}")
@@ -137,7 +139,7 @@ def _is_animated(image: Image.Image) -> bool:
     try:
         return bool(getattr(image, "is_animated", False))
     except Exception as error:
-        raise UnreadableImage(f"the {image.format} ends inside a frame ({_line(error)}): is it complete?") from error
+        raise UnreadableImage(f"the {image.format} ends inside a frame ({one_line(error)}): is it complete?") from error
 
 
 def _orientation(image: Image.Image) -> int:
@@ -182,8 +184,3 @@ def _guess(data: bytes) -> str:
     if data[4:8] == b"ftyp":
         return "this looks like HEIC, AVIF or video: convert it first"
     return f"it starts with {data[:8]!r}"
-
-
-def _line(error: BaseException) -> str:
-    """Returns the message of a library's error on one line."""
-    return " ".join(str(error).split()) or type(error).__name__

@@ -1,4 +1,7 @@
-"""Examples from the rows of a table: bad rows are dropped and counted at once, images are read when they are needed."""
+"""Examples from the rows of tables, and `open_examples`, which opens examples of any kind by name.
+
+Bad rows are dropped and counted at once; images are read when they are needed.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from vtagent.errors import DataError, ImageError
+from vtagent.images import decode
 from vtagent.training.data.columns import Columns, texts, value_at
 from vtagent.training.data.examples import Domain, Example, ExampleSequence, RenderedPages
-from vtagent.training.data.image_bytes import LIMITS, decoding_error, image_bytes, resized
+from vtagent.training.data.image_bytes import LIMITS, image_bytes, resized
 from vtagent.training.data.mixing import Joined, Part
 from vtagent.training.data.tables import Table, open_table
 
@@ -56,7 +60,7 @@ class FileExamples(ExampleSequence):
         self.kept = self._good_rows(limit)
         if not self.kept:
             raise DataError(f"no usable row: {self.summary}")
-        names = self._top_columns("source", "id")
+        names = self.columns.tops("source", "id")
         heads = [self.table.row(number, names) for number in self.kept] if names else [{} for _ in self.kept]
         self._sources = [self._source(value_at(head, self.columns.source)) for head in heads]
         ids = [value_at(head, self.columns.id) for head in heads]
@@ -85,7 +89,7 @@ class FileExamples(ExampleSequence):
             ImageError: The image is no longer there.
         """
         number = self.kept[index]
-        row = self.table.row(number, self.columns.tops)
+        row = self.table.row(number, self.columns.tops())
         image, size = self._image(row), self._size(row)
         return Example(
             id=self.prefix + (self._ids[index] or f"{self.table.name}/{number}"),
@@ -128,23 +132,19 @@ class FileExamples(ExampleSequence):
 
     def _fault(self, number: int) -> tuple[str, str]:
         """The reason to drop a row and a detail to print after it; two empty strings for a good row."""
-        row = self.table.row(number, self.columns.tops)
+        row = self.table.row(number, self.columns.tops())
         if not _question(value_at(row, self.columns.question)):
             return "an empty question", ""
         if not texts(value_at(row, self.columns.answers)):
             return "an empty answer", ""
         try:
-            fault = decoding_error(self._image(row))
+            decode(self._image(row), limits=LIMITS)
             size = self._size(row)
         except (ImageError, ValueError, TypeError) as error:
             return "an unreadable image", f", {error}"
-        if size and not fault and (min(size) < 1 or size[0] * size[1] > LIMITS.max_pixels):
-            fault = f"wanted at {size[0]}×{size[1]}"
-        return ("an unreadable image", f", {fault}") if fault else ("", "")
-
-    def _top_columns(self, *names: str) -> list[str]:
-        paths = [getattr(self.columns, name) for name in names]
-        return list(dict.fromkeys(path.split(".")[0] for path in paths if path is not None))
+        if size and (min(size) < 1 or size[0] * size[1] > LIMITS.max_pixels):
+            return "an unreadable image", f", wanted at {size[0]}×{size[1]}"
+        return "", ""
 
     def _source(self, value: object) -> str:
         if value is None or str(value).strip() == "":

@@ -1,4 +1,7 @@
-"""Asks every question in every mode by runs of the graph. A run that fails is an outcome, too."""
+"""Asks every question in every mode by runs of the graph. A run that fails is an outcome, too.
+
+`evaluate` does so for all examples; `ForcedProbe` for a few of them during training, with the decision forced.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from statistics import fmean
 from typing import Any
 
+from vtagent.errors import described
 from vtagent.graphs.zoom import ZoomAgent, ZoomContext, create_zoom_agent
 from vtagent.models.chat import ChatVLM
 from vtagent.training.data import Example
@@ -17,7 +21,7 @@ from vtagent.training.measure.modes import MODES, Mode, in_order, mode_named
 from vtagent.training.measure.outcomes import Outcome, kept_tokens
 from vtagent.training.progress import Progress
 from vtagent.training.rewards import Grader, build_grader
-from vtagent.training.run_example import grade, one_line, run_example
+from vtagent.training.run_example import grade, run_example
 
 
 async def ask(
@@ -39,7 +43,7 @@ async def ask(
     run = await run_example(agent, example, mode.context(model), model.store, limit=timeout)
     if run.error is not None:
         empty = {"answer": None, "zooms": 0, "visual_tokens": 0, "full_visual_tokens": 0}
-        return {**empty, "right": False, "error": one_line(run.error), "seconds": run.seconds}
+        return {**empty, "right": False, "error": described(run.error), "seconds": run.seconds}
     usage = run.state["usage"]
     return {
         "answer": run.state["answer"],

@@ -92,32 +92,26 @@ def plot_sweep(rows: Sequence[SummaryRow], path: Path) -> bool:
 
 
 def plot_curves(
-    panels: Mapping[str, Mapping[str, Series]],
-    path: Path,
-    *,
-    x: str = "optimiser steps",
-    y: str = "%",
-    shares: bool = True,
+    panels: Mapping[str, Mapping[str, Series]], path: Path, *, x: str = "optimiser steps", y: str = "%"
 ) -> None:
-    """Plot curves over training: a panel per title, a line per label. A label has the same colour in all panels.
+    """Plot shares over training: a panel per title, a line per label. A label has the same colour in all panels.
 
     Args:
-        panels: {title: {label: series}}; at least one.
+        panels: {title: {label: series}}; at least one. The values are shares; they are shown as percentages.
         path: The PNG file to write.
         x: The label of the horizontal axis.
         y: The label of the vertical axis.
-        shares: Whether the values are shares from 0 to 1. They are shown as percentages on a fixed axis.
     """
     labels = list(dict.fromkeys(label for lines in panels.values() for label in lines))
     with figure(len(panels), path, width=4.8, height=3.8) as axes:
         for axis, (title, lines) in zip(axes, panels.items(), strict=True):
             for label, series in lines.items():
-                _line(axis, series, label, labels.index(label), percent=shares, markers=False)
+                _line(axis, series, label, labels.index(label), markers=False)
             axis.set_title(title)
             axis.set_xlabel(x)
             axis.xaxis.get_major_locator().set_params(integer=True)
-            if shares:  # the share of visual tokens can exceed 100 %
-                axis.set_ylim(-3, 103 * max([1.0, *(value for series in lines.values() for value in series.y)]))
+            # The share of visual tokens can exceed 100 %.
+            axis.set_ylim(-3, 103 * max([1.0, *(value for series in lines.values() for value in series.y)]))
         axes[0].set_ylabel(y)
         _one_legend(axes)
 
@@ -182,12 +176,11 @@ def _point(axis: Any, x: float, accuracy: Estimate, colour: str, marker: str, la
     )
 
 
-def _line(axis: Any, series: Series, label: str, place: int, *, percent: bool = True, markers: bool = True) -> None:
+def _line(axis: Any, series: Series, label: str, place: int, *, markers: bool = True) -> None:
     colour, dash = COLOURS[place % len(COLOURS)], DASHES[place % len(DASHES)]
-    factor = 100 if percent else 1
     axis.plot(
         series.x,
-        [factor * value for value in series.y],
+        [100 * value for value in series.y],
         color=colour,
         linestyle=dash,
         linewidth=1.8,
@@ -196,7 +189,7 @@ def _line(axis: Any, series: Series, label: str, place: int, *, percent: bool = 
         label=label,
     )
     if series.low:
-        low, high = ([factor * value for value in side] for side in (series.low, series.high))
+        low, high = ([100 * value for value in side] for side in (series.low, series.high))
         axis.fill_between(series.x, low, high, color=colour, alpha=0.15, linewidth=0)
 
 

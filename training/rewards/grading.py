@@ -20,7 +20,7 @@ from typing import Protocol
 
 from langchain_core.language_models import BaseChatModel
 
-from vtagent.errors import ModelError, VtagentError
+from vtagent.errors import ModelError, VtagentError, one_line
 from vtagent.training.rewards.cache import VerdictCache
 from vtagent.training.rewards.judge import Judge
 from vtagent.training.rewards.mathematics import Mathematics
@@ -162,7 +162,7 @@ def chat_model(name: str, url: str | None = None) -> BaseChatModel:
     except ImportError as error:
         raise ModelError(f"the judge {name!r} needs a package that is not installed: {error}") from error
     except Exception as error:  # providers raise many kinds
-        raise ModelError(f"the judge {name!r} cannot be made: {' '.join(str(error).split())}") from error
+        raise ModelError(f"the judge {name!r} cannot be made: {one_line(error)}") from error
     if not isinstance(model, BaseChatModel):
         raise ModelError(f"{name!r} is no chat model")
     return model

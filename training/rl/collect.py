@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from langchain_core.messages import AIMessage
 
-from vtagent.errors import ModelError, VtagentError
+from vtagent.errors import ModelError, VtagentError, described
 from vtagent.graphs.zoom import ZoomContext, create_zoom_agent
 from vtagent.images import MemoryImageStore
 from vtagent.models.chat import ChatVLM
@@ -26,7 +26,7 @@ from vtagent.models.engine import Engine, Generation, Request
 from vtagent.protocol import is_well_formed, reply_of
 from vtagent.training.data import Example
 from vtagent.training.rl.rollout import Rollout, turns_of
-from vtagent.training.run_example import ExampleRun, one_line, run_example
+from vtagent.training.run_example import ExampleRun, run_example
 
 T = TypeVar("T")
 
@@ -175,7 +175,7 @@ def _reason(error: Exception) -> str:
     """Why a run failed, in one line."""
     if isinstance(error, TimeoutError):
         return str(error)
-    return one_line(error) if isinstance(error, VtagentError) else f"the graph raised {one_line(error)}"
+    return described(error) if isinstance(error, VtagentError) else f"the graph raised {described(error)}"
 
 
 class DaemonThreads(ThreadPoolExecutor):

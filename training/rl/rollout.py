@@ -1,4 +1,8 @@
-"""A rollout: one run of the graph on one example, as rewards, the trainer and the rollout log see it."""
+"""A rollout: one run of the graph on one example, as rewards, the trainer and the rollout log see it.
+
+`turns_of` reads its turns from its messages. The records in the replies (`vtagent.models.records`) are the only source,
+so you can train on any stored conversation of a `ChatVLM`, also in another process.
+"""
 
 from __future__ import annotations
 

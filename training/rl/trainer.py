@@ -28,8 +28,7 @@ from vtagent.training.measure.asking import ForcedProbe
 from vtagent.training.rewards import SIGNS, Grader
 from vtagent.training.rl.checkpoints import WholeCheckpoints, Windows, seed_of
 from vtagent.training.rl.collect import Collector, WorkingStore
-from vtagent.training.rl.encode_once import encode_once
-from vtagent.training.rl.forward import DistinctRows
+from vtagent.training.rl.forward import DistinctRows, encode_once
 from vtagent.training.rl.groups import GenerationBatch, GroupRoller
 from vtagent.training.rl.guards import check_dropout, check_model, check_settings, check_trl
 from vtagent.training.rl.log import LoggedRollout, RolloutLog

@@ -1,4 +1,7 @@
-"""The weights of a policy under training as a plain checkpoint has them: shards gathered, adapters merged."""
+"""The weights of a policy under training as a plain checkpoint has them: shards gathered, adapters merged.
+
+`hand_over` loads them into an engine that has weights of its own, such as a vLLM server.
+"""
 
 from __future__ import annotations
 

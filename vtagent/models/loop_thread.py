@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
-from vtagent.errors import ModelError, VtagentError
+from vtagent.errors import ModelError, VtagentError, described
 
 _T = TypeVar("_T")
 
@@ -92,5 +92,4 @@ class LoopThread:
         except VtagentError:
             raise
         except Exception as error:
-            text = " ".join(str(error).split())[:300]
-            raise ModelError(f"the model failed: {type(error).__name__}: {text}") from error
+            raise ModelError(f"the model failed: {described(error)}") from error
