@@ -18,6 +18,8 @@ from torch.utils.data import Sampler
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import GRPOTrainer
 
+from vtagent.training.durable import checkpoints
+
 _STAGING = ".saving"
 
 
@@ -46,13 +48,10 @@ class WholeCheckpoints(GRPOTrainer):  # type: ignore[misc]
             shutil.rmtree(folder / name, ignore_errors=True)
             (staging / name).replace(folder / name)
             shutil.rmtree(staging, ignore_errors=True)
-            self._forget_old(folder)
+            if limit := self.args.save_total_limit:
+                for _, old in checkpoints(folder)[:-limit]:
+                    shutil.rmtree(old, ignore_errors=True)
         self.accelerator.wait_for_everyone()
-
-    def _forget_old(self, folder: Path) -> None:
-        if limit := self.args.save_total_limit:
-            for _, old in checkpoints(folder)[:-limit]:
-                shutil.rmtree(old, ignore_errors=True)
 
     def _load_optimizer_and_scheduler(self, checkpoint: Any) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
@@ -61,23 +60,6 @@ class WholeCheckpoints(GRPOTrainer):  # type: ignore[misc]
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write no model card: a checkpoint is not published."""
-
-
-def checkpoints(folder: str | os.PathLike[str]) -> list[tuple[int, Path]]:
-    """The checkpoints in the folder of a run.
-
-    Args:
-        folder: The output folder of the run.
-
-    Returns:
-        Step and folder of each checkpoint, in the order of steps.
-    """
-    found = []
-    for path in Path(folder).glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
-        step = path.name.rpartition("-")[2]
-        if step.isdigit() and path.is_dir():
-            found.append((int(step), path))
-    return sorted(found)
 
 
 class Windows(Sampler[int]):

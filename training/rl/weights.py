@@ -37,7 +37,11 @@ def whole_weights(model: Any, accelerator: Any) -> dict[str, torch.Tensor]:
     below = {name: weight for name, weight in plain.named_parameters() if ".base_layer." in name}
     before = {name: weight.detach().clone() for name, weight in below.items()}
     unwrapped.merge_adapter()
-    merged = {_name(key): weight.detach().clone() for key, weight in plain.state_dict().items() if "lora_" not in key}
+    merged = {
+        name.replace(".base_layer.", "."): weight.detach().clone()
+        for name, weight in plain.state_dict().items()
+        if "lora_" not in name
+    }
     unwrapped.unmerge_adapter()
     with torch.no_grad():
         for name, weight in below.items():
@@ -63,11 +67,6 @@ def _once(plain: Any, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tenso
     if plain.get_output_embeddings().weight is plain.get_input_embeddings().weight:
         return {name: weight for name, weight in weights.items() if not name.endswith("lm_head.weight")}
     return weights
-
-
-def _name(key: str) -> str:
-    """A weight's name without PEFT's addition."""
-    return key.replace(".base_layer.", ".")
 
 
 def hand_over(engine: ReloadableEngine, model: Any, processor: Any, accelerator: Any, folder: Path) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from vtagent.errors import DataError
+from vtagent.pixels import ImageLimits, inspect
 from vtagent.training.durable import claim, cut_to_whole_lines, read_whole_lines, write_whole
 
 Kind: TypeAlias = Literal["low resolution suffices", "needs full resolution"]
@@ -87,20 +88,17 @@ class TrialLog:
             file.write(json.dumps(asdict(trial), ensure_ascii=False) + "\n")
         self.trials[trial.id] = trial
 
-    def keep_image(self, data: bytes, name: str) -> str:
-        """Write an image file, unless it is there.
-
-        Args:
-            data: An encoded image.
-            name: The name of the file.
+    def keep_image(self, data: bytes) -> str:
+        """Write an encoded image to a file that is named for its contents, unless it is there.
 
         Returns:
             The file, relative to the folder.
         """
-        path = self.folder / "images" / name
-        if not path.exists():
-            write_whole(path, data)
-        return f"images/{name}"
+        mime_type, _, _ = inspect(data, limits=ImageLimits())
+        name = f"images/{hashlib.sha256(data).hexdigest()}.{mime_type.partition('/')[2]}"
+        if not (self.folder / name).exists():
+            write_whole(self.folder / name, data)
+        return name
 
     def selected(self, gain: int, want: int | None = None) -> list[tuple[Kind, Trial]]:
         """The selected questions, in an order that depends only on their ids.
