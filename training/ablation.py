@@ -15,7 +15,7 @@ import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
@@ -75,7 +75,11 @@ def _run(options: argparse.Namespace, others: Sequence[str]) -> None:
         if not finished(folder):
             print(f"run {number} of {len(plan)}: penalty {penalty}, seed {seed}", file=sys.stderr, flush=True)
             _train(options.config, penalty, seed, folder, others)
-        report({own: list(_histories(options.out, own, plan)) for own in options.penalties}, options.out)
+        runs: dict[str, list[History]] = {own: [] for own in options.penalties}
+        for own, own_seed in plan:
+            if finished(made := options.out / f"{own}-{own_seed}"):
+                runs[own].append(read_history(made / "trainer_state.json"))
+        report(runs, options.out)
     print((options.out / "table.md").read_text(encoding="utf-8"))
     print(f"Details in {options.out}")
 
@@ -120,14 +124,6 @@ def _train(config: Path, penalty: str, seed: int, folder: Path, others: Sequence
         raise SettingsError(f"the run in {folder} ended with status {status}")
     if not finished(folder):
         raise KeyboardInterrupt
-
-
-def _histories(out: Path, penalty: str, plan: Sequence[tuple[str, int]]) -> Iterator[History]:
-    """The logs of a penalty's finished runs."""
-    for own, seed in plan:
-        folder = out / f"{own}-{seed}"
-        if own == penalty and finished(folder):
-            yield read_history(folder / "trainer_state.json")
 
 
 def smoothed(series: Series, window: int = WINDOW) -> Series:

@@ -62,7 +62,7 @@ def write(
     rows = summarize(outcomes, mix=mix)
     walls = {mode: round(seconds, 2) for mode, seconds in wall_seconds(outcomes).items()}
     out.mkdir(parents=True, exist_ok=True)
-    summary = {"settings": dict(settings), "mix": mix, "wall seconds": walls, "rows": [row.json() for row in rows]}
+    summary = {"settings": dict(settings), "mix": mix, "wall seconds": walls, "rows": [asdict(row) for row in rows]}
     write_whole(out / "summary.json", json.dumps(summary, indent=1, default=str) + "\n")
     write_whole(out / "table.md", f"{markdown(rows)}\n\n{_notes(walls, mix)}\n")
     write_whole(out / SAMPLES, "".join(json.dumps(asdict(outcome)) + "\n" for outcome in outcomes))

@@ -16,7 +16,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import FrameType
 
 import torch
 import torch.nn.functional as F
@@ -30,6 +29,7 @@ from vtagent.training.pretraining.lessons import GLYPH_INDEX, SLOTS, LessonBatch
 from vtagent.training.pretraining.policy import build_model, save_policy
 from vtagent.training.pretraining.probe import probe
 from vtagent.training.pretraining.supervision import tokenizer
+from vtagent.training.progress import StopRequest
 
 STATE = "state.pt"
 
@@ -189,7 +189,7 @@ def run(
     if (out / STATE).exists():
         trainer.load(out)
         print(f"going on from step {trainer.step} of {settings.steps}", flush=True)
-    stop = _Stop()
+    stop = StopRequest()
     curve = Curve(out / "curve.csv", trainer.step)
     loader = DataLoader(
         LessonDataset(start=trainer.step, steps=settings.steps),
@@ -224,19 +224,6 @@ def run(
 def _leave_interrupts_to_the_trainer(_: int) -> None:
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, signal.SIG_IGN)
-
-
-class _Stop:
-    """Turns the first interrupt into a request to stop. The second one kills the process."""
-
-    def __init__(self) -> None:
-        self.asked = False
-        for name in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(name, self._ask)
-
-    def _ask(self, number: int, _: FrameType | None) -> None:
-        self.asked = True
-        signal.signal(number, signal.SIG_DFL)
 
 
 class Curve:

@@ -21,6 +21,12 @@ from vtagent.training.data.image_bytes import LIMITS, image_bytes, resized
 from vtagent.training.data.mixing import Joined, Part
 from vtagent.training.data.tables import Table, open_table
 
+RENDERED: dict[str, Domain] = {"rendered": "training", "rendered-wide": "wide"}
+PAGES = 1000
+"""Number of rendered pages when no count is given."""
+
+_log = logging.getLogger(__name__)
+
 _PLACEHOLDER = "<image>"
 _CHUNK = 500
 """Rows that are checked between two reports of progress."""
@@ -163,13 +169,6 @@ class FileExamples(ExampleSequence):
 def _question(value: object) -> str:
     """The question without the placeholder for its image; empty if the value is not a text."""
     return value.replace(_PLACEHOLDER, " ").strip() if isinstance(value, str) else ""
-
-
-RENDERED: dict[str, Domain] = {"rendered": "training", "rendered-wide": "wide"}
-PAGES = 1000
-"""Number of rendered pages when no count is given."""
-
-_log = logging.getLogger(__name__)
 
 
 def open_examples(

@@ -23,6 +23,11 @@ from vtagent.training.progress import Progress
 from vtagent.training.rewards import Grader, build_grader
 from vtagent.training.run_example import grade, run_example
 
+QUESTIONS = 32
+"""Maximum questions of a `ForcedProbe`."""
+_FORCED = {"forced/zoom": "forced-zoom", "forced/direct": "forced-direct"}
+"""Name of a probe's metric, and the mode that it measures."""
+
 
 async def ask(
     agent: ZoomAgent, model: ChatVLM, example: Example, mode: Mode, grader: Grader, *, timeout: float | None = None
@@ -131,12 +136,11 @@ async def evaluate(
     return sorted(outcomes, key=lambda outcome: (order.index(outcome.mode), outcome.number))
 
 
-QUESTIONS = 32
-_FORCED = {"forced/zoom": "forced-zoom", "forced/direct": "forced-direct"}
-
-
 class ForcedProbe:
-    """Asks at most `QUESTIONS` of the training examples with the decision taken away.
+    """Measures during training what the decision is worth: accuracy with zooming forced and forbidden.
+
+    It always asks the same questions, at most `QUESTIONS` of the training examples. If the accuracy with forced zooming
+    falls, the policy is losing its ability to read. If both accuracies are equal, zooming gains nothing.
 
     Args:
         model: The policy, greedy. Its images go to its own store.

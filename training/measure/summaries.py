@@ -7,8 +7,7 @@ and one third small print from the same questions as equal parts.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -57,10 +56,6 @@ class SummaryRow:
     """Number of runs that raised or took too long."""
     ungraded: int
     """Number of answers that the grader could not judge. They are in no accuracy."""
-
-    def json(self) -> dict[str, Any]:
-        """The row as JSON values."""
-        return asdict(self)
 
 
 def summarize(outcomes: Sequence[Outcome], *, mix: Mapping[str, float] | None = None) -> list[SummaryRow]:

@@ -90,7 +90,7 @@ class Judge:
         self._failures_in_a_row = 0
         self._down_until = 0.0
         self._last_trouble = ""
-        self._home = LoopThread("vtagent-judge", at_end=at_end or _nothing, closed="the judge is closed")
+        self._home = LoopThread("vtagent-judge", closed="the judge is closed", at_end=at_end)
         weakref.finalize(self, self._home.close, ModelError("the judge is gone"))
 
     async def grade(self, question: str, answers: Sequence[str], prediction: str | None) -> bool | None:
@@ -228,7 +228,3 @@ def identity(model: BaseChatModel) -> str:
 def _in_words(value: object) -> str:
     """A parameter that JSON cannot hold, as text without memory addresses."""
     return re.sub(r" at 0x[0-9a-f]+", "", str(value))
-
-
-async def _nothing() -> None:
-    """Close nothing: the model belongs to the caller."""

@@ -1,8 +1,10 @@
-"""Checkpoints that are written whole or not at all. A resumed run continues as if it had never stopped.
+"""Makes a resumed run continue as if it had never stopped: whole checkpoints, and an order of the data by step.
 
 A checkpoint is written to a staging folder and then renamed, so a kill at any moment leaves the checkpoint before it.
 It holds the step and the state of the optimizer and the schedule. Everything else follows from the seed and the step:
-the order of the data (`order`) and what is sampled.
+the order of the data (`Windows`) and what is sampled (`seed_of`).
+
+A window is the stretch of the data that one generation batch takes.
 """
 
 from __future__ import annotations

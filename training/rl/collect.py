@@ -23,6 +23,7 @@ from vtagent.graphs.zoom import ZoomContext, create_zoom_agent
 from vtagent.images import MemoryImageStore
 from vtagent.models.chat import ChatVLM
 from vtagent.models.engine import Engine, Generation, Request
+from vtagent.models.loop_thread import LoopThread
 from vtagent.protocol import is_well_formed, reply_of
 from vtagent.training.data import Example
 from vtagent.training.rl.rollout import Rollout, turns_of
@@ -66,10 +67,8 @@ class Collector:
         self._context, self._banned, self._limit, self._concurrency = context, banned, limit, concurrency
         self._agent = build(model)
         _ = model._serialized  # cached here once, or LangChain computes it again for the copy of every run
-        self._loop = asyncio.new_event_loop()
-        self._loop.set_default_executor(DaemonThreads())
-        self._thread = threading.Thread(target=self._serve, name="vtagent-rollouts", daemon=True)
-        self._thread.start()
+        closed = "the collector is closed; make a new one"
+        self._home = LoopThread("vtagent-rollouts", closed=closed, executor=DaemonThreads())
 
     def collect(self, jobs: Sequence[Job]) -> list[Rollout]:
         """Make all runs and wait for them.
@@ -83,7 +82,7 @@ class Collector:
 
     def wait(self, work: Coroutine[Any, Any, T]) -> T:
         """The result of a coroutine that runs in the collector's loop. An interrupt cancels it."""
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        future = self._home.run(work)
         try:
             return future.result()
         except BaseException:
@@ -92,13 +91,7 @@ class Collector:
 
     def close(self) -> None:
         """End the event loop. A tool that hangs keeps its thread until the process ends, and does not delay that."""
-        if self._thread.is_alive():
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join()
-
-    def _serve(self) -> None:
-        self._loop.run_forever()
-        self._loop.close()
+        self._home.close(ModelError("the collector was closed before the rollouts were made"))
 
     async def _collect(self, jobs: Sequence[Job]) -> list[Rollout]:
         gate = asyncio.Semaphore(self._concurrency)

@@ -1,9 +1,8 @@
 """GraphGRPOTrainer: TRL's GRPO whose rollouts are runs of the compiled graph, on the weights being trained.
 
 TRL keeps advantages, losses, the reference model, distributed training and logging. This class replaces the rollouts
-(`_generate`), the source of rewards (`_calculate_rewards`), the order of the data (`order`), how often a row is
-computed (`forward`) and how checkpoints are written (`checkpoints`). At start-up it checks what it relies on in TRL
-(`guards`).
+(`_generate`), the source of rewards (`_calculate_rewards`), how often a row is computed (`forward`), the order of the
+data and how checkpoints are written (`checkpoints`). At start-up it checks what it relies on in TRL (`guards`).
 """
 
 from __future__ import annotations
