@@ -208,7 +208,9 @@ def plot(trials: Sequence[Trial], gain: int, path: Path) -> None:
     dark = max(counts.values()) / 4
     scores = range(samples + 1)
     with figure(2, path, width=5.5, height=4.1) as (cells, bars):
-        cells.imshow([[counts[full, low] ** 0.5 for low in scores] for full in scores], origin="lower", cmap="Greys")
+        cells.imshow(
+            [[counts[full, low] ** 0.5 for low in scores] for full in scores], origin="lower", cmap="Greys", vmin=0
+        )
         cells.grid(visible=False)
         for full, low in product(scores, scores):
             if count := counts[full, low]:
