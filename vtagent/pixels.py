@@ -9,7 +9,7 @@ from functools import cache
 from PIL import Image, UnidentifiedImageError
 
 from vtagent.decoder_process import TookTooMuch, decode_alone
-from vtagent.errors import ImageError, ImageTooLarge, UnreadableImage
+from vtagent.errors import ImageError, ImageTooLarge, UnreadableImage, one_line
 from vtagent.formats import Stripped, check_size, strip
 from vtagent.formats.libtiff import silence
 from vtagent.limits import ImageLimits
@@ -106,7 +106,7 @@ def decode(data: bytes, *, limits: ImageLimits, size_hint: tuple[int, int] | Non
             raise
         except Exception as error:  # a corrupt file can make a codec raise anything
             raise UnreadableImage(
-                f"the {stripped.format} cannot be decoded ({_line(error)}): is it complete?"
+                f"the {stripped.format} cannot be decoded ({one_line(error)}): is it complete?"
             ) from error
     turn = _UPRIGHT.get(stripped.orientation)
     return rgb if turn is None else rgb.transpose(turn)
@@ -127,11 +127,11 @@ def _open(stripped: Stripped, limits: ImageLimits) -> Image.Image:
     try:
         image: Image.Image = Image.open(io.BytesIO(stripped.data), formats=(stripped.format,))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ImageTooLarge(f"too many pixels for PIL.Image.MAX_IMAGE_PIXELS ({_line(error)})") from error
+        raise ImageTooLarge(f"too many pixels for PIL.Image.MAX_IMAGE_PIXELS ({one_line(error)})") from error
     except UnidentifiedImageError:
         raise UnreadableImage(f"not a complete {stripped.format}: its header cannot be read") from None
     except Exception as error:
-        raise UnreadableImage(f"the image's header cannot be read ({_line(error)}): is it complete?") from error
+        raise UnreadableImage(f"the image's header cannot be read ({one_line(error)}): is it complete?") from error
     check_size(*image.size, limits)
     memory = _memory(image, stripped)
     if memory > limits.max_memory:
@@ -208,8 +208,3 @@ def _table(bits: int, white_is_zero: bool) -> tuple[int, ...]:
     """Returns the 8-bit grey of each 16-bit number that holds a sample of so many bits."""
     greys = (min(255, value >> bits - 8) for value in range(65536))
     return tuple(255 - grey if white_is_zero else grey for grey in greys)
-
-
-def _line(error: BaseException) -> str:
-    """Returns the message of a library's error on one line."""
-    return " ".join(str(error).split()) or type(error).__name__

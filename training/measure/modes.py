@@ -131,13 +131,5 @@ class _Steered(ChatVLM):
 
 def _steered(model: ChatVLM, choice: Literal["any", "none"]) -> _Steered:
     """The model with a fixed tool choice."""
-    fields = {name: getattr(model, name) for name in ("temperature", "top_p", "top_k", "max_tokens", "seed", "stop")}
-    return _Steered(
-        engine=model.engine,
-        processor=model.processor,
-        store=model.store,
-        model=model.model_name,
-        timeout=model.timeout,
-        choice=choice,
-        **fields,
-    )
+    names = ("engine", "processor", "store", "model_name", "timeout", "temperature", "top_p", "top_k", "max_tokens")
+    return _Steered(choice=choice, **{name: getattr(model, name) for name in (*names, "seed", "stop")})

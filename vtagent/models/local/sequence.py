@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from vtagent.errors import ModelError, VtagentError
+from vtagent.errors import ModelError, VtagentError, described
 from vtagent.models.engine import FinishReason, Generation, Request, Sampling
 from vtagent.models.placeholders import cache_keys, expand, image_spans
 
@@ -50,11 +50,6 @@ class SequenceState:
     """One per sampled token."""
 
     @property
-    def image_tokens(self) -> int:
-        """Tokens of the prompt that stand for image patches."""
-        return sum(end - start for start, end in self.spans)
-
-    @property
     def sampled(self) -> list[int]:
         """The tokens sampled so far."""
         return self.ids[self.prompt_length :]
@@ -85,17 +80,16 @@ class SequenceState:
 
     def finish(self, reason: FinishReason) -> None:
         """Give the caller the reply."""
-        set_result(
-            self.future,
-            Generation(
-                token_ids=tuple(self.sampled),
-                logprobs=tuple(self.logprobs),
-                finish_reason=reason,
-                prompt_tokens=self.prompt_length,
-                image_tokens=self.image_tokens,
-                prefilled_tokens=self.prompt_length - self.cached_length,
-            ),
+        reply = Generation(
+            token_ids=tuple(self.sampled),
+            logprobs=tuple(self.logprobs),
+            finish_reason=reason,
+            prompt_tokens=self.prompt_length,
+            image_tokens=sum(end - start for start, end in self.spans),
+            prefilled_tokens=self.prompt_length - self.cached_length,
         )
+        with suppress(InvalidStateError):  # the caller has cancelled it
+            self.future.set_result(reply)
 
     def fail(self, error: BaseException) -> None:
         """Give the caller an error."""
@@ -164,12 +158,6 @@ def _check(sampling: Sampling, vocabulary: int) -> None:
         raise ModelError(f"logit_bias or banned names a token that is not one of the model's 0…{vocabulary - 1}")
 
 
-def set_result(future: Future[Generation], generation: Generation) -> None:
-    """Set the result of a request, unless the caller has cancelled it."""
-    with suppress(InvalidStateError):
-        future.set_result(generation)
-
-
 def set_error(future: Future[Generation], error: BaseException) -> None:
     """Set the error of a request, unless the caller has cancelled it.
 
@@ -178,8 +166,7 @@ def set_error(future: Future[Generation], error: BaseException) -> None:
         error: A VtagentError stays as it is; any other error becomes a one-line ModelError with the error as its cause.
     """
     if not isinstance(error, VtagentError):
-        text = " ".join(str(error).split())[:300]
-        wrapped = ModelError(f"the model failed: {type(error).__name__}: {text}")
+        wrapped = ModelError(f"the model failed: {described(error)}")
         wrapped.__cause__ = error
         error = wrapped
     with suppress(InvalidStateError):

@@ -21,10 +21,9 @@ from vtagent.models.codec import Codec, never_sampled
 from vtagent.models.engine import Generation, ReloadableEngine, Request
 from vtagent.models.loop_thread import LoopThread
 from vtagent.models.placeholders import expand
-from vtagent.models.vllm.data_urls import DataURLs
 from vtagent.models.vllm.http import Server
 from vtagent.models.vllm.weights import Weights
-from vtagent.models.vllm.wire import ReplyAccumulator, ServedModel, find_model, request_body
+from vtagent.models.vllm.wire import DataURLs, ReplyAccumulator, ServedModel, find_model, request_body
 
 _GENERATE = "/inference/v1/generate"
 
