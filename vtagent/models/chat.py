@@ -63,6 +63,10 @@ class ChatVLM(BaseChatModel):
     """Texts that end a reply. They are not part of it."""
     timeout: float | None = None
     """Seconds after which a call fails with ModelError; None waits without limit."""
+    images_first: bool = True
+    """Show the images of a human message before its text, in whatever order they were sent. The bundled policies are
+    trained on that order alone and read worse in the other; some clients, such as Agent Chat UI, send the text first.
+    False shows a message as it was sent."""
 
     resolves_images: bool = Field(default=True, init=False, repr=False)
     """Tells the graph that messages may keep references: this model renders their pixels itself."""
@@ -220,7 +224,7 @@ class ChatVLM(BaseChatModel):
 
     @property
     def _identifying_params(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in ("model_name", *Options.defaults)}
+        return {name: getattr(self, name) for name in ("model_name", "images_first", *Options.defaults)}
 
     def _resolve_model_profile(self) -> ModelProfile:
         profile = ModelProfile(
@@ -241,7 +245,14 @@ class ChatVLM(BaseChatModel):
     def _plan(self, messages: Sequence[BaseMessage], stop: Sequence[str] | None, options: Mapping[str, Any]) -> Call:
         chosen = {name: getattr(self, name) for name in Options.defaults} | {**options}
         stops = stop if stop is not None else self.stop or ()
-        return plan(messages, Options.of(chosen, stops), codec=self._codec, store=self.store, renderer=self._renderer)
+        return plan(
+            messages,
+            Options.of(chosen, stops),
+            codec=self._codec,
+            store=self.store,
+            renderer=self._renderer,
+            images_first=self.images_first,
+        )
 
     def _submit(self, call: Call, show: Callable[[int], None] | None = None) -> Future[Generation]:
         engine: Engine = self.engine
