@@ -14,14 +14,17 @@ from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, HumanMessage
 
 from tests.checkpoints import make_processor
+from tests.fake_vllm import FakeVLLM, Policy
 from tests.fakes import scripted_vlm
 from vtagent.graphs.zoom import ZoomContext, create_zoom_agent
 from vtagent.models import ChatVLM
 from vtagent.models.codec import Codec
 from vtagent.models.decision import CallBias, Decision, reply_opening
-from vtagent.models.engine import Sampling
+from vtagent.models.engine import Request, Sampling
 from vtagent.models.families import tool_template
 from vtagent.models.local.sampling import BatchSampler
+from vtagent.models.processor import VLProcessor
+from vtagent.models.vllm.engine import VLLMEngine
 from vtagent.protocol import is_well_formed, reply_of
 from vtagent.training.data import rendered
 from vtagent.training.measure.asking import evaluate
@@ -90,7 +93,9 @@ def test_the_beginning_of_a_reply_is_read_from_its_prompt() -> None:
     assert reply_opening("no turns") == ""
 
 
-PIECES = st.sampled_from(["<think>", "</think>", "<answer>", "</answer>", "<tool_call>", "</tool_call>", "a", " ", "\n"])
+PIECES = st.sampled_from(
+    ["<think>", "</think>", "<answer>", "</answer>", "<tool_call>", "</tool_call>", "a", " ", "\n"]
+)
 
 
 @given(st.lists(PIECES, max_size=12), st.sampled_from([3.0, -3.0]), st.integers(1, 8))
@@ -106,7 +111,9 @@ def test_where_it_acts_does_not_depend_on_how_thoughts_are_cut_into_tokens(
         parts = [piece[at : at + size] for at in range(0, len(piece), size)] if "think" in piece else [piece]
         texts += parts
         cut += [texts.index(part) for part in parts]
-    bias = CallBias(value, call_id=0, thought_id=-1, thought_end_id=None, answer_id=1, opening="", text_of=texts.__getitem__)
+    bias = CallBias(
+        value, call_id=0, thought_id=-1, thought_end_id=None, answer_id=1, opening="", text_of=texts.__getitem__
+    )
     parted = Decision(bias)
     for token in cut:
         parted.push(token)
@@ -175,6 +182,119 @@ def test_logprobs_stay_those_of_the_unbiased_logits() -> None:
     tokens, logprobs = sampler(row)
     assert tokens == [IDS["<tool_call>"]]
     assert logprobs == pytest.approx([row[0].log_softmax(-1)[IDS["<tool_call>"]].item()])
+
+
+# --- how a server draws, whose logit_bias holds for every token ---
+
+
+def toy_logits(natural: str, said: list[int]) -> dict[int, float]:
+    """A model that says `natural`, would rather call where that is 4 less likely, and finishes the calls it begins."""
+    script, call = CODEC.encode(natural), CODEC.encode(CALL)
+    end = CODEC._tokenizer.eos_token_id
+    for place in range(len(said)):
+        if said[: place + 1] != script[: place + 1]:  # it was made to say something else: a call
+            rest = call[len(said) - place :] if said[place] == IDS["<tool_call>"] else []
+            return {rest[0] if rest else end: 9.0, IDS["<tool_call>"]: -1.0}
+    return {script[len(said)] if len(said) < len(script) else end: 4.0, IDS["<tool_call>"]: 0.0}
+
+
+def locally(natural: str, value: float, opening: str) -> list[int]:
+    """What the local engine's sampler makes of the toy model."""
+    decision, said = at(opening, value), list[int]()
+    while not said or said[-1] != CODEC._tokenizer.eos_token_id:
+        said += draw(toy_logits(natural, said), decision)
+        decision.push(said[-1])
+    return said
+
+
+def toy_server(natural: str, prompt_length: int) -> Policy:
+    """The toy model as a server samples from it: greedily, with the options of the request."""
+
+    def policy(body: dict[str, Any], prompt: list[int]) -> list[int]:
+        options, said, new = body["sampling_params"], prompt[prompt_length:], list[int]()
+        while len(new) < options["max_tokens"]:
+            logits = toy_logits(natural, [*said, *new])
+            bias = {int(token): added for token, added in options["logit_bias"].items()}
+            ranked = {token: logits.get(token, -30.0) + bias.get(token, 0.0) for token in {*logits, *bias}}
+            new.append(max(ranked, key=lambda token: (ranked[token], -token)))
+            if new[-1] in options["stop_token_ids"]:
+                break
+        return new
+
+    return policy
+
+
+NATURAL = {
+    "thinks": f"{THOUGHT}<answer>4</answer>",
+    "thinks and breaks the line": f"{THOUGHT}\n\n<answer>4</answer>",
+    "thinks and calls": f"{THOUGHT}\n{CALL}",
+    "answers": "<answer>4</answer>",
+    "calls": CALL,
+    "speaks and calls": f"Let me look.\n{CALL}",
+    "speaks": "It is 4.",
+}
+
+
+@pytest.fixture(scope="module")
+def processor() -> VLProcessor:
+    return make_processor(chat_template=tool_template())
+
+
+@pytest.mark.parametrize("natural", NATURAL.values(), ids=NATURAL.keys())
+@pytest.mark.parametrize("value", [20.0, 5.0, 3.0, -3.0, -20.0])
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_server_samples_what_the_local_engine_samples(
+    natural: str, value: float, streamed: bool, processor: VLProcessor
+) -> None:
+    prompt = tuple(CODEC.encode("<|im_start|>assistant\n"))
+    seen: list[int] = []
+    sampling = Sampling(max_tokens=200, call_bias=CODEC.call_bias(value, ""))
+    with FakeVLLM(processor, toy_server(natural, len(prompt))) as server, VLLMEngine(server.url, processor) as engine:
+        request = Request(prompt, (), sampling, seen.append if streamed else None)
+        [reply] = engine.generate([request])
+    assert list(reply.token_ids) == locally(natural, value, "")
+    assert seen == (list(reply.token_ids) if streamed else [])
+    assert len(reply.logprobs) == len(reply.token_ids)
+    assert (reply.finish_reason, reply.prompt_tokens) == ("stop", len(prompt))
+    assert len(server.generations) <= 8
+
+
+def test_a_reply_in_parts_ends_where_it_is_told_to(processor: VLProcessor) -> None:
+    prompt = tuple(CODEC.encode("<|im_start|>assistant\n"))
+    bias = CODEC.call_bias(20.0, "")
+    natural = NATURAL["thinks"]
+    whole = locally(natural, 20.0, "")
+    after_thought = whole.index(IDS["<tool_call>"], whole.index(IDS["</think>"]))
+    with FakeVLLM(processor, toy_server(natural, len(prompt))) as server:
+        for length in (1, 2, after_thought, after_thought + 1, len(whole) - 1):
+            with VLLMEngine(server.url, processor) as engine:
+                [cut] = engine.generate([Request(prompt, (), Sampling(max_tokens=length, call_bias=bias))])
+                assert (list(cut.token_ids), cut.finish_reason) == (whole[:length], "length")
+            with VLLMEngine(server.url, processor, context=len(prompt) + length) as engine:
+                [cut] = engine.generate([Request(prompt, (), Sampling(max_tokens=200, call_bias=bias))])
+                assert list(cut.token_ids)[: len(cut.token_ids)] == whole[: len(cut.token_ids)]
+            with VLLMEngine(server.url, processor) as engine:
+                seen: list[int] = []
+
+                def told(token: int, seen: list[int] = seen, length: int = length) -> bool:
+                    seen.append(token)
+                    return len(seen) == length
+
+                [cut] = engine.generate([Request(prompt, (), Sampling(max_tokens=200, call_bias=bias), told)])
+                assert (list(cut.token_ids), cut.finish_reason, seen) == (whole[:length], "stop", whole[:length])
+
+
+def test_each_part_of_a_reply_has_a_seed_of_its_own_and_repeats_with_it(processor: VLProcessor) -> None:
+    prompt = tuple(CODEC.encode("<|im_start|>assistant\n"))
+    sampling = Sampling(temperature=1.0, seed=7, max_tokens=200, call_bias=CODEC.call_bias(20.0, ""))
+    seeds = []
+    for _ in range(2):
+        with FakeVLLM(processor, toy_server(NATURAL["thinks"], len(prompt))) as server:
+            with VLLMEngine(server.url, processor) as engine:
+                engine.generate([Request(prompt, (), sampling)])
+            seeds.append([body["sampling_params"]["seed"] for body in server.generations])
+    assert seeds[0] == seeds[1]
+    assert len(set(seeds[0])) == len(seeds[0]) >= 4
 
 
 # --- what a call asks of its engine ---

@@ -1,8 +1,8 @@
 """Where a zoom bias acts: at the token that decides whether a reply calls a tool, and nowhere else.
 
-A reply is a thought (`<think>…</think>`, or none), then a call or an answer. Inside the thought nothing is biased. After
-it the two signs differ, because raising the odds of a call in the middle of a sentence would break the sentence, while
-lowering them never does:
+A reply is a thought (`<think>…</think>`, or none), then a call or an answer. Inside the thought nothing is biased.
+After it the two signs differ, because raising the odds of a call in the middle of a sentence would break the sentence,
+while lowering them never does:
 
 - A positive bias acts on the first token that is not white space. That token is drawn without the bias first. If it
   opens a thought or is white space, it stays; else it is drawn again with the bias. So a thought is never cut off.
