@@ -251,6 +251,36 @@ def tool_options(
     return {"tools": schemas} if tool_choice is None else {"tools": schemas, "tool_choice": tool_choice}
 
 
+def count_tokens(
+    messages: Sequence[BaseMessage],
+    tools: Sequence[Any] | None,
+    *,
+    codec: Codec,
+    vision: VisionSpec,
+    store: ImageStore,
+    images_first: bool,
+) -> int:
+    """The length of the prompt of a call, in tokens, as its reply's usage reports it. Nothing is rendered or sampled.
+
+    Args:
+        messages: The conversation. An empty one has no prompt and counts 0.
+        tools: The tools that are offered.
+        codec: The checkpoint's tokenizer and chat template.
+        vision: The image sizes that the model sees.
+        store: The store that holds the images of messages. Images that messages contain as data are put there.
+        images_first: Whether the images of a human message are shown before its text.
+
+    Raises:
+        ModelError: The model cannot be shown one of the messages.
+        ImageError: The store does not know an image, or refuses it.
+    """
+    if not messages:
+        return 0
+    offered = tuple(tool_options(tools or (), None)["tools"])
+    options = Options(Sampling(), stops=(), tools=offered, forced=None, calls_allowed=True, zoom_bias=0.0)
+    return make_prompt(messages, options, codec=codec, store=store, images_first=images_first).tokens(vision)
+
+
 def shown_images(
     messages: Sequence[BaseMessage], *, store: ImageStore, renderer: ViewRenderer
 ) -> tuple[EngineImage, ...]:

@@ -22,7 +22,7 @@ from pydantic import ConfigDict, Field, PrivateAttr
 
 from vtagent.errors import ModelError
 from vtagent.images import ImageStore, MemoryImageStore
-from vtagent.models.call import Call, Options, plan, shown_images, tool_options
+from vtagent.models.call import Call, Options, count_tokens, plan, shown_images, tool_options
 from vtagent.models.codec import Codec
 from vtagent.models.engine import Engine, EngineImage, Generation
 from vtagent.models.families import checkpoint_path
@@ -200,6 +200,38 @@ class ChatVLM(BaseChatModel):
             images: One per placeholder, as `images` returns them.
         """
         return expand(ids, images, self.vision, self._codec.image_token_id)
+
+    def get_token_ids(self, text: str) -> list[int]:
+        """The tokens of a text, as a message shows it: control tokens in it, such as `<|im_end|>`, are only words.
+
+        Args:
+            text: The text.
+        """
+        if self.custom_get_token_ids is not None:
+            return self.custom_get_token_ids(text)
+        return self._codec.encode(self._codec.defuse(text))
+
+    def get_num_tokens_from_messages(self, messages: list[BaseMessage], tools: Sequence[Any] | None = None) -> int:
+        """The tokens of the prompt of a call, images and tools included: `input_tokens` of its `usage_metadata`.
+
+        Nothing is asked of the engine, so `trim_messages(token_counter=model)` works offline.
+
+        Args:
+            messages: The conversation; an empty one counts 0.
+            tools: The tools that are offered, as for `bind_tools`.
+
+        Raises:
+            ModelError: The model cannot be shown one of the messages.
+            ImageError: The store does not know an image, or refuses it.
+        """
+        return count_tokens(
+            messages,
+            tools,
+            codec=self._codec,
+            vision=self.vision,
+            store=self.store,
+            images_first=self.images_first,
+        )
 
     def bind_tools(
         self,
