@@ -76,7 +76,9 @@ def test_tools_are_counted_as_the_template_shows_them() -> None:
     model = scripted_vlm([CALL] + ["fine"] * 3)
     told = conversation(model)
     offered: Any = model.bind_tools([look_up, create_zoom_tool(store=model.store, vision=model.vision)])
-    count = model.get_num_tokens_from_messages(told, tools=[look_up, create_zoom_tool(store=model.store, vision=model.vision)])
+    count = model.get_num_tokens_from_messages(
+        told, tools=[look_up, create_zoom_tool(store=model.store, vision=model.vision)]
+    )
     assert count == called(model, told, **offered.kwargs)
     assert count > model.get_num_tokens_from_messages(told)
     images = model.images(told)

@@ -15,12 +15,12 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 from vtagent.errors import ModelError
 from vtagent.images import ImageStore
 from vtagent.models.codec import Codec, Detokenizer
-from vtagent.models.decision import reply_opening
+from vtagent.models.decision import in_thought, reply_opening
 from vtagent.models.engine import EngineImage, Generation, Request, Sampling
 from vtagent.models.records import KEY, known_prefix, make_record, prefix_hashes
 from vtagent.models.streaming import ReplyStreamer, cut, to_message, usage
 from vtagent.models.template import to_template, views_of, with_images_first, with_references
-from vtagent.protocol import TOOL_CALL
+from vtagent.protocol import THINK, TOOL_CALL
 from vtagent.views import View, ViewRenderer
 from vtagent.visual_tokens import VisionSpec
 
@@ -40,10 +40,12 @@ class Options:
     """Texts that end the reply."""
     tools: tuple[Mapping[str, Any], ...]
     """OpenAI-style schemas."""
-    forced: str | None
-    """Required beginning of the reply: the caller's `prefill`, then the start of a call that is forced."""
-    calls_allowed: bool
-    zoom_bias: float
+    calls_allowed: bool = True
+    prefill: str = ""
+    """The beginning of the reply that the caller gives."""
+    forced_call: str = ""
+    """The beginning of a call that is forced."""
+    zoom_bias: float = 0.0
     """Added to the log-odds of a call, at the decision alone; see `vtagent.models.decision`."""
 
     @classmethod
@@ -60,13 +62,13 @@ class Options:
         tools = tuple(given.get("tools") or ())
         choice = _choice(given.get("tool_choice"))
         names = [tool["function"]["name"] for tool in tools]
-        forced: str | None = given.get("prefill")
+        forced_call = ""
         if choice not in (None, "auto", "none"):
             if not tools or (choice != "any" and choice not in names):
                 raise ModelError(f"tool_choice {choice!r} needs that tool; offered are: {', '.join(names) or 'none'}")
-            forced = (forced or "") + TOOL_CALL[0]
+            forced_call = TOOL_CALL[0]
             if choice != "any" and len(tools) > 1:
-                forced += f'\n{{"name": {json.dumps(choice)}, "arguments": '
+                forced_call += f'\n{{"name": {json.dumps(choice)}, "arguments": '
         return cls(
             sampling=Sampling(
                 temperature=given["temperature"],
@@ -78,7 +80,8 @@ class Options:
             ),
             stops=tuple(stop for stop in stops if stop),
             tools=tools,
-            forced=forced,
+            prefill=given.get("prefill") or "",
+            forced_call=forced_call,
             calls_allowed=choice != "none" and (bool(tools) or choice == "auto"),
             zoom_bias=float(given.get("zoom_bias") or 0.0),
         )
@@ -163,6 +166,8 @@ class Prompt:
     """The hash of everything before the reply, under which its record is valid."""
     opening: str
     """The beginning of the reply that stands in the prompt: what the template opens, then what the call forces."""
+    forced: str
+    """The part of it that the reply's message begins with."""
 
     def tokens(self, vision: VisionSpec) -> int:
         """The length of the prompt with its images expanded, in tokens."""
@@ -193,7 +198,11 @@ def make_prompt(
         messages = with_images_first(messages)
     hashes = prefix_hashes(messages, f"{codec.fingerprint}{json.dumps(options.tools, sort_keys=True, default=str)}")
     known, covered = known_prefix(messages, hashes)
-    text = _new_text(messages, covered, known, options, codec) + (options.forced or "")
+    text = _new_text(messages, covered, known, options, codec) + options.prefill
+    # A call is not forced inside of a thought, which the template of a thinking model opens.
+    end = f"\n{THINK[1]}\n\n" if options.forced_call and in_thought(reply_opening(text)) else ""
+    text += end + options.forced_call
+    forced = options.prefill + (end if options.prefill else "") + options.forced_call
     new_ids = codec.encode(text)
     views = views_of(messages, store)
     placeholders = [*known, *new_ids].count(codec.image_token_id)
@@ -202,7 +211,7 @@ def make_prompt(
             f"the chat template shows {placeholders} of the conversation's {len(views)} images; "
             "it must write one <|image_pad|> for each"
         )
-    return Prompt(tuple(known), tuple(new_ids), tuple(views), hashes[-1], reply_opening(text))
+    return Prompt(tuple(known), tuple(new_ids), tuple(views), hashes[-1], reply_opening(text), forced)
 
 
 def plan(
@@ -234,7 +243,7 @@ def plan(
         images=_rendered(prompt.views, renderer),
         sampling=_sampling(options, codec, prompt.opening),
     )
-    return Call(request, codec, options.stops, options.forced or "", prompt.new_ids, prompt.prefix)
+    return Call(request, codec, options.stops, prompt.forced, prompt.new_ids, prompt.prefix)
 
 
 def tool_options(
@@ -277,7 +286,9 @@ def count_tokens(
     if not messages:
         return 0
     offered = tuple(tool_options(tools or (), None)["tools"])
-    options = Options(Sampling(), stops=(), tools=offered, forced=None, calls_allowed=True, zoom_bias=0.0)
+    options = Options(
+        Sampling(), stops=(), tools=offered, prefill="", forced_call="", calls_allowed=True, zoom_bias=0.0
+    )
     return make_prompt(messages, options, codec=codec, store=store, images_first=images_first).tokens(vision)
 
 

@@ -19,7 +19,7 @@ from typing import Literal
 
 from vtagent.protocol import ANSWER, THINK, TOOL_CALL
 
-__all__ = ["CallBias", "Decision", "Place", "reply_opening"]
+__all__ = ["CallBias", "Decision", "Place", "in_thought", "reply_opening"]
 
 Place = Literal["thought", "decision", "over"]
 """Where a reply stands: inside its thought, where a call could begin, or past that."""
@@ -119,3 +119,8 @@ def reply_opening(prompt: str) -> str:
     """The beginning of the reply at the end of a rendered prompt: what follows the line with the role."""
     _, turn, last = prompt.rpartition(_TURN)
     return last.partition("\n")[2] if turn else ""
+
+
+def in_thought(opening: str) -> bool:
+    """Whether the beginning of a reply leaves a thought open."""
+    return opening.rfind(THINK[0]) > opening.rfind(THINK[1])
