@@ -11,7 +11,7 @@ import base64
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import dashscope
 from transformers import AddedToken
@@ -25,34 +25,12 @@ from vtagent.models.processor import VLProcessor
 Variant = Literal["Qwen2.5-VL", "Qwen3-VL", "Qwen3-VL-Thinking"]
 VARIANTS: tuple[Variant, ...] = ("Qwen2.5-VL", "Qwen3-VL", "Qwen3-VL-Thinking")
 
-FIRST_ADDED = 151643
-_CONTROL = [
-    "<|endoftext|>",
-    "<|im_start|>",
-    "<|im_end|>",
-    "<|object_ref_start|>",
-    "<|object_ref_end|>",
-    "<|box_start|>",
-    "<|box_end|>",
-    "<|quad_start|>",
-    "<|quad_end|>",
-    "<|vision_start|>",
-    "<|vision_end|>",
-    "<|vision_pad|>",
-    "<|image_pad|>",
-    "<|video_pad|>",
-]
-_WORDS = [
-    "<tool_call>",
-    "</tool_call>",
-    "<|fim_prefix|>",
-    "<|fim_middle|>",
-    "<|fim_suffix|>",
-    "<|fim_pad|>",
-    "<|repo_name|>",
-    "<|file_sep|>",
-]
-_QWEN3_WORDS = ["<tool_response>", "</tool_response>", "<think>", "</think>"]
+_CONTROL = """
+    <|endoftext|> <|im_start|> <|im_end|> <|object_ref_start|> <|object_ref_end|> <|box_start|> <|box_end|>
+    <|quad_start|> <|quad_end|> <|vision_start|> <|vision_end|> <|vision_pad|> <|image_pad|> <|video_pad|>
+"""
+_WORDS = "<tool_call> </tool_call> <|fim_prefix|> <|fim_middle|> <|fim_suffix|> <|fim_pad|> <|repo_name|> <|file_sep|>"
+_QWEN3_WORDS = "<tool_response> </tool_response> <think> </think>"
 
 
 def family_of(variant: Variant) -> FamilyName:
@@ -97,9 +75,10 @@ def _merge_of(token: bytes, known: dict[bytes, int]) -> tuple[bytes, bytes]:
 def qwen_tokenizer(variant: Variant) -> Qwen2Tokenizer:
     """The tokenizer of a stock checkpoint."""
     vocabulary, merges = _vocabulary()
-    tokenizer = Qwen2Tokenizer(vocab=dict(vocabulary), merges=list(merges))  # it adds <|endoftext|>
-    words = _WORDS if variant == "Qwen2.5-VL" else _WORDS + _QWEN3_WORDS
-    tokenizer.add_tokens([AddedToken(name, special=True, normalized=False) for name in _CONTROL[1:]])
+    pairs: Any = list(merges)
+    tokenizer = Qwen2Tokenizer(vocab=dict(vocabulary), merges=pairs)  # it adds <|endoftext|>
+    words = (_WORDS if variant == "Qwen2.5-VL" else f"{_WORDS} {_QWEN3_WORDS}").split()
+    tokenizer.add_tokens([AddedToken(name, special=True, normalized=False) for name in _CONTROL.split()[1:]])
     tokenizer.add_tokens([AddedToken(name, special=False, normalized=False) for name in words])
     tokenizer.eos_token = "<|im_end|>"
     tokenizer.pad_token = "<|endoftext|>"

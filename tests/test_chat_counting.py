@@ -61,14 +61,15 @@ def test_messages_count_what_their_call_reports_whatever_they_hold() -> None:
     model = scripted_vlm([CALL] + ["fine"] * 20)
     data = {"type": "image_url", "image_url": {"url": data_url(scene((300, 200)))}}
     told = conversation(model)
-    for messages in (
+    cases: list[list[BaseMessage]] = [
         [HumanMessage("Hi")],
         [HumanMessage([])],
         [HumanMessage(["Compare", picture(model), "with", picture(model, 1, 0.5)])],
         [HumanMessage([data, {"type": "text", "text": "What?"}])],
         told,
         [*told, AIMessage("48.10"), HumanMessage("And the tax? ⅓ 漢字 🙂")],
-    ):
+    ]
+    for messages in cases:
         assert model.get_num_tokens_from_messages(messages) == called(model, messages)
 
 

@@ -117,7 +117,7 @@ def test_the_added_tokens_have_the_ids_of_the_checkpoints(processors: dict[Varia
     assert {name: old[name] for name in ids} == ids
     later = {"<tool_response>": 151665, "</tool_response>": 151666, "<think>": 151667, "</think>": 151668}
     assert {name: new[name] for name in (ids | later)} == ids | later
-    assert len(old), len(new) == (151665, 151669)
+    assert (len(old), len(new)) == (151665, 151669)
     assert not set(later) & set(old)
 
 

@@ -286,9 +286,7 @@ def count_tokens(
     if not messages:
         return 0
     offered = tuple(tool_options(tools or (), None)["tools"])
-    options = Options(
-        Sampling(), stops=(), tools=offered, prefill="", forced_call="", calls_allowed=True, zoom_bias=0.0
-    )
+    options = Options(Sampling(), stops=(), tools=offered)
     return make_prompt(messages, options, codec=codec, store=store, images_first=images_first).tokens(vision)
 
 

@@ -24,6 +24,7 @@ __all__ = ["CallBias", "Decision", "Place", "in_thought", "reply_opening"]
 Place = Literal["thought", "decision", "over"]
 """Where a reply stands: inside its thought, where a call could begin, or past that."""
 
+_Stage = Literal["start", "thought", "after", "over"]
 _TURN = "<|im_start|>"
 
 
@@ -56,11 +57,12 @@ class Decision:
 
     def __init__(self, bias: CallBias) -> None:
         self.bias = bias
-        self._stage: Literal["start", "thought", "after", "over"] = "start"
+        self._stage: _Stage = "start"
         self._text = ""
         """What is outside of the thought, or the end of what is inside."""
         self._read(bias.opening)
-        if self._stage == "after" and any(tag in self._text for tag in (TOOL_CALL[0], ANSWER[0])):
+        begun = any(tag in self._text for tag in (TOOL_CALL[0], ANSWER[0]))
+        if begun and self.place == "decision":  # what follows the thought in the prompt is a call or an answer
             self._stage = "over"
 
     @property
