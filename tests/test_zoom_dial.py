@@ -12,6 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, HumanMessage
+from PIL import Image
 
 from tests.checkpoints import make_processor
 from tests.fake_vllm import FakeVLLM, Policy
@@ -20,7 +21,7 @@ from vtagent.graphs.zoom import ZoomContext, create_zoom_agent
 from vtagent.models import ChatVLM
 from vtagent.models.codec import Codec
 from vtagent.models.decision import CallBias, Decision, reply_opening
-from vtagent.models.engine import Request, Sampling
+from vtagent.models.engine import EngineImage, Request, Sampling
 from vtagent.models.families import tool_template
 from vtagent.models.local.sampling import BatchSampler
 from vtagent.models.processor import VLProcessor
@@ -257,6 +258,19 @@ def test_a_server_samples_what_the_local_engine_samples(
     assert len(reply.logprobs) == len(reply.token_ids)
     assert (reply.finish_reason, reply.prompt_tokens) == ("stop", len(prompt))
     assert len(server.generations) <= 8
+
+
+def test_each_part_of_a_reply_is_sent_with_the_images_of_its_prompt(processor: VLProcessor) -> None:
+    factor = processor.vision.factor
+    image = EngineImage("a", Image.new("RGB", (3 * factor, 2 * factor)))
+    prompt = tuple(CODEC.encode("<|vision_start|><|image_pad|><|vision_end|>?<|im_start|>assistant\n"))
+    sampling = Sampling(max_tokens=200, call_bias=CODEC.call_bias(20.0, ""))
+    policy = toy_server(NATURAL["thinks"], len(prompt) + 5)
+    with FakeVLLM(processor, policy) as server, VLLMEngine(server.url, processor) as engine:
+        [reply] = engine.generate([Request(prompt, (image,), sampling)])
+    assert list(reply.token_ids) == locally(NATURAL["thinks"], 20.0, "")
+    assert (reply.prompt_tokens, reply.image_tokens) == (len(prompt) + 5, 6)
+    assert [len(body["content_parts"]) for body in server.generations] == [1] * len(server.generations)
 
 
 def test_a_reply_in_parts_ends_where_it_is_told_to(processor: VLProcessor) -> None:
