@@ -127,11 +127,6 @@ class Collector:
 class WorkingStore(MemoryImageStore):
     """The images of the current batch. Without clearing, a training run would keep every image it has ever seen."""
 
-    def clear(self) -> None:
-        """Forget all images."""
-        self._data.clear()
-        self._refs.clear()
-
 
 def rollout_of(example: Example, run: ExampleRun, model: ChatVLM, *, replies: int) -> Rollout:
     """Make the rollout of a run that ended.

@@ -1,9 +1,13 @@
 """GraphGRPOTrainer: TRL's GRPO whose rollouts are runs of the compiled graph, on the weights being trained.
 
 TRL keeps advantages, losses, the reference model, distributed training and logging. This class replaces the rollouts
-(`_generate`), the source of rewards (`_calculate_rewards`), the order of the data (`order`), how often a row is
-computed (`forward`) and how checkpoints are written (`checkpoints`). At start-up it checks what it relies on in TRL
-(`guards`).
+(`_generate`), the source of rewards (`_calculate_rewards`), the order of the data (`order`), the forward pass, which
+computes equal rows once (`forward`), and how checkpoints are written (`checkpoints`). At start-up it checks what it
+relies on in TRL (`guards`).
+
+`_generate` returns the sampled log-probabilities. TRL uses them in the loss (importance-sampling correction) if an
+external engine samples. If the weights being trained sample themselves, the loss uses the trainer's own, which
+`check_exactness` compares with the sampled ones.
 """
 
 from __future__ import annotations
@@ -199,7 +203,7 @@ class GraphGRPOTrainer(WholeCheckpoints, DistinctRows):
             [sample.completion_ids for sample in samples],
             [sample.tool_mask for sample in samples],
             replies,
-            [sample.logprobs for sample in samples],
+            [sample.logprobs for sample in samples],  # the sampled log-probabilities enter TRL, and its loss, here
             {},
             images,
             images,  # TRL only asks whether a row has any; with the low views, every row has

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vtagent import eyes
+from vtagent._moved import renamed
 from vtagent.errors import ModelError
 from vtagent.models.codec import IMAGE_TOKEN
 from vtagent.protocol import TOOL_CALL, ToolCall, parse_reply
@@ -158,3 +159,9 @@ def _shows_tools(template: str, tokenizer: Any) -> bool:
 def tool_template(family: Family = DEFAULT_FAMILY) -> str:
     """The family's chat template with tools: ChatML, with tool calls in Hermes' format, as Qwen models are trained."""
     return files("vtagent.models").joinpath(family.template).read_text(encoding="utf-8")
+
+
+if not TYPE_CHECKING:  # type checkers must not accept every name
+
+    def __getattr__(name: str) -> object:
+        return renamed(__name__, name)

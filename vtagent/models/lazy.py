@@ -1,4 +1,4 @@
-"""`LazyVLM`: a `ChatVLM` that its first call loads, so that a server starts and a graph is built without weights."""
+"""`LazyVLM`: a `ChatVLM` whose weights are loaded on its first call, so that servers start and graphs build at once."""
 
 from __future__ import annotations
 
