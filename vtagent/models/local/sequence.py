@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from vtagent.errors import ModelError, VtagentError, described
+from vtagent.models.decision import Decision
 from vtagent.models.engine import FinishReason, Generation, Request, Sampling
 from vtagent.models.placeholders import cache_keys, expand, image_spans
 
@@ -42,6 +43,8 @@ class SequenceState:
     """Tokens that end the reply."""
     stream: random.Random
     """Source of the sequence's random numbers."""
+    decision: Decision | None = None
+    """Where the reply stands, if it has a call bias."""
     epoch: int = 0
     """Version of the weights that the sequence was started with."""
     cached_length: int = 0
@@ -71,6 +74,8 @@ class SequenceState:
         self.ids.append(token)
         self.keys.append(token)
         self.logprobs.append(logprob)
+        if self.decision is not None:
+            self.decision.push(token)
         told_to_stop = self.request.on_token is not None and self.request.on_token(token)
         if token in self.stop or told_to_stop:
             return "stop"
@@ -134,6 +139,7 @@ def prepare(
     positions, offset = model.get_rope_index(
         tensor, mm_token_type_ids=is_image, image_grid_thw=torch.tensor(grids) if grids else None
     )
+    call_bias = request.sampling.call_bias
     return SequenceState(
         request=request,
         future=future,
@@ -146,6 +152,7 @@ def prepare(
         context=context,
         stop=stop | request.sampling.stop,
         stream=random.Random(request.sampling.seed),
+        decision=None if call_bias is None else Decision(call_bias),
     )
 
 
@@ -154,7 +161,10 @@ def _check(sampling: Sampling, vocabulary: int) -> None:
         raise ModelError(f"max_tokens is {sampling.max_tokens}; ask for at least one token")
     if sampling.temperature < 0 or not 0 < sampling.top_p <= 1 or sampling.top_k < 0:
         raise ModelError("temperature and top_k must be 0 or more, and top_p between 0 and 1")
-    if any(not 0 <= token < vocabulary for token in sampling.banned | sampling.logit_bias.keys()):
+    steered = sampling.banned | sampling.logit_bias.keys()
+    if sampling.call_bias is not None:
+        steered |= {sampling.call_bias.call_id, sampling.call_bias.thought_id}
+    if any(not 0 <= token < vocabulary for token in steered):
         raise ModelError(f"logit_bias or banned names a token that is not one of the model's 0…{vocabulary - 1}")
 
 
