@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,10 +12,11 @@ from langchain_core.runnables import Runnable, RunnableBinding
 from pydantic import Field, PrivateAttr
 
 from vtagent.conversation import image_blocks
+from vtagent.encoding import Encoding
 from vtagent.eyes import Eyes, Vision, eyes_of
 from vtagent.images import ImageStore
 from vtagent.models.delegating import DelegatingChat
-from vtagent.views import View, ViewRenderer, asked_for, data_url, is_reference
+from vtagent.views import View, ViewRenderer, asked_for, is_reference
 
 _COPIED_FIELDS = (
     "cache",
@@ -122,8 +124,8 @@ class PixelModel(DelegatingChat):
 
     def _pixels(self, block: Any, renderer: ViewRenderer) -> dict[str, Any]:
         view, eyes = View.from_block(block, self.store), self.eyes
-        head, _, encoded = data_url(renderer.render(view)).partition(";base64,")
-        shown: dict[str, Any] = eyes.block(
-            encoded, head.removeprefix("data:"), low=view.scale < 1, asked=asked_for(block)
-        )
+        most = eyes.limits.image_bytes
+        image = renderer.encode(view, Encoding(lossy=True, max_bytes=None if most is None else most * 3 // 4))
+        encoded = base64.b64encode(image.data).decode("ascii")
+        shown: dict[str, Any] = eyes.block(encoded, image.mime_type, low=view.scale < 1, asked=asked_for(block))
         return shown
