@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from langchain_core.messages import AIMessage
 from langchain_core.runnables import RunnableConfig
 
 from vtagent.graphs.node import Node, ZoomRuntime
 from vtagent.graphs.state import ZoomContext, ZoomState
+from vtagent.graphs.tool_calls import answer_of
 from vtagent.protocol import parse_reply
 
 
@@ -18,10 +18,9 @@ class Answer(Node):
     def run(self, state: ZoomState, settings: ZoomContext, runtime: ZoomRuntime, config: RunnableConfig) -> Any:
         """Set `answer`: what `<answer>` holds, else the reply's text outside its reasoning, else None."""
         last = state["messages"][-1]
-        assert isinstance(last, AIMessage)
         reply = parse_reply(last.text)
         usage = {**state["usage"], "untagged": not reply.answer}
-        answer = reply.best_answer
+        answer = answer_of(last)
         stop = state["stop"] if answer or state["stop"] else "no_answer"
         runtime.stream_writer({"event": "answer", "answer": answer, "stop": stop, "usage": usage})
         return {"answer": answer, "stop": stop, "usage": usage}

@@ -23,7 +23,7 @@ from vtagent.graphs.budgets import Stop
 from vtagent.graphs.intake import without_lost_images
 from vtagent.graphs.node import Parts
 from vtagent.graphs.state import ZoomContext
-from vtagent.graphs.tool_calls import structured, without_calls
+from vtagent.graphs.tool_calls import structured, with_answer, without_calls
 from vtagent.images import ImageStore
 from vtagent.models.capabilities import (
     can_be_forbidden,
@@ -90,9 +90,9 @@ class ModelCall:
     must_answer: bool
     """Whether the reply has to be an answer, so that its calls are dropped."""
 
-    def reply(self, message: AIMessage) -> AIMessage:
-        """The model's reply in the form that the graph acts on."""
-        return without_calls(message) if self.must_answer else structured(message)
+    def reply(self, message: BaseMessage) -> AIMessage:
+        """The model's reply in the form that the graph acts on: storable, and a final one with its clean answer."""
+        return with_answer(without_calls(message) if self.must_answer else structured(message))
 
 
 class ModelCalls:
