@@ -23,6 +23,9 @@ DEEPEST = 64
 INVENTED = "[The model wrote an image reference here. It showed no image.]"
 """Stands in a reply in place of an image reference that the model made up."""
 
+UNREADABLE = "[The model sent a block here that cannot be read.]"
+"""Stands in a reply in place of a block that is none."""
+
 _TOO_DEEP = "[nested too deeply]"
 _SMALLEST, _LARGEST = -(2**63), 2**63 - 1
 _MOST_TOKENS = 2**48  # far above every count, and the sum of a run's counts fits into 64 bits
@@ -42,7 +45,7 @@ def storable_reply(message: BaseMessage) -> AIMessage:
     usage = _usage(message.usage_metadata)
     if usage is not message.usage_metadata:
         message = message.model_copy(update={"usage_metadata": usage})
-    return storable(without_references(message))
+    return storable(_with_readable_blocks(without_references(message)))
 
 
 def without_references(message: AIMessage) -> AIMessage:
@@ -51,6 +54,18 @@ def without_references(message: AIMessage) -> AIMessage:
         return message
     note: dict[str | Any, Any] = {"type": "text", "text": INVENTED}
     return message.model_copy(update={"content": [note if _is_invented(b) else b for b in message.content]})
+
+
+def _with_readable_blocks(message: AIMessage) -> AIMessage:
+    """The reply with a sentence in place of each block whose type is no text; LangChain raises on those."""
+    if isinstance(message.content, str) or all(_is_readable(block) for block in message.content):
+        return message
+    note: Any = {"type": "text", "text": UNREADABLE}
+    return message.model_copy(update={"content": [b if _is_readable(b) else note for b in message.content]})
+
+
+def _is_readable(block: object) -> bool:
+    return isinstance(block, str) or (isinstance(block, dict) and isinstance(block.get("type", ""), str))
 
 
 def _is_invented(block: object) -> bool:
@@ -93,7 +108,7 @@ def plain(value: Any, levels: int = DEEPEST) -> Any:
         if not levels:
             return _TOO_DEEP
         fields = {_key(key): plain(part, levels - 1) for key, part in value.items()}
-        same = len(fields) == len(value) and all(fields.get(key) is part for key, part in value.items())
+        same = all(key in fields and fields[key] is part for key, part in value.items())
         return value if same else fields
     if kind is tuple:
         items = _list(list(value), levels)
@@ -141,7 +156,7 @@ def _usage(usage: Any) -> UsageMetadata | None:
     """A server's counts of tokens, as whole numbers that are not negative; None if there are none."""
     if usage is None:
         return None
-    if not isinstance(usage, Mapping):
+    if not isinstance(usage, dict):
         return None
     counted: dict[str, Any] = {}
     for key, value in usage.items():
@@ -153,9 +168,9 @@ def _usage(usage: Any) -> UsageMetadata | None:
     for key in ("input_tokens", "output_tokens"):
         counted[key] = _count(usage.get(key))
     total = _count(usage.get("total_tokens"))
-    counted["total_tokens"] = total or counted["input_tokens"] + counted["output_tokens"]
+    counted["total_tokens"] = total or _count(counted["input_tokens"] + counted["output_tokens"])
     counted = plain(counted)
-    return usage if _equal(counted, usage) else counted  # type: ignore[return-value]
+    return usage if _same(counted, usage) else counted  # type: ignore[return-value]
 
 
 def _count(value: object) -> int:
@@ -167,6 +182,8 @@ def _count(value: object) -> int:
     return min(max(int(number), 0), _MOST_TOKENS) if abs(number) < _MOST_TOKENS else 0
 
 
-def _equal(counted: Mapping[str, Any], usage: Mapping[str, Any]) -> bool:
-    """Whether the counts are the same and of the same types: 1.0 and True equal 1, but are no counts."""
-    return repr(sorted(counted.items(), key=repr)) == repr(sorted(usage.items(), key=repr))
+def _same(one: Any, other: Any) -> bool:
+    """Whether two values are equal and of the same types: 1.0 and True equal 1, but are no counts."""
+    if type(one) is dict and type(other) is dict:
+        return one.keys() == other.keys() and all(_same(part, other[key]) for key, part in one.items())
+    return one is other or (type(one) is type(other) and bool(one == other))

@@ -76,7 +76,8 @@ def _checked(message: AIMessage) -> AIMessage:
         if isinstance(read, InvalidCall):
             invalid.append(invalid_tool_call(name=name, args=read.text[:1000], id=id_, error=read.error))
         else:
-            valid.append(call if (name, id_) == (call["name"], call["id"]) else tool_call(name=name, args=args, id=id_))
+            kept = (name, id_) == (call["name"], call["id"]) and read.arguments is args
+            valid.append(call if kept else tool_call(name=name, args=read.arguments, id=id_))
     for bad in message.invalid_tool_calls:
         id_, words = _unique_id(bad["id"], seen), {key: _word(bad.get(key)) for key in ("name", "args", "error")}
         kept = id_ == bad["id"] and all(words[key] == bad.get(key) for key in words)
