@@ -20,13 +20,14 @@ from langchain_core.tools import BaseTool
 from vtagent.conversation import image_blocks, name_of
 from vtagent.errors import ModelError
 from vtagent.graphs.budgets import Stop
-from vtagent.graphs.intake import without_lost_images
+from vtagent.graphs.intake import readable, without_lost_images
 from vtagent.graphs.node import Parts
 from vtagent.graphs.state import ZoomContext
 from vtagent.graphs.tool_calls import structured, with_answer, without_calls
 from vtagent.images import ImageStore
 from vtagent.models.capabilities import (
     can_be_forbidden,
+    reads_of,
     reads_references,
     store_of,
     takes_tool_images,
@@ -135,9 +136,14 @@ class ModelCalls:
             must_answer: Whether the reply has to be an answer.
 
         Raises:
+            ImageRefused: As `readable`.
             ModelError: The model takes no zoom bias, though the settings have one.
         """
         store = self._parts.store
+        reads = reads_of(model), reads_of(model, from_tools=True)
+        messages = readable([*([system] if system else ()), *messages], *reads)
+        if system is not None:
+            system, messages = messages[0], messages[1:]
         told = with_open_calls_answered(without_lost_images(messages, store))
         if not takes_tool_images(model):
             told = after_tool_messages(told)

@@ -14,23 +14,23 @@ from dataclasses import replace
 from typing import Any
 
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import BaseMessage, convert_to_messages
-from langchain_core.runnables.config import ensure_config
+from langchain_core.messages import BaseMessage
 from langchain_core.tools import BaseTool, tool
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
-from langgraph.types import Checkpointer, Command, Durability
+from langgraph.types import Checkpointer, Command, Durability, StateUpdate
 
 from vtagent.graphs.act import Act
 from vtagent.graphs.answer import Answer
 from vtagent.graphs.decide import Decide
-from vtagent.graphs.intake import is_quick, noted, referenced
+from vtagent.graphs.intake import is_quick, referenced
 from vtagent.graphs.node import Parts
 from vtagent.graphs.observe import Observe
 from vtagent.graphs.state import ZoomContext, ZoomInput, ZoomState, settings_of
 from vtagent.images import ImageStore
 from vtagent.ingest import Fetch
+from vtagent.models.capabilities import reads_of
 from vtagent.prompts import PromptTemplate, zoom_prompt
 from vtagent.visual_tokens import VisionSpec
 
@@ -74,22 +74,30 @@ class ZoomAgent(CompiledStateGraph[ZoomState, Any, Any, Any]):
         async for event in super().astream_events(taken_in, config, **kwargs):
             yield event
 
+    def bulk_update_state(self, config: Any, supersteps: Any) -> Any:
+        """As `CompiledStateGraph.bulk_update_state`; `update_state` comes through here too."""
+        return super().bulk_update_state(config, self._updates_taken_in(supersteps))
+
+    async def abulk_update_state(self, config: Any, supersteps: Any) -> Any:
+        """As `CompiledStateGraph.abulk_update_state`; `aupdate_state` comes through here too."""
+        return await super().abulk_update_state(config, await asyncio.to_thread(self._updates_taken_in, supersteps))
+
+    def _updates_taken_in(self, supersteps: Sequence[Sequence[StateUpdate]]) -> list[list[StateUpdate]]:
+        return [[u._replace(values=self._taken_in(u.values, None, None)) for u in updates] for updates in supersteps]
+
     @property
     def _durability(self) -> Durability | None:
         return "exit" if isinstance(self.checkpointer, BaseCheckpointSaver) else None
 
     def _taken_in(self, input: Any, config: Any, context: Any) -> Any:
-        if isinstance(input, Command) and isinstance(input.update, Mapping):
-            return replace(input, update=self._taken_in(input.update, config, context))
+        if isinstance(input, Command):
+            return replace(input, update=self._taken_in(_as_mapping(input.update), config, context))
         if not isinstance(input, Mapping) or not input.get("messages"):
             return input
-        messages, store, fetch = input["messages"], self.builder.store, self.builder.fetch
-        if ensure_config(config)["configurable"].get("checkpoint_ns") and isinstance(messages, list):
-            # As a subgraph it gets the whole conversation, and an earlier message may hold an image that failed.
-            *earlier, last = convert_to_messages(messages)
-            messages = [*(noted(message, store, fetch) for message in earlier), last]
-        scale = settings_of(context, self.builder.defaults).scale
-        return {**input, "messages": referenced(messages, store, fetch, scale=scale)}
+        builder, settings = self.builder, settings_of(context, self.builder.defaults)
+        reads = reads_of(settings.model or builder.model)
+        messages = referenced(input["messages"], builder.store, builder.fetch, scale=settings.scale, reads=reads)
+        return {**input, "messages": messages}
 
     async def _ataken_in(self, input: Any, config: Any, context: Any) -> Any:
         if self._is_quick(input):
@@ -109,15 +117,25 @@ class ZoomAgent(CompiledStateGraph[ZoomState, Any, Any, Any]):
         return replace(self.builder.defaults, **context) if isinstance(context, Mapping) else context
 
 
+def _as_mapping(update: Any) -> Any:
+    """A command's update as a mapping where it is written as pairs of a key and a value; else the update itself."""
+    if isinstance(update, list | tuple) and all(isinstance(pair, tuple) and len(pair) == 2 for pair in update):
+        keys = [key for key, _ in update]
+        return dict(update) if len(set(keys)) == len(keys) else update
+    return update
+
+
 class ZoomGraph(StateGraph[ZoomState, Any, Any, Any]):
     """The graph before it is compiled.
 
     Args:
         parts: What its nodes share.
+        model: The graph's model; None if each run brings its own.
     """
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Parts, *, model: BaseChatModel | None = None) -> None:
         super().__init__(ZoomState, context_schema=ZoomContext, input_schema=ZoomInput)
+        self.model = model
         self.store, self.fetch, self.defaults = parts.store, parts.fetch, parts.defaults
 
     def compile(self, *args: Any, **kwargs: Any) -> ZoomAgent:
@@ -182,7 +200,7 @@ def build_zoom_graph(
     others = [_tool(each) for each in tools]
     if tool_name in (names := [each.name for each in others]) or len(set(names)) != len(names):
         raise ValueError(f"two tools have the same name: {[tool_name, *names]}")
-    graph = ZoomGraph(parts)
+    graph = ZoomGraph(parts, model=model)
     graph.add_node("observe", Observe(parts))
     graph.add_node("decide", Decide(parts, model=model, tools=others), destinations=("zoom", "answer"))
     graph.add_node("zoom", Act(parts, tools=others))

@@ -42,6 +42,21 @@ def takes_tool_images(model: BaseChatModel) -> bool:
     return bool((getattr(model, "profile", None) or {}).get("image_tool_message"))
 
 
+def reads_of(model: object, *, from_tools: bool = False) -> frozenset[str]:
+    """What the model reads beside text and images: "pdf", "audio", "video", and "other", blocks of its provider's own.
+
+    Args:
+        model: The model; one that reads references reads nothing else. For others their profile says it.
+        from_tools: Whether the blocks stand in tool messages.
+    """
+    if reads_references(model):
+        return frozenset()
+    profile = getattr(model, "profile", None)
+    known = profile if isinstance(profile, Mapping) else {}
+    keys = {"pdf": "pdf_tool_message" if from_tools else "pdf_inputs", "audio": "audio_inputs", "video": "video_inputs"}
+    return frozenset({"other", *(kind for kind, key in keys.items() if known.get(key))})
+
+
 def can_be_forbidden(model: BaseChatModel, tools: Sequence[Any]) -> bool:
     """Whether the model knows the tool choice "none". Some take it for a tool's name, and their servers refuse it.
 
