@@ -36,6 +36,9 @@ MessageT = TypeVar("MessageT", bound=BaseMessage)
 LOST = "[There was an image here. It is no longer in the image store and cannot be shown.]"
 """What the model is told in place of a lost image."""
 
+BLANK = "[This message was empty.]"
+"""What the model is told in place of an earlier message without content."""
+
 
 def referenced(
     messages: Any,
@@ -137,6 +140,26 @@ def readable(
                 message = message.model_copy(update={"content": told_blocks})
         told.append(message)
     return told
+
+
+def without_blanks(messages: Iterable[BaseMessage]) -> list[BaseMessage]:
+    """The messages with a sentence in place of each blank one but the last: some servers refuse those.
+
+    A reply is blank if the model refused, or spent its tokens on a thought.
+    """
+    told = list(messages)
+    for place, message in enumerate(told[:-1]):
+        if isinstance(message, AIMessage | HumanMessage) and _is_blank(message):
+            told[place] = message.model_copy(update={"content": BLANK})
+    return told
+
+
+def _is_blank(message: BaseMessage) -> bool:
+    if isinstance(message, AIMessage) and (message.tool_calls or message.invalid_tool_calls):
+        return False
+    blocks = [message.content] if isinstance(message.content, str) else message.content
+    said = (block.get("text") if isinstance(block, dict) and block.get("type") == "text" else block for block in blocks)
+    return not any(not isinstance(each, str) or each.strip() for each in said)
 
 
 def _storable(message: BaseMessage) -> BaseMessage:

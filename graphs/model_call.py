@@ -20,7 +20,7 @@ from langchain_core.tools import BaseTool
 from vtagent.conversation import image_blocks, name_of
 from vtagent.errors import ModelError
 from vtagent.graphs.budgets import Stop
-from vtagent.graphs.intake import readable, without_lost_images
+from vtagent.graphs.intake import readable, without_blanks, without_lost_images
 from vtagent.graphs.node import Parts
 from vtagent.graphs.state import ZoomContext
 from vtagent.graphs.tool_calls import structured, with_answer, without_calls
@@ -143,7 +143,9 @@ class ModelCalls:
         reads = reads_of(model), reads_of(model, from_tools=True)
         messages = readable([*([system] if system else ()), *messages], *reads)
         if system is not None:
-            system, messages = messages[0], messages[1:]
+            system, messages = messages[0], messages[1:]  # type: ignore[assignment]
+        if not reads_references(model):  # a `ChatVLM` repeats its own blank replies token by token
+            messages = without_blanks(messages)
         told = with_open_calls_answered(without_lost_images(messages, store))
         if not takes_tool_images(model):
             told = after_tool_messages(told)
