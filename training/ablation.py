@@ -1,12 +1,12 @@
-"""Which penalty teaches when to look closer: the same training under several of them, several seeds each, side by side.
+"""Compare penalties: run the same training under several of them, with several seeds each.
 
     python -m vtagent.training.ablation --config training/recipes/tiny.yaml
     python -m vtagent.training.ablation --config training/recipes/tiny.yaml --penalties off paper --seeds 0
 
-Every run is `python -m vtagent.training.grpo` with the recipe, and with any further setting that is given here. In the
-folder --out each leaves its own, and all together table.md, summary.json and zoomed.png: the share that zooms against
-steps. They are brought up to date after each run, one seed of every penalty before the next. Interrupted at any moment,
-the same command goes on.
+Every run is `python -m vtagent.training.grpo` with the recipe and with any further setting that you give here. Each run
+gets a folder in --out. After each run, table.md, summary.json and zoomed.png in --out are updated: they show the share
+that zooms against training steps. The first seed of every penalty comes before the second seed of any. Interrupt the
+command at any moment; the same command continues.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from vtagent.errors import SettingsError, VtagentError
+from vtagent.errors import SettingsError
+from vtagent.training.command_line import clean_exit
+from vtagent.training.durable import write_whole
 from vtagent.training.grpo import remember
-from vtagent.training.measure.ablation import plot, table, zoom_shares
 from vtagent.training.measure.curves import History, read_history
-from vtagent.training.measure.journal import write_whole
+from vtagent.training.measure.penalties import plot, table, zoom_shares
 from vtagent.training.rewards import PENALTIES
 
 COMPARED = ("off", "always", "paper", "reference")
@@ -31,7 +32,11 @@ _OURS = ("--output_dir", "--seed", "--penalty", "--config")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command."""
+    """Run the command.
+
+    Args:
+        arguments: Words of the command line; those of this process if absent.
+    """
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
@@ -41,12 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--seeds", nargs="+", type=int, default=[0, 1, 2], help="default: 0 1 2")
     add("--out", type=Path, default=Path("runs/ablation"), help="folder (default: %(default)s)")
     options, others = parser.parse_known_args(arguments)
-    try:
+    with clean_exit(parser):
         _run(options, others)
-    except VtagentError as error:
-        parser.exit(1, f"{parser.prog}: {error}\n")
-    except KeyboardInterrupt:
-        parser.exit(130, f"\n{parser.prog}: interrupted; the same command goes on from here\n")
 
 
 def _run(options: argparse.Namespace, others: Sequence[str]) -> None:
@@ -69,7 +70,7 @@ def _run(options: argparse.Namespace, others: Sequence[str]) -> None:
 
 
 def finished(folder: Path) -> bool:
-    """Whether a run's folder holds its last step; one whose state was cut off while it was written does not."""
+    """Whether the folder of a run holds its last step. A state that is not whole JSON counts as unfinished."""
     try:
         state = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
@@ -78,7 +79,12 @@ def finished(folder: Path) -> bool:
 
 
 def report(runs: Mapping[str, Sequence[History]], out: Path) -> None:
-    """Leave table.md, summary.json and zoomed.png of the runs that there are."""
+    """Write table.md, summary.json and zoomed.png.
+
+    Args:
+        runs: {penalty: the log of each finished run}.
+        out: The folder to write to.
+    """
     known = {penalty: histories for penalty, histories in runs.items() if histories}
     count = "\n".join(f"{penalty}: {len(histories)} seeds" for penalty, histories in known.items())
     write_whole(out / "table.md", f"{table(known)}\n\n{count}\n")
@@ -91,11 +97,11 @@ def report(runs: Mapping[str, Sequence[History]], out: Path) -> None:
 
 
 def _train(config: Path, penalty: str, seed: int, folder: Path, others: Sequence[str]) -> None:
-    """One run, in a process of its own.
+    """Make one run in a process of its own.
 
     Raises:
-        SettingsError: it failed; it has said why.
-        KeyboardInterrupt: it was asked to stop.
+        SettingsError: The run failed; its own message says why.
+        KeyboardInterrupt: The run was interrupted.
     """
     command = [sys.executable, "-m", "vtagent.training.grpo", "--config", str(config)]
     command += ["--output_dir", str(folder), "--penalty", penalty, "--seed", str(seed)]
@@ -108,6 +114,7 @@ def _train(config: Path, penalty: str, seed: int, folder: Path, others: Sequence
 
 
 def _histories(out: Path, penalty: str, plan: Sequence[tuple[str, int]]) -> Iterator[History]:
+    """The logs of a penalty's finished runs."""
     for own, seed in plan:
         folder = out / f"{own}-{seed}"
         if own == penalty and finished(folder):

@@ -1,11 +1,11 @@
-"""Make one self-contained HTML page of a folder of logged rollouts, to read what a policy did and what it earned.
+"""Make one self-contained HTML page of logged rollouts, to read what a policy did and what it earned.
 
     python -m vtagent.training.rollouts runs/grpo/rollouts
     python -m vtagent.training.rollouts runs/grpo --steps 0-50 --out first-steps.html
 
-The page shows every rollout with its conversation and views, boxes where it zoomed, rewards by part, and its group with
-advantages; it filters by zoom, right or wrong, reward, step and source, and is driven by keys (? lists them). It loads
-nothing and runs nothing but its own script, so it can be sent to anyone and opened from disk.
+The page shows every rollout with its conversation, its views with boxes where it zoomed, its rewards by part, and its
+group with advantages. It filters by zoom, right or wrong, reward, step and source. Keys control it (? lists them). It
+loads nothing and runs only its own script, so you can send it to anyone and open it from disk.
 """
 
 from __future__ import annotations
@@ -16,12 +16,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vtagent.errors import DataError, VtagentError
+from vtagent.training.durable import write_whole
 from vtagent.training.rl.log import read_log
 from vtagent.training.rl.page import build_page
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command."""
+    """Run the command.
+
+    Args:
+        arguments: Words of the command line; those of this process if absent.
+    """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="of the log, or of the run that has it in rollouts/")
     parser.add_argument("--steps", help="only these: 10, or 10-20 (default: all)")
@@ -40,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         page = build_page(folder, read_log(folder, steps=steps), title=title, max_bytes=int(options.max_mb * 1e6))
         out = options.out or folder / "rollouts.html"
         out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(page, encoding="utf-8")
+        write_whole(out, page)
     except VtagentError as error:
         parser.exit(1, f"{parser.prog}: {error}\n")
     except OSError as error:
@@ -49,6 +54,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _steps(text: str) -> range:
+    """Read "10" or "10-20".
+
+    Raises:
+        DataError: Anything else.
+    """
     found = re.fullmatch(r"(\d+)(?:-(\d+))?", text)
     if found is None:
         raise DataError(f"--steps takes a step or a range, such as 10 or 10-20, not {text!r}")

@@ -1,22 +1,25 @@
-"""Choose questions to train on by what the policy itself can do: python -m vtagent.training.select --out DIR
+r"""Choose questions to train on by what the policy itself can do.
 
-Every question is answered eight times with a quarter of the pixels and eight times at full resolution, at temperature
-1, by runs of the graph that agents use. Two kinds are kept (VisionThink, arXiv:2507.13348, section 3):
+    python -m vtagent.training.select --out DIR
+
+The policy answers every question eight times with a quarter of the pixels and eight times at full resolution, at
+temperature 1, in runs of the graph that agents use. Two kinds are kept (VisionThink, arXiv:2507.13348, section 3):
 
     low resolution suffices   all answers are right at both resolutions
     needs full resolution     at least six more are right at full resolution than at low
 
-All others teach nothing: too hard, or too noisy to tell. The folder --out gets selected.jsonl with images/,
-summary.json, histogram.png, and trials.jsonl with one line for each question tried. To train on as many of each kind:
+All other questions teach nothing: they are too hard, or the answers are too noisy. The folder --out gets selected.jsonl
+with images/, summary.json, histogram.png, and trials.jsonl with one line for each question tried. To train on equally
+many of each kind:
 `python -m vtagent.training.grpo --data DIR/selected.jsonl --columns source=kind --mix '*=1' …`
 
     python -m vtagent.training.select --data rendered --count 300 --out runs/select
-    python -m vtagent.training.select --model Qwen/Qwen2.5-VL-7B-Instruct --data Senqiao/VisionThink-General-Train \\
-        --grader exact+judge --judge-model Qwen/Qwen3-1.7B --judge-url http://localhost:8000/v1 \\
+    python -m vtagent.training.select --model Qwen/Qwen2.5-VL-7B-Instruct --data Senqiao/VisionThink-General-Train \
+        --grader exact+judge --judge-model Qwen/Qwen3-1.7B --judge-url http://localhost:8000/v1 \
         --max-tokens 2048 --want 10000 --out data/selected
 
-The same command goes on where an interrupted or killed one ended. On several GPUs, start one command on each with
---shard 1/8, --shard 2/8, … and one --out; the last to end writes what all have found.
+If the command is interrupted or killed, the same command continues. On several GPUs, start one command on each, with
+--shard 1/8, --shard 2/8, … and the same --out. The last one to end writes what all of them have found.
 """
 
 from __future__ import annotations
@@ -29,27 +32,27 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vtagent.errors import DataError, VtagentError
+from vtagent.errors import DataError
 from vtagent.models.chat import ChatVLM
+from vtagent.training.command_line import add_grader_options, clean_exit, grader_of
 from vtagent.training.data import open_examples
 from vtagent.training.measure.identity import digest_of_weights
-from vtagent.training.rewards.grading import STEPS, build_grader
 from vtagent.training.rl.collect import WorkingStore
 from vtagent.training.selection.report import counted, write
-from vtagent.training.selection.sampler import Sampler, select
+from vtagent.training.selection.runner import TrialRunner, select
 from vtagent.training.selection.trials import TrialLog
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command."""
+    """Run the command.
+
+    Args:
+        arguments: Words of the command line; those of this process if absent.
+    """
     parser = _parser()
     options = parser.parse_args(arguments)
-    try:
+    with clean_exit(parser):
         summary = _run(options)
-    except VtagentError as error:
-        parser.exit(1, f"{parser.prog}: {error}\n")
-    except KeyboardInterrupt:
-        parser.exit(130, f"\n{parser.prog}: interrupted; the same command goes on from here\n")
     for source, counts in summary["by source"].items():
         print(f"{source}: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
     print(
@@ -73,14 +76,12 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
     }
     part, parts = options.shard
     log = TrialLog(options.out, settings, name="trials.jsonl" if parts == 1 else f"trials-{part}-of-{parts}.jsonl")
-    grader = build_grader(
-        options.grader, judge_model=options.judge_model, judge_url=options.judge_url, cache=options.out / "judge"
-    )
+    grader = grader_of(options, options.out)
     asyncio.run(grader.check())
     model = ChatVLM.from_pretrained(
         options.model, store=WorkingStore(), temperature=options.temperature, max_tokens=options.max_tokens
     )
-    sampler = Sampler(
+    runner = TrialRunner(
         model,
         grader,
         samples=options.samples,
@@ -90,7 +91,7 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
     )
     try:
         failures = select(
-            sampler,
+            runner,
             examples,
             log,
             gain=options.gain,
@@ -99,8 +100,8 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
             batch=max(1, options.concurrency // options.samples),
         )
     finally:
-        sampler.close()
-    # Other shards have gone on meanwhile.
+        runner.close()
+    # Opened again, since other shards may have added trials.
     return write(TrialLog(options.out, settings), gain=options.gain, want=options.want, failures=failures)
 
 
@@ -118,21 +119,19 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         default=[],
         metavar="NAME=COLUMN",
-        help="what its columns are called, if not found: image, question, answers, source, id",
+        help="names of its columns, if they are not found: image, question, answers, source, id",
     )
     add("--split", default="train", help="of a hub id or saved folder (default: train)")
-    add("--count", type=int, help="try the first so many questions (default: all; 1000 rendered pages)")
-    add("--want", type=int, help="stop when so many of each kind are found (the paper kept 10,000)")
+    add("--count", type=int, help="try only the first COUNT questions (default: all; 1000 rendered pages)")
+    add("--want", type=int, help="stop when WANT of each kind are found (the paper kept 10,000)")
     add("--samples", type=int, default=8, help="answers at each resolution (default: 8, as the paper)")
-    add("--gain", type=int, default=6, help="so many more right at full resolution mean that it is needed (default: 6)")
-    add("--temperature", type=float, default=1.0, help="of the answers (default: 1)")
-    add("--max-tokens", type=int, default=512, help="longest reply (default: 512)")
-    add("--grader", default="exact", help=f"steps out of {', '.join(STEPS)}, joined by + (default: exact)")
-    add("--judge-model", help="for a grader with `judge`: its name at the server, or provider:model")
-    add("--judge-url", help="OpenAI-compatible server of the judge")
-    add("--seed", type=int, default=0, help="of rendered pages, the order, and the answers (default: 0)")
-    add("--timeout", type=float, default=600.0, help="seconds one run may take (default: 600)")
-    add("--concurrency", type=int, default=256, help="runs under way together (default: 256)")
+    add("--gain", type=int, default=6, help="full resolution is needed if GAIN more are right there (default: 6)")
+    add("--temperature", type=float, default=1.0, help="temperature of the answers (default: 1)")
+    add("--max-tokens", type=int, default=512, help="tokens per reply (default: 512)")
+    add_grader_options(parser)
+    add("--seed", type=int, default=0, help="seed of rendered pages, the order, and the answers (default: 0)")
+    add("--timeout", type=float, default=600.0, help="seconds that a run may take (default: 600)")
+    add("--concurrency", type=int, default=256, help="number of concurrent runs (default: 256)")
     add("--shard", type=_shard, default=(1, 1), metavar="I/N", help="do the I-th of N parts of the work")
     add("--out", type=Path, default=Path("runs/select"), help="folder (default: %(default)s)")
     return parser

@@ -1,4 +1,4 @@
-"""What an evaluation measured, as short names: digests of weights and questions, so that no two are taken for one."""
+"""Short names for what an evaluation measured: digests of weights and questions, so that no two are confused."""
 
 from __future__ import annotations
 
@@ -9,17 +9,24 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vtagent.models.families import resolve
+from vtagent.models.families import checkpoint_path
 from vtagent.training.data import Example
 
 _BLOCK, _BLOCKS = 2**16, 256
-"""A larger file is sampled: this many blocks of this many bytes, evenly spaced."""
+"""Bytes per block, and blocks per file. Of a larger file, evenly spaced blocks are read."""
 _WEIGHTS = (".safetensors", ".bin", ".json", ".jinja")
 
 
 def digest_of_weights(model: str) -> str:
-    """A digest of a checkpoint's folder: its files' sizes and contents. A hub id stands for itself."""
-    folder = Path(resolve(str(model)))
+    """A digest of the names, sizes and contents of the files in a checkpoint's folder.
+
+    Args:
+        model: The name of a bundled policy, a folder, or a hub id.
+
+    Returns:
+        16 hexadecimal digits; a hub id is returned as it is.
+    """
+    folder = Path(checkpoint_path(str(model)))
     if not folder.is_dir():
         return str(model)
     digest = hashlib.sha256()
@@ -35,7 +42,7 @@ def digest_of_weights(model: str) -> str:
 
 
 def digest_of_examples(examples: Sequence[Example]) -> str:
-    """A digest of the questions, gold answers and pictures, in their order."""
+    """A digest of the questions, gold answers and images, in their order."""
     digest = hashlib.sha256()
     for example in examples:
         image = hashlib.sha256(example.image).hexdigest()
@@ -45,6 +52,6 @@ def digest_of_examples(examples: Sequence[Example]) -> str:
 
 
 def folder_name(settings: Mapping[str, Any]) -> str:
-    """A name for the folder of an evaluation: readable, and another one for other settings."""
+    """A readable name for the folder of an evaluation; other settings give another name."""
     model = re.sub(r"[^\w.-]+", "-", str(settings["model"]).strip("/"))[-40:].strip("-.")
     return f"{model}-{hashlib.sha256(json.dumps(dict(settings), sort_keys=True).encode()).hexdigest()[:8]}"

@@ -1,7 +1,7 @@
-"""Outcomes become a row per mode and source, and one per mode for all sources, each figure with its interval.
+"""Summarises outcomes: one row per mode and source, and one per mode over all sources, with intervals.
 
-The overall row weighs sources by how many questions each has, or by a given mix; so a table of two thirds large print
-and one third small needs no other questions than one of equal parts.
+The overall row weighs sources by their number of questions, or by a given mix. So you can report two thirds large print
+and one third small print from the same questions as equal parts.
 """
 
 from __future__ import annotations
@@ -31,31 +31,31 @@ class Estimate:
 
 @dataclass(frozen=True)
 class SummaryRow:
-    """One mode on one source, or on all of them."""
+    """A line of the results table: one mode on one source, or on all of them."""
 
     mode: str
     source: str
-    """`OVERALL` for all."""
+    """`OVERALL` for all sources."""
     questions: int
     accuracy: Estimate | None
-    """Share of the graded questions whose answer is right; a failed run's is not. None: nothing was graded."""
+    """Share of the graded questions with a right answer. A failed run is not right. None: nothing was graded."""
     zoomed: Estimate | None
-    """Share of the runs that saw more than the first view. None: every run failed, as for all figures of cost."""
+    """Share of the runs with more than the first view. None, as for all costs: every run failed."""
     of_full_accuracy: Estimate | None
-    """Accuracy over that of mode `full` on the same questions, paired. None where `full` was not asked."""
+    """Accuracy divided by that of mode `full` on the same questions. None: `full` was not asked."""
     visual_tokens: float | None
-    """Mean per question, of all views shown."""
+    """Mean cost per question of all views shown."""
     of_full_tokens: float | None
-    """Visual tokens over those of full resolution at once: 25 % + p · 100 % where a share p zooms on whole pages."""
+    """Visual tokens divided by those of full resolution at once: 25 % + p · 100 % if a share p zooms on whole pages."""
     kept_of_full_tokens: float | None
     """The same without low views that a zoom replaced: 25 % + p · 75 %. See `outcomes.kept_tokens`."""
     median_seconds: float | None
-    """Of a question, with the others under way."""
+    """Seconds per run, with the others in progress."""
     p95_seconds: float | None
     failed: int
-    """Runs that raised."""
+    """Number of runs that raised or took too long."""
     ungraded: int
-    """Answers that the grader could not judge; they are in no accuracy."""
+    """Number of answers that the grader could not judge. They are in no accuracy."""
 
     def json(self) -> dict[str, Any]:
         """The row as JSON values."""
@@ -63,15 +63,19 @@ class SummaryRow:
 
 
 def summarize(outcomes: Sequence[Outcome], *, mix: Mapping[str, float] | None = None) -> list[SummaryRow]:
-    """Rows in the order of modes, sources by name, the overall row last where there are several sources.
+    """Summarise outcomes.
 
     Args:
         outcomes: At most one for each question and mode.
-        mix: How much a source counts in the overall row; sources that it leaves out count nothing. A name may be
-            shortened as long as one source alone begins with it. Absent: every question counts the same.
+        mix: The weight of each source in the overall row; a source that is missing has weight 0. A name may be
+            shortened as long as only one source begins with it. Default: every question has the same weight.
+
+    Returns:
+        Rows in the order of modes, then of source names. The overall row of a mode comes last; there is none if there
+        is only one source.
 
     Raises:
-        DataError: The mix names no source, or several.
+        DataError: A name of the mix fits no source, or several.
     """
     sources = sorted({outcome.source for outcome in outcomes})
     weights = None if mix is None else resolved_mix(mix, sources)
@@ -90,10 +94,17 @@ def summarize(outcomes: Sequence[Outcome], *, mix: Mapping[str, float] | None = 
 
 
 def resolved_mix(mix: Mapping[str, float], sources: Sequence[str]) -> dict[str, float]:
-    """The mix with its names written out.
+    """The mix with full names.
+
+    Args:
+        mix: Weights by source; names may be shortened.
+        sources: All sources.
+
+    Returns:
+        Weights by the full name of the source.
 
     Raises:
-        DataError: A name that is not the beginning of exactly one source, or a weight that is none.
+        DataError: A name that is not the beginning of exactly one source, or a weight that is not valid.
     """
     weights: dict[str, float] = {}
     for name, weight in mix.items():
@@ -156,7 +167,7 @@ def _is_graded(outcome: Outcome) -> bool:
 def _arrays(
     measured: Mapping[str, Sequence[Sequence[float]]], weights: Mapping[str, float]
 ) -> tuple[list[Array], list[float]] | None:
-    """The strata that have something; None where none has."""
+    """The strata that are not empty, each of shape (questions, quantities), with their weights; None if all are."""
     parts = {name: np.asarray(rows, float) for name, rows in measured.items() if rows}
     return ([*parts.values()], [weights[name] for name in parts]) if parts else None
 
@@ -169,7 +180,7 @@ def _mean(measured: Mapping[str, Sequence[Sequence[float]]], weights: Mapping[st
 def _estimate(
     measured: Mapping[str, Sequence[Sequence[float]]], weights: Mapping[str, float], *, ratio: bool = False
 ) -> Estimate | None:
-    """The mean of the only quantity, or that of the first over that of the second."""
+    """The mean of the only quantity, or the mean of the first divided by that of the second."""
     if (arrays := _arrays(measured, weights)) is None:
         return None
     mean, drawn = weighted_mean(*arrays), resampled_means(*arrays)
@@ -186,7 +197,15 @@ def _ratio(tokens: Array | None, of: int) -> float | None:
 
 
 def quantile(weighted: Sequence[tuple[float, float]], level: float) -> float | None:
-    """The least value that, with all below it, holds at least `level` of the weight; None of nothing."""
+    """A quantile of weighted values.
+
+    Args:
+        weighted: Pairs of value and weight.
+        level: The level of the quantile, 0 to 1.
+
+    Returns:
+        The smallest value such that it and all smaller values hold at least `level` of the weight. None: no values.
+    """
     if not weighted:
         return None
     values, weights = np.asarray(sorted(weighted), float).T

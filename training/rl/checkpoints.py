@@ -1,21 +1,17 @@
-"""Checkpoints that are whole or not there, and that a run goes on from as if it had never stopped.
+"""Checkpoints that are written whole or not at all. A resumed run continues as if it had never stopped.
 
-A checkpoint is written in a folder of its own and then renamed, so being killed at any moment leaves the one before.
-With the step it was written at, everything else follows: the order of the data (`order`) and what is sampled are
-functions of the seed and of the step, and the optimizer's and the schedule's state are in the checkpoint.
+A checkpoint is written to a staging folder and then renamed, so a kill at any moment leaves the checkpoint before it.
+It holds the step and the state of the optimizer and the schedule. Everything else follows from the seed and the step:
+the order of the data (`order`) and what is sampled.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-import signal
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
-import torch
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import GRPOTrainer
 
@@ -23,7 +19,7 @@ _STAGING = ".saving"
 
 
 class WholeCheckpoints(GRPOTrainer):  # type: ignore[misc]
-    """How `GraphGRPOTrainer` writes and reads checkpoints."""
+    """The part of `GraphGRPOTrainer` that writes and reads checkpoints."""
 
     _saving = False
 
@@ -57,59 +53,25 @@ class WholeCheckpoints(GRPOTrainer):  # type: ignore[misc]
 
     def _load_optimizer_and_scheduler(self, checkpoint: Any) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is not None:  # TRL counts its forward-backward passes from 0 again
+        if checkpoint is not None:  # TRL counts forward-backward passes from 0 again
             self._step = self.state.global_step * self.args.gradient_accumulation_steps
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """None: a checkpoint is not published."""
+        """Write no model card: a checkpoint is not published."""
 
 
 def checkpoints(folder: str | os.PathLike[str]) -> list[tuple[int, Path]]:
-    """The checkpoints of a run, by step."""
+    """The checkpoints in the folder of a run.
+
+    Args:
+        folder: The output folder of the run.
+
+    Returns:
+        Step and folder of each checkpoint, in the order of steps.
+    """
     found = []
     for path in Path(folder).glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
         step = path.name.rpartition("-")[2]
         if step.isdigit() and path.is_dir():
             found.append((int(step), path))
     return sorted(found)
-
-
-class StopWhenAsked(TrainerCallback):
-    """On the first interrupt (SIGINT, SIGTERM) a run saves where that is possible and ends; a second one kills it.
-
-    Args:
-        accelerator: Of the run.
-        batches: Forward-backward passes of one generation: a checkpoint is possible where it is used up.
-    """
-
-    def __init__(self, accelerator: Any, batches: int) -> None:
-        self._accelerator, self._batches = accelerator, batches
-        self._before: dict[int, Any] = {}
-        self.asked = False
-        """Somebody has: on whichever process."""
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Listen."""
-        self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Agree with the other processes, and stop where a checkpoint can be gone on from."""
-        if state.global_step * args.gradient_accumulation_steps % self._batches:
-            return
-        flag = torch.tensor(float(self.asked), device=self._accelerator.device)
-        self.asked = bool(self._accelerator.reduce(flag, reduction="sum"))
-        if self.asked:
-            control.should_save = control.should_training_stop = True
-
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Leave interrupts to whom they belonged before."""
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        self.asked = True
-        signal.signal(number, signal.SIG_DFL)

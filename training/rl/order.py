@@ -1,4 +1,7 @@
-"""Which examples each generation takes: a function of the seed and the generation's number, so resuming is exact."""
+"""Which examples each generation batch takes. It follows from the seed and the batch's number, so resuming is exact.
+
+A window is the stretch of the data that one generation batch takes.
+"""
 
 from __future__ import annotations
 
@@ -9,19 +12,20 @@ from torch.utils.data import Sampler
 
 
 class Windows(Sampler[int]):
-    """The indices of a whole run, generation after generation, as TRL's data loader wants them.
+    """The indices of a whole run, window after window, in the form that TRL's data loader takes.
 
-    TRL's own sampler starts its first epoch again when a run is resumed. Here the run is one long epoch: pass after
-    pass over the examples, each in an order of its own, cut into generations. A checkpoint only remembers its step.
+    TRL's own sampler starts its first epoch again when a run is resumed. Here the run is one long epoch: it passes over
+    the examples again and again, each time in another order, and is cut into windows. So a checkpoint needs to hold
+    only its step.
 
     Args:
-        examples: How many there are.
-        prompts: Prompts of one generation, on all processes together.
-        rollouts: Rollouts of each prompt.
-        batches: Forward-backward passes that one generation is used for; its indices come once for each.
-        windows: Generations of the run.
+        examples: Number of examples.
+        prompts: Prompts per window, on all processes together.
+        rollouts: Rollouts per prompt.
+        batches: Forward-backward passes per window. The indices of a window come once for each.
+        windows: Number of windows in the run.
         shuffle: Whether the order is random.
-        seed: Of that order.
+        seed: The seed of the order.
     """
 
     def __init__(
@@ -42,7 +46,7 @@ class Windows(Sampler[int]):
                     yield from [index] * self.rollouts
 
     def _stream(self) -> Iterator[int]:
-        """Examples without end; those that are left over at the end of a pass come first in the next."""
+        """Endless indices: one pass over the examples after another. A window may span two passes."""
         number = 0
         while True:
             order = list(range(self.examples))
@@ -53,5 +57,5 @@ class Windows(Sampler[int]):
 
 
 def seed_of(*parts: object) -> int:
-    """A seed that follows from what it is for, such as ("rollout", 7, window, row)."""
+    """A seed of 48 bits that depends on what it is for, such as ("rollout", 7, window, place)."""
     return random.Random("/".join(map(str, parts))).getrandbits(48)

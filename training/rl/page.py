@@ -1,8 +1,8 @@
-"""A rollout log as one HTML file that needs nothing else: pictures inline once each, nothing loaded, no word run.
+"""A rollout log as one HTML file. It embeds each image once, loads nothing, and runs only its own script.
 
-What policies and documents say is data, and it stays data: it stands as JSON in a block that browsers do not run, with
-every `<`, `>` and `&` escaped, and the page's script shows it as text. Should that ever fail, the page's own content
-security policy still lets no other script run than the one whose hash it names.
+What policies and documents say stays data: it is JSON in a block that browsers do not run, with every `<`, `>` and `&`
+escaped, and the script of the page shows it as text. If that ever failed, the content security policy of the page would
+still block every script except the page's own, which it identifies by hash.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from vtagent.training.rewards import SIGNS
+
 Line = dict[str, Any]
 
 _TYPES = {".png": "image/png", ".jpg": "image/jpeg"}
@@ -25,13 +27,16 @@ _FILE = re.compile(r"views/[0-9a-f]{8,64}\.(?:png|jpg)")
 
 
 def build_page(folder: Path, lines: Iterable[Line], *, title: str, max_bytes: int) -> str:
-    """The page.
+    """Build the page.
 
     Args:
-        folder: The log's folder, where the pictures are; one that is missing is shown as missing.
-        lines: Of `read_log`.
-        title: What the page is called.
-        max_bytes: Whole groups are left out, evenly, until the page is about this small; it says so.
+        folder: The folder of the log, with the images. The page says where one is missing.
+        lines: The lines that `read_log` gives.
+        title: The title of the page.
+        max_bytes: Evenly spaced groups are left out until the page has about this size. The page says so.
+
+    Returns:
+        The HTML text.
     """
     groups: dict[tuple[int, int], list[Line]] = {}
     for line in lines:
@@ -43,12 +48,12 @@ def build_page(folder: Path, lines: Iterable[Line], *, title: str, max_bytes: in
         note = f"{len(kept)} of {len(ordered)} groups, evenly chosen: all would make the page too large."
     rollouts = [line for group in kept for line in group]
     names = {view["file"] for line in rollouts for view in line["views"]}
-    data = {"note": note, "rollouts": rollouts, "images": _images(folder, names)}
+    data = {"note": note, "rollouts": rollouts, "images": _images(folder, names), "signs": dict(SIGNS)}
     return _filled(_template("page.html"), title=title, data=_as_json(data))
 
 
 def _shown(line: Line) -> Line:
-    """The line without token ids: for each reply how long it was and how sure the policy, and only files of ours."""
+    """The line without token ids: per reply its length and its mean log-probability. Drops unexpected file names."""
     turns = []
     for turn in line.get("turns", ()):
         known = [value for value in turn["logprobs"] if value is not None]
@@ -63,19 +68,19 @@ def _is_file(name: object) -> bool:
 
 
 def _thinned(folder: Path, groups: Sequence[list[Line]], max_bytes: int) -> Sequence[list[Line]]:
-    """Every n-th group, for the least n whose page is small enough; one group at least."""
+    """Every n-th group, for the smallest n that makes the page small enough; at least one group."""
     sizes = [len(json.dumps(group)) for group in groups]
-    pictures = [{view["file"] for line in group for view in line["views"] if view["file"]} for group in groups]
-    weights = {name: _weight(folder / name) for names in pictures for name in names}
+    shown = [{view["file"] for line in group for view in line["views"] if view["file"]} for group in groups]
+    weights = {name: _weight(folder / name) for names in shown for name in names}
     for step in range(1, len(groups)):
-        names = set().union(*pictures[::step])
+        names = set().union(*shown[::step])
         if sum(sizes[::step]) + sum(weights[name] for name in names) <= max_bytes:
             return groups[::step]
     return groups[:1]
 
 
 def _weight(path: Path) -> int:
-    """Bytes that a picture takes in the page."""
+    """Bytes that an image takes in the page, as base64."""
     return path.stat().st_size * 4 // 3 if path.exists() else 0
 
 
@@ -91,8 +96,8 @@ def _images(folder: Path, names: set[str | None]) -> dict[str, dict[str, str]]:
 
 
 def _as_json(data: Mapping[str, Any]) -> str:
-    """JSON that is the same inside HTML: nothing in it can end the block that holds it, or begin another one."""
-    text = json.dumps(data, separators=(",", ":"))  # ASCII, so no character that JavaScript takes for a line's end
+    """JSON that is safe inside HTML: nothing in it can end its block or begin another one."""
+    text = json.dumps(data, separators=(",", ":"))  # ASCII: no character that JavaScript reads as a line end
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
@@ -103,7 +108,7 @@ def _filled(template: str, *, title: str, data: str) -> str:
         "base-uri 'none'; form-action 'none'"
     )
     parts = {"policy": policy, "title": html.escape(title), "style": style, "script": script, "data": data}
-    # In one go: what was filled in is not looked through again.
+    # In one pass, so that placeholders in the data are not filled in.
     return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], template)
 
 

@@ -1,7 +1,7 @@
-"""What the decision is worth while it is learned: accuracy with it forced either way, on questions that stay the same.
+"""Measures during training what the decision is worth: accuracy with zooming forced and forbidden.
 
-An accuracy that falls when zooming is forced means that reading is being lost; where both are equal, looking closer
-buys nothing.
+The questions stay the same. If the accuracy with forced zooming falls, the policy is losing its ability to read. If
+both accuracies are equal, zooming gains nothing.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ _FORCED = {"forced/zoom": "forced-zoom", "forced/direct": "forced-direct"}
 
 
 class ForcedProbe:
-    """Asks some of the training examples, greedily, with the decision taken away.
+    """Asks at most `QUESTIONS` of the training examples with the decision taken away.
 
     Args:
-        model: The policy; its images go to its own store.
+        model: The policy, greedy. Its images go to its own store.
         grader: Says what is right.
-        examples: What is trained on.
+        examples: What is trained on; evenly spaced ones are asked.
         context: The settings of every run in training.
-        limit: Seconds a run may take.
+        limit: Seconds that a run may take.
         build: Makes the graph.
     """
 
@@ -51,7 +51,11 @@ class ForcedProbe:
         self._examples = [examples[place] for place in range(0, len(examples), step)][:QUESTIONS]
 
     async def measure(self) -> dict[str, float]:
-        """Accuracy by metric name; runs that failed and unscorable answers are left out."""
+        """Ask all questions in both modes.
+
+        Returns:
+            Accuracy by metric name. Failed runs and ungraded answers do not count.
+        """
         found = {}
         for name, mode in self._modes.items():
             asked = await asyncio.gather(

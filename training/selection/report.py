@@ -1,4 +1,4 @@
-"""What a selection leaves: the selected rows, a summary in figures, and a picture of all counts."""
+"""The results of a selection: the selected rows, a summary, and a plot of all counts."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vtagent.errors import DataError
+from vtagent.training.durable import replacing, write_whole
 from vtagent.training.selection.trials import (
     NEEDS_FULL,
     SUFFICES,
@@ -17,15 +18,23 @@ from vtagent.training.selection.trials import (
     count_table,
     kind_of,
     write_selected,
-    write_whole,
 )
 
 
 def write(log: TrialLog, *, gain: int, want: int | None, failures: Counter[str]) -> dict[str, Any]:
-    """Leave selected.jsonl, summary.json and histogram.png in the log's folder.
+    """Write selected.jsonl, summary.json and histogram.png to the folder of the log.
+
+    Args:
+        log: The trials.
+        gain: See `kind_of`.
+        want: At most this many questions of each kind. None: all.
+        failures: Why questions could not be tried, and how many.
+
+    Returns:
+        The contents of summary.json.
 
     Raises:
-        DataError: Nothing was tried.
+        DataError: No question was tried.
     """
     trials = list(log.trials.values())
     if not trials:
@@ -53,7 +62,13 @@ def write(log: TrialLog, *, gain: int, want: int | None, failures: Counter[str])
 
 
 def plot(trials: Sequence[Trial], gain: int, path: Path) -> None:
-    """Draw how many questions had so many right answers at each resolution, and what was kept of them."""
+    """Plot the number of questions by right answers at each resolution, and mark those that were selected.
+
+    Args:
+        trials: All trials.
+        gain: See `kind_of`.
+        path: The PNG file to write.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -86,10 +101,11 @@ def plot(trials: Sequence[Trial], gain: int, path: Path) -> None:
     bars.set(xlabel="right at full resolution minus right at low", ylabel="questions", title="what is kept of them")
     bars.xaxis.get_major_locator().set_params(integer=True)
     bars.legend()
-    figure.savefig(path, dpi=110)
+    with replacing(path) as part:
+        figure.savefig(part, dpi=110, format="png")
     plt.close(figure)
 
 
 def counted(failures: Counter[str]) -> str:
-    """The commonest reasons on one line."""
+    """The five most common reasons, on one line."""
     return "; ".join(f"{count} × {reason}" for reason, count in failures.most_common(5)) or "there were none"

@@ -20,7 +20,7 @@ from vtagent.models.records import KEY, known_prefix, make_record, prefix_hashes
 from vtagent.models.streaming import ReplyStreamer, cut, to_message, usage
 from vtagent.models.template import to_template, views_of, with_references
 from vtagent.protocol import TOOL_CALL
-from vtagent.views import ViewRenderer
+from vtagent.views import View, ViewRenderer
 
 _MARK = f"reply-{token_hex(16)}"
 """Replaces the last recorded reply while the text after it is rendered; random, so that no message contains it."""
@@ -91,7 +91,7 @@ class Call:
     stops: tuple[str, ...]
     forced: str
     new_ids: tuple[int, ...]
-    """The part of the prompt that no record holds yet."""
+    """The ids of the prompt after the recorded turns."""
     prefix: str
     """The hash of everything before the reply, under which its record is valid."""
 
@@ -118,12 +118,18 @@ class Call:
         return replace(self.request, on_token=watch)
 
     def message(self, generation: Generation, model_name: str) -> AIMessage:
-        """The reply as a message, with its record."""
+        """Make the message of a reply, with its record.
+
+        Args:
+            generation: What the engine sampled.
+            model_name: The name of the model, for the metadata.
+        """
         text = cut(self.forced + self.codec.decode(generation.token_ids), self.stops)
         message = to_message(text)
         message.usage_metadata = usage(generation)
         record = make_record(
             message,
+            start=len(self.request.token_ids) - len(self.new_ids),
             prompt_ids=self.new_ids,
             completion_ids=generation.token_ids,
             logprobs=generation.logprobs,
@@ -172,7 +178,7 @@ def plan(
         )
     request = Request(
         token_ids=ids,
-        images=tuple(EngineImage(view.url, renderer.render(view)) for view in views),
+        images=_rendered(views, renderer),
         sampling=_sampling(options, codec),
     )
     return Call(request, codec, options.stops, options.forced or "", tuple(new_ids), hashes[-1])
@@ -190,6 +196,26 @@ def tool_options(
     """
     schemas = [convert_to_openai_tool(tool) for tool in tools]
     return {"tools": schemas} if tool_choice is None else {"tools": schemas, "tool_choice": tool_choice}
+
+
+def shown_images(
+    messages: Sequence[BaseMessage], *, store: ImageStore, renderer: ViewRenderer
+) -> tuple[EngineImage, ...]:
+    """Render the views that messages show, in the order of their placeholders.
+
+    Args:
+        messages: A conversation whose images are references, or bring their pixels along.
+        store: Where the images are, and where new ones are put.
+        renderer: Renders views of that store at the model's sizes.
+
+    Raises:
+        ImageError: An image that is unknown to the store, or that it refuses.
+    """
+    return _rendered(views_of(with_references(messages, store), store), renderer)
+
+
+def _rendered(views: Sequence[View], renderer: ViewRenderer) -> tuple[EngineImage, ...]:
+    return tuple(EngineImage(view.url, renderer.render(view)) for view in views)
 
 
 def _new_text(

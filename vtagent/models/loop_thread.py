@@ -1,4 +1,4 @@
-"""One thread with an event loop in it: coroutines in from any thread, futures out."""
+"""A thread with an event loop that runs coroutines for any thread."""
 
 from __future__ import annotations
 
@@ -17,38 +17,41 @@ class LoopThread:
     """Runs coroutines concurrently in a daemon thread, which starts with the first one.
 
     Args:
-        name: The thread's.
+        name: Name of the thread.
         at_end: Awaited when the thread ends.
+        closed: Error text for work that is started after `close`.
     """
 
-    def __init__(self, name: str, *, at_end: Callable[[], Awaitable[None]]) -> None:
+    def __init__(self, name: str, *, at_end: Callable[[], Awaitable[None]], closed: str) -> None:
         self._name = name
         self._at_end = at_end
+        self._closed = closed
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._end: ModelError | None = None
 
     def run(self, work: Coroutine[Any, Any, _T]) -> Future[_T]:
-        """Start a coroutine; cancelling its future cancels it.
+        """Start a coroutine. Cancelling its future cancels it.
 
-        The future raises VtagentError as it is, any other error as a one-line ModelError, and ModelError after `close`.
+        The future raises a VtagentError unchanged and any other error as a one-line ModelError. After `close` it raises
+        ModelError.
         """
         with self._lock:
             if self._end is None:
                 return asyncio.run_coroutine_threadsafe(self._guarded(work), self._running())
         work.close()
         refused: Future[_T] = Future()
-        refused.set_exception(ModelError("the engine is closed; make a new one"))
+        refused.set_exception(ModelError(self._closed))
         return refused
 
     def close(self, error: ModelError) -> None:
-        """Take no more work, and fail what is under way with `error`. Safe to call twice, also at once."""
+        """Refuse new work and fail the work in progress with `error`. Safe to call twice, also concurrently."""
         with self._lock:
             first, self._end = self._end is None, self._end or error
             loop, thread = self._loop, self._thread
         if loop is not None and thread is not None and thread.is_alive():
-            if first:  # another stop would break off what the thread does at its end
+            if first:  # a second stop would interrupt the thread's cleanup
                 loop.call_soon_threadsafe(loop.stop)
             if thread is not threading.current_thread():
                 thread.join()
@@ -67,14 +70,14 @@ class LoopThread:
         loop.close()
 
     async def _finish(self) -> None:
-        await asyncio.sleep(0)  # what was handed over a moment ago starts, and finds the end
+        await asyncio.sleep(0)  # work that was submitted just now starts, and is refused
         rest = asyncio.all_tasks() - {asyncio.current_task()}
         for task in rest:
             task.cancel()
         await asyncio.gather(*rest, return_exceptions=True)
         await self._at_end()
         await asyncio.get_running_loop().shutdown_default_executor()
-        await asyncio.sleep(0)  # the futures hear of it
+        await asyncio.sleep(0)  # results reach the futures
 
     async def _guarded(self, work: Coroutine[Any, Any, _T]) -> _T:
         if self._end is not None:

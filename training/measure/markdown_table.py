@@ -1,4 +1,4 @@
-"""Summaries as a Markdown table."""
+"""The summary as a Markdown table."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _NONE = "–"
 
 
 def markdown(rows: Sequence[SummaryRow]) -> str:
-    """One line a row; columns that would be empty in all of them are left out.
+    """A table with one line per row. Columns that would be empty in every row are left out.
 
     Example:
         | mode | source | questions | accuracy (95 %) | zoomed | of full accuracy | visual tokens | of full | kept | … |

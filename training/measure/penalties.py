@@ -1,4 +1,4 @@
-"""What several runs under several penalties have in common: the share that zooms against steps, over seeds."""
+"""Compares runs under several penalties: the share that zooms against training steps, over seeds."""
 
 from __future__ import annotations
 
@@ -10,23 +10,28 @@ from vtagent.training.measure.curves import History, by_source, curve
 from vtagent.training.measure.plots import Series, plot_curves
 
 Runs = Mapping[str, Sequence[History]]
-"""{penalty: what each seed's run has logged}."""
+"""{penalty: the log of each seed's run}."""
 
 WINDOW = 5
-"""Steps that one figure is the mean of: a step's share is of some dozens of rollouts, and jumps."""
+"""Steps per moving average. A step has only some dozens of rollouts, so its share is noisy."""
 
 _STOPS = 5
-"""Columns of the table: how often training is looked at, its beginning and its end included."""
+"""Columns of the table: points in training, including its beginning and its end."""
 
 
 def smoothed(series: Series, window: int = WINDOW) -> Series:
-    """Each value the mean of itself and those of the `window - 1` steps before it, as far as there are any."""
+    """The moving average of a series.
+
+    Args:
+        series: The series.
+        window: Steps per average: each step and those before it. The first steps have fewer.
+    """
     means = [fmean(series.y[max(0, end - window) : end]) for end in range(1, len(series.y) + 1)]
     return Series(series.x, means)
 
 
 def over_seeds(curves: Sequence[Series]) -> Series:
-    """The mean of several runs' curves, with the lowest and the highest as its band, at the steps that all have."""
+    """The mean of several curves at the steps that all of them have, with the lowest and the highest as a band."""
     values = [dict(zip(own.x, own.y, strict=True)) for own in curves]
     steps = sorted(set.intersection(*(set(own) for own in values)))
     at = [[own[step] for own in values] for step in steps]
@@ -34,7 +39,7 @@ def over_seeds(curves: Sequence[Series]) -> Series:
 
 
 def zoom_shares(runs: Runs) -> dict[str, dict[str, Series]]:
-    """{source: {penalty: share that zooms against steps}}, smoothed and over seeds."""
+    """{source: {penalty: the share that zooms against steps}}, smoothed and averaged over seeds."""
     shares: dict[str, dict[str, Series]] = {}
     for penalty, histories in runs.items():
         found = [by_source(history, "zoom") for history in histories]
@@ -45,9 +50,9 @@ def zoom_shares(runs: Runs) -> dict[str, dict[str, Series]]:
 
 
 def table(runs: Runs) -> str:
-    """A Markdown table: a line per penalty and source, the share that zooms at evenly spaced steps, and what it led to.
+    """A Markdown table with a line per penalty and source: the share that zooms at evenly spaced steps, and results.
 
-    Several seeds' figures are their mean, with the lowest and the highest behind it.
+    A figure over several seeds is their mean, followed by the lowest and the highest.
     """
     shares = zoom_shares(runs)
     steps = sorted({step for own in shares.values() for series in own.values() for step in series.x})
@@ -64,20 +69,22 @@ def table(runs: Runs) -> str:
 
 
 def plot(runs: Runs, path: Path) -> None:
-    """The share that zooms against steps: a panel per source, a line per penalty, its seeds a band."""
+    """Plot the share that zooms against steps: a panel per source, a line per penalty, and a band over seeds."""
     panels = {f"share that zooms, {source}": lines for source, lines in zoom_shares(runs).items()}
     plot_curves(panels, path, y=f"% of rollouts, mean of {WINDOW} steps")
 
 
 def _stops(steps: Sequence[float]) -> list[float]:
+    """At most `_STOPS` evenly spaced steps; the first is the first with a full window."""
     if len(steps) <= _STOPS:
         return list(steps)
-    first = WINDOW - 1  # the first full window
+    first = WINDOW - 1
     span = len(steps) - 1 - first
     return [steps[first + round(span * stop / (_STOPS - 1))] for stop in range(_STOPS)]
 
 
 def _end(curves: Sequence[Series | None]) -> str:
+    """The last values of the curves, as a cell."""
     known = [smoothed(own) for own in curves if own is not None]
     if not known:
         return "–"
@@ -85,6 +92,7 @@ def _end(curves: Sequence[Series | None]) -> str:
 
 
 def _cell(series: Series, step: float) -> str:
+    """The value at a step in percent, with its band unless that is narrow."""
     if step not in series.x:
         return "–"
     place = list(series.x).index(step)
