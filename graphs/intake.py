@@ -1,9 +1,9 @@
 """Turns what callers and tools send into references, and finds what cannot be shown.
 
-New images go through `vtagent.ingest.ingest_message` into the image store. One rule holds for images that cannot be used
-and for blocks that the model cannot read, in the graph and in the middleware: in the newest message they raise, so that
-the caller can mend it; in an earlier one a note replaces them. A checkpointer may have kept an earlier message, so one
-bad upload does not end a thread for good.
+New images go through `vtagent.ingest.ingest_message` into the image store. One rule holds for images that cannot be
+used and for blocks that the model cannot read, in the graph and in the middleware: in the newest message they raise, so
+that the caller can mend it; in an earlier one a note replaces them. A checkpointer may have kept an earlier message, so
+one bad upload does not end a thread for good.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ from langgraph.runtime import Runtime
 from langgraph.types import TracePolicy, omit_payload
 
 from vtagent.graphs.agent_turn import AgentTurns
-from vtagent.graphs.agent_zooms import AgentZooms, Answer, Looking, nothing_yet
+from vtagent.graphs.agent_zooms import AgentZooms, Answer, Looking, nothing_yet, own_tally
 from vtagent.graphs.intake import noted, referenced
 from vtagent.graphs.node import Parts
 from vtagent.graphs.observe import Observe
@@ -49,7 +49,7 @@ __all__ = ["ZoomAgentState", "ZoomMiddleware"]
 class ZoomAgentState(AgentState[Any]):
     """An agent's state with what the last run has looked at."""
 
-    zoom: NotRequired[Annotated[Looking, OmitFromInput]]
+    zoom: NotRequired[Annotated[Looking, OmitFromInput, own_tally]]
 
 
 class ZoomMiddleware(AgentMiddleware[ZoomAgentState, Any, Any]):

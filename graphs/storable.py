@@ -124,9 +124,9 @@ def text(value: str) -> str:
 def _list(value: list[Any], levels: int) -> Any:
     if not levels:
         return _TOO_DEEP
-    if value and set(map(type, value)) <= {float, int}:  # token ids and log-probabilities, by the thousand
-        if _SMALLEST <= min(value) and max(value) <= _LARGEST:
-            return value
+    numbers = bool(value) and set(map(type, value)) <= {float, int}  # token ids and log-probabilities, by the thousand
+    if numbers and min(value) >= _SMALLEST and max(value) <= _LARGEST:
+        return value
     items = [plain(item, levels - 1) for item in value]
     return value if all(a is b for a, b in zip(items, value, strict=True)) else items
 

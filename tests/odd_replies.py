@@ -11,7 +11,21 @@ from vtagent.protocol import format_tool_call
 
 KEYS = ["region", "image", "name", "arguments", "\ud800", "", "x", "self", "messages", "0"]
 TAGS = ["<think>", "</think>", "<answer>", "</answer>", "<tool_call>", "</tool_call>"]
-WORDS = ["48.10", "\ud800", "\udfff\ud800", "\x00", "é", "🙂", "", " ", "{", '"', "vtimg://sha256/" + "0" * 64, "\n", "}"]
+WORDS = [
+    "48.10",
+    "\ud800",
+    "\udfff\ud800",
+    "\x00",
+    "é",
+    "🙂",
+    "",
+    " ",
+    "{",
+    '"',
+    "vtimg://sha256/" + "0" * 64,
+    "\n",
+    "}",
+]
 NUMBERS: list[Any] = [
     *(0, 1, -1, 500, 2**31, 2**63 - 1, 2**63, 2**64, -(2**63) - 1, 10**40, 10**5000),
     *(0.5, 1e308, float("nan"), float("inf"), -float("inf")),
@@ -97,7 +111,13 @@ def odd_reply(random: Random) -> BaseMessage:
         fields["tool_calls"] = [_call(random) for _ in range(random.randrange(3))]
     if random.random() < 0.2:
         fields["invalid_tool_calls"] = [
-            {"type": "invalid_tool_call", "name": _word(random), "args": _word(random), "id": _id(random), "error": None}
+            {
+                "type": "invalid_tool_call",
+                "name": _word(random),
+                "args": _word(random),
+                "id": _id(random),
+                "error": None,
+            }
             for _ in range(random.randrange(3))
         ]
     for name in ("additional_kwargs", "response_metadata"):

@@ -16,6 +16,7 @@ from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.types import Command
 
+from tests.checkpointers import IN_MEMORY
 from tests.scripted_chat import ANSWER, ScriptedChat, asked, picture
 from tests.wire.models import PROVIDERS
 from tests.wire.server import Server
@@ -25,6 +26,8 @@ from vtagent.graphs.zoom import create_zoom_agent
 from vtagent.images import ImageLimits, MemoryImageStore
 from vtagent.media import kind_of
 from vtagent.models.capabilities import reads_of
+
+pytestmark = IN_MEMORY
 
 PDF = base64.b64encode(b"%PDF-1.7").decode()
 BAD: dict[str, tuple[dict[str, Any], str]] = {
@@ -173,7 +176,7 @@ def test_the_refusal_says_how_to_name_what_the_model_reads() -> None:
     block, _ = BAD["a PDF"]
     with pytest.raises(ImageRefused, match=r'profile={"pdf_inputs": True}'):
         create_zoom_agent(ScriptedChat(lines=[ANSWER], resolves_images=False)).invoke(question(block))
-    with pytest.raises(ImageRefused, match="pypdfium2, and send those$"):
+    with pytest.raises(ImageRefused, match=r"pypdfium2, and send those$"):
         create_zoom_agent(ScriptedChat(lines=[ANSWER])).invoke(question(block))
 
 

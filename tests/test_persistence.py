@@ -18,7 +18,7 @@ from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.types import Command
 
-from tests.checkpointers import KINDS, POSTGRES, SAVERS, fresh_database, opened, opened_async, postgres_saver
+from tests.checkpointers import IN_MEMORY, KINDS, POSTGRES, SAVERS, fresh_database, opened, opened_async, postgres_saver
 from tests.scripted_chat import ANSWER, ZOOM, ScriptedChat, asked, picture, put
 from tests.test_zoom_state import conversation
 from vtagent.conversation import image_blocks
@@ -26,6 +26,8 @@ from vtagent.errors import ImageRefused, ImageTampered
 from vtagent.graphs import build_zoom_graph, create_zoom_agent, review_zooms
 from vtagent.graphs.intake import LOST
 from vtagent.images import DirectoryImageStore
+
+pytestmark = IN_MEMORY
 
 ROOT = Path(__file__).parent.parent
 CONFIG: Any = {"configurable": {"thread_id": "1"}}

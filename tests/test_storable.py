@@ -14,6 +14,7 @@ from langchain_core.messages import AIMessage, ChatMessage, HumanMessage
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.checkpoint.sqlite import SqliteSaver
 
+from tests.checkpointers import IN_MEMORY
 from tests.fuzz_replies import Once, agents, through
 from tests.odd_replies import nested, odd_reply
 from tests.scripted_chat import ANSWER, asked, picture
@@ -22,6 +23,8 @@ from tests.wire.server import Server
 from vtagent.graphs.storable import plain, storable, storable_reply
 from vtagent.graphs.tool_calls import structured, with_answer, without_calls
 from vtagent.graphs.zoom import create_zoom_agent
+
+pytestmark = IN_MEMORY
 
 SERDE = JsonPlusSerializer()
 
@@ -124,7 +127,9 @@ def test_a_reference_that_the_model_made_up_is_no_view(tmp_path: Path) -> None:
         assert agent.invoke({"messages": [("user", "Again?")]}, config)["answer"] == "48.10"
 
 
-@pytest.mark.parametrize("text", ["<answer>12</answer></tool_call>", "12</tool_call>", "<answer>1<tool_call>2</answer>"])
+@pytest.mark.parametrize(
+    "text", ["<answer>12</answer></tool_call>", "12</tool_call>", "<answer>1<tool_call>2</answer>"]
+)
 def test_left_over_tags_do_not_stay_in_an_answer(text: str) -> None:
     said = AIMessage(text, tool_calls=[])
     result = create_zoom_agent(Once(lines=[said])).invoke(

@@ -305,7 +305,7 @@ def test_it_is_a_subgraph_that_shares_messages() -> None:
 
     model = ScriptedChat(lines=[ZOOM, "<think>a</think><answer>yes</answer>"])
     parent = StateGraph(Wider)
-    parent.add_node("look", build_zoom_graph(model).compile())
+    parent.add_node("look", build_zoom_graph(model, shares=["messages", "answer"]).compile())
     parent.add_node("shout", shout)
     parent.add_edge(START, "look")
     parent.add_edge("look", "shout")

@@ -7,6 +7,7 @@ import os
 import re
 import stat
 import tempfile
+import threading
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,15 @@ from pathlib import Path
 from vtagent.errors import ImageNotFound, ImageRefused, ImageTampered, ImageTooLarge, UnreadableImage
 from vtagent.pixels import ImageLimits, decode, inspect
 
-__all__ = ["DirectoryImageStore", "ImageLimits", "ImageRef", "ImageStore", "MemoryImageStore", "decode"]
+__all__ = [
+    "DirectoryImageStore",
+    "ImageLimits",
+    "ImageRef",
+    "ImageStore",
+    "MemoryImageStore",
+    "decode",
+    "default_store",
+]
 
 _HEX = re.compile(r"[0-9a-f]{64}")
 
@@ -190,6 +199,22 @@ class MemoryImageStore(ImageStore):
 
     def _write(self, sha256: str, data: bytes) -> None:
         self._data[sha256] = data
+
+
+_default: MemoryImageStore | None = None
+_default_lock = threading.Lock()
+
+
+def default_store() -> MemoryImageStore:
+    """Returns the image store of this process: agents and models that are given no store share it.
+
+    Two agents, or agents that are made for one request each, thereby see the same images.
+    """
+    global _default
+    with _default_lock:
+        if _default is None:
+            _default = MemoryImageStore()
+        return _default
 
 
 class DirectoryImageStore(ImageStore):

@@ -18,9 +18,9 @@ _VIDEO = ("video", "input_video", "video_url")
 _IMAGES = ("image", "image_url", "input_image")
 _TEXTS = ("text", "input_text", "output_text")
 
-_NATIVE = frozenset(
-    "cachePoint container_upload guard_content json non_standard reasoning redacted_thinking refusal search_result "
-    "text-plain thinking tool_reference tool_result tool_use".split()
+_NATIVE = (
+    *("cachePoint", "container_upload", "guard_content", "json", "non_standard", "reasoning", "redacted_thinking"),
+    *("refusal", "search_result", "text-plain", "thinking", "tool_reference", "tool_result", "tool_use"),
 )
 """Blocks of single providers that LangChain's packages pass on. They are left to the provider."""
 

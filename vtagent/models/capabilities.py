@@ -8,19 +8,19 @@ from typing import Any
 from langchain_core.language_models import BaseChatModel
 
 from vtagent.errors import ModelError
-from vtagent.images import ImageStore, MemoryImageStore
+from vtagent.images import ImageStore, default_store
 from vtagent.visual_tokens import QWEN3_VL, VisionSpec
 
 
 def store_of(model: object, default: ImageStore | None = None) -> ImageStore:
-    """The model's own image store, else `default`, else a new one in memory.
+    """The model's own image store, else `default`, else this process's own.
 
     An attribute `store` of another type is not an image store: `ChatOpenAI` has a setting of that name.
     """
     own = getattr(model, "store", None)
     if isinstance(own, ImageStore):
         return own
-    return MemoryImageStore() if default is None else default
+    return default_store() if default is None else default
 
 
 def vision_of(model: object, default: VisionSpec = QWEN3_VL) -> VisionSpec:
