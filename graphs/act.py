@@ -72,14 +72,14 @@ class Act(Node):
         """`ToolNode`'s output for the calls, each run as a task where one of them could wait for a person."""
         if not self._may_be_resumed(known, config):
             return self.tools.invoke(known, config)
-        waiting = [_run_one(self, each, settings.scale) for each in _one_by_one(known)]
+        waiting = [_one_call(self, each, settings.scale) for each in _one_by_one(known)]
         wait(waiting)  # an interrupt ends the node: what still runs would run again when it is resumed
         return _joined(waiting)
 
     async def _arun(self, known: dict[str, Any], settings: ZoomContext, config: RunnableConfig) -> Any:
         if not self._may_be_resumed(known, config):
             return await self.tools.ainvoke(known, config)
-        waiting = [_arun_one(self, each, settings.scale) for each in _one_by_one(known)]
+        waiting = [_aone_call(self, each, settings.scale) for each in _one_by_one(known)]
         await asyncio.wait(waiting)
         return _joined(waiting)
 
@@ -156,17 +156,19 @@ class Act(Node):
         return [*commands, update] if commands else update
 
 
-@task(name="tool")
 def _run_one(act: Act, state: dict[str, Any], scale: float) -> list[Any]:
     """Run one call; a checkpointer keeps what it returns, so that it runs once even if another call waits."""
     return act._without_pixels(act.tools.invoke(state, get_config()), scale)
 
 
-@task(name="tool")
 async def _arun_one(act: Act, state: dict[str, Any], scale: float) -> list[Any]:
     """As `_run_one`."""
     output = await act.tools.ainvoke(state, get_config())
     return await asyncio.to_thread(act._without_pixels, output, scale)
+
+
+_task: Any = task(name="tool")
+_one_call, _aone_call = _task(_run_one), _task(_arun_one)
 
 
 def _one_by_one(state: dict[str, Any]) -> list[dict[str, Any]]:

@@ -58,7 +58,7 @@ def odd_value(random: Random, levels: int = 3) -> Any:
 
 def odd_text(random: Random) -> str:
     """Tags, calls and words in any order."""
-    parts = [random.choice([*TAGS, *WORDS, odd_call]) for _ in range(random.randrange(6))]
+    parts: list[Any] = [random.choice([*TAGS, *WORDS, odd_call]) for _ in range(random.randrange(6))]
     return "".join(part if isinstance(part, str) else part(random) for part in parts)
 
 
@@ -105,8 +105,10 @@ def odd_reply(random: Random) -> BaseMessage:
         content = [odd_block(random) for _ in range(random.randrange(4))]
     fields: dict[str, Any] = {"content": content, "additional_kwargs": {}, "response_metadata": {}}
     if random.random() < 0.1:
+        kind: Any
         kind, role = random.choice([(HumanMessage, {}), (SystemMessage, {}), (ChatMessage, {"role": "user"})])
-        return kind.model_construct(**fields, **role)
+        reply: BaseMessage = kind.model_construct(**fields, **role)
+        return reply
     if random.random() < 0.4:
         fields["tool_calls"] = [_call(random) for _ in range(random.randrange(3))]
     if random.random() < 0.2:

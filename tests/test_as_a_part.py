@@ -88,7 +88,8 @@ def test_many_of_them_at_once_are_gathered() -> None:
         return [Send("look", {"messages": [asked(f"{n}?", picture())]}) for n in range(5)]
 
     graph = StateGraph(Parent).add_node("look", agent).add_conditional_edges(START, fan, ["look"])
-    result = graph.compile().invoke({"messages": [], **OWN})
+    parent: Any = graph.compile()
+    result = parent.invoke({"messages": [], **OWN})
     assert {key: result[key] for key in OWN} == OWN
     assert sum(isinstance(message, AIMessage) for message in result["messages"]) == 5
 
@@ -144,7 +145,7 @@ RAN: list[str] = []
 def book(room: str) -> Any:
     """Book a room; returns its picture."""
     RAN.append(room)
-    [image, words] = asked(f"booked {room}", picture(64, 48)).content
+    image, words = asked(f"booked {room}", picture(64, 48)).content_blocks
     return [words, image]
 
 

@@ -86,9 +86,10 @@ def test_tools_beside_one_that_waits_are_run_once(kind: str, tmp_path: Path, pos
     lines = ["".join(format_tool_call(name, args) for name, args in calls), ANSWER]
     RAN.clear()
     with opened(kind, tmp_path, postgres) as saver:
-        for answer in ({"messages": [asked("?", picture())]}, Command(resume="yes")):
+        given: list[Any] = [{"messages": [asked("?", picture())]}, Command(resume="yes")]
+        for each in given:
             agent = create_zoom_agent(ScriptedChat(lines=lines), tools=[book, confirm, note], checkpointer=saver)
-            result = agent.invoke(answer, CONFIG)
+            result = agent.invoke(each, CONFIG)
             lines = [ANSWER]
     texts = [message.text for message in result["messages"] if isinstance(message, ToolMessage)]
     assert (result["answer"], sorted(texts)) == ("48.10", ["1: yes", "booked A", "noted"])

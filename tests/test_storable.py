@@ -108,7 +108,7 @@ def test_absurd_usage_is_counted_as_far_as_it_makes_sense(usage: Any) -> None:
         assert 0 <= counted[key] < 2**63
 
 
-@pytest.mark.parametrize("said", [HumanMessage(ANSWER), ChatMessage(ANSWER, role="user")])
+@pytest.mark.parametrize("said", [HumanMessage(ANSWER), ChatMessage(content=ANSWER, role="user")])
 def test_a_server_that_answers_as_the_user_is_understood(said: Any) -> None:
     result = create_zoom_agent(Once(lines=[said])).invoke({"messages": [asked("?", picture())]})
     assert result["answer"] == "48.10"

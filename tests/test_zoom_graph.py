@@ -415,7 +415,8 @@ def other(name: str, **arguments: Any) -> str:
 
 def run(lines: list[Any], tools: list[BaseTool], **settings: Any) -> dict[str, Any]:
     agent = create_zoom_agent(ScriptedChat(lines=lines), tools=tools)
-    return agent.invoke({"messages": [asked("?", picture())]}, context=settings)
+    result: dict[str, Any] = agent.invoke({"messages": [asked("?", picture())]}, context=settings)
+    return result
 
 
 def tool_messages(result: dict[str, Any]) -> list[ToolMessage]:

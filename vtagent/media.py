@@ -53,7 +53,9 @@ def kind_of(block: object) -> Kind | None:
 
 
 def _kind_of_file(block: Mapping[Any, Any]) -> Kind | None:
-    inner = next((block[key] for key in ("source", "file") if isinstance(block.get(key), Mapping)), {})
+    inner: Mapping[Any, Any] = next(
+        (block[key] for key in ("source", "file") if isinstance(block.get(key), Mapping)), {}
+    )
     if inner.get("type") in ("text", "content"):  # a document of Anthropic's that is text
         return "other"
     named = [

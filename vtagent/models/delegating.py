@@ -22,9 +22,11 @@ class DelegatingChat(BaseChatModel):
     def _should_stream(self, *, async_api: bool, **kwargs: Any) -> bool:
         """Whether to stream: only if the model that answers can, so that a whole message is not told as a chunk."""
         inner = self._answering()
-        no_stream = inner is not None and type(inner)._stream is BaseChatModel._stream
-        if no_stream and not (async_api and type(inner)._astream is not BaseChatModel._astream):
-            return False
+        if inner is not None:
+            kind = type(inner)
+            streams = kind._stream is not BaseChatModel._stream
+            if not streams and not (async_api and kind._astream is not BaseChatModel._astream):
+                return False
         return super()._should_stream(async_api=async_api, **kwargs)
 
     def _answering(self) -> BaseChatModel | None:
