@@ -117,8 +117,8 @@ def plain(value: Any, levels: int = DEEPEST) -> Any:
 
 
 def text(value: str) -> str:
-    """The text with a question mark in place of each lone surrogate."""
-    return value if value.isascii() or not _SURROGATE.search(value) else _SURROGATE.sub("?", value)
+    """The text without lone surrogates: halves of characters, as of a reply that was cut off in one."""
+    return value if value.isascii() or not _SURROGATE.search(value) else _SURROGATE.sub("", value)
 
 
 def _list(value: list[Any], levels: int) -> Any:

@@ -77,7 +77,7 @@ def test_an_answer_of_any_characters_is_kept(kind: str, tmp_path: Path, postgres
         said = ScriptedChat(lines=["<answer>4\0\ud8008.10</answer>"])
         agent = create_zoom_agent(said, checkpointer=saver)
         agent.invoke({"messages": [asked("What is the total?", picture())]}, CONFIG)
-        assert agent.get_state(CONFIG).values["answer"] == "4?8.10"
+        assert agent.get_state(CONFIG).values["answer"] == "48.10"
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -70,10 +70,10 @@ def test_a_clean_reply_is_kept_as_it_is() -> None:
     [
         (2**63, "0x8000000000000000"),
         (-(2**63), -(2**63)),
-        ("a\ud800b", "a?b"),
-        ({"\ud800": None}, {"?": None}),
+        ("a\ud800b", "ab"),
+        ({"\ud800": None}, {"": None}),
         ([1, 2**70], [1, hex(2**70)]),
-        ((1, "\ud800"), [1, "?"]),
+        ((1, "\ud800"), [1, ""]),
         ({"a": float("inf")}, {"a": float("inf")}),
     ],
 )
@@ -154,5 +154,5 @@ def test_the_clean_answer_stands_in_the_last_message_and_does_not_disturb_the_ne
 def test_a_message_of_any_kind_can_be_made_storable() -> None:
     message = HumanMessage("a\ud800", additional_kwargs={"n": 2**80}, name="\ud800")
     clean = storable(message)
-    assert (clean.content, clean.name, clean.additional_kwargs) == ("a?", "?", {"n": hex(2**80)})
+    assert (clean.content, clean.name, clean.additional_kwargs) == ("a", "", {"n": hex(2**80)})
     assert storable(clean) is clean
