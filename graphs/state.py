@@ -67,7 +67,7 @@ class ZoomContext(Budgets):
     zoom_bias: float = 0.0
     """Added to the log-odds of a call at the decision."""
     zoom_token_id: int | None = None
-    """The id of the model's `<tool_call>` token, which gets a `logit_bias`. `ChatVLM` knows its own."""
+    """The id of the model's `<tool_call>` token, which gets a `logit_bias` at every token. `ChatVLM` knows its own."""
 
     def __post_init__(self) -> None:
         check_kind(self, ("model",), (BaseChatModel, NoneType), "a LangChain chat model")

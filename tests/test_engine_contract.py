@@ -66,4 +66,4 @@ def test_a_name_tells_the_family_and_its_image_sizes() -> None:
     assert family_by_name("Qwen/Qwen2.5-VL-7B-Instruct").vision == QWEN2_5_VL
     assert family_by_name("someone/QWEN3-VL-tuned").vision == QWEN3_VL
     assert family_by_name("base") is DEFAULT_FAMILY
-    assert all(family_by_name(family.name_part) is family for family in FAMILIES.values())
+    assert all(family_by_name(family.eyes) is family for family in FAMILIES.values())

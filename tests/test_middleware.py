@@ -370,7 +370,7 @@ def test_calls_of_tools_that_do_not_exist_end() -> None:
 def test_zoom_bias_goes_to_our_model_and_is_refused_by_others() -> None:
     model = scripted_vlm([ANSWER])
     run(model, model=model, settings={"zoom_bias": 2.0})
-    assert list(model.engine.requests[0].sampling.logit_bias.values()) == [2.0]
+    assert model.engine.requests[0].sampling.call_bias.value == 2.0
     with pytest.raises(ModelError, match="ScriptedChat takes no zoom_bias"):
         run(chat("48.10"), settings={"zoom_bias": 2.0})
 

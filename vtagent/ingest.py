@@ -26,7 +26,7 @@ from urllib.parse import unquote
 from langchain_core.messages import BaseMessage, HumanMessage, SystemMessage, ToolMessage
 
 from vtagent._moved import renamed
-from vtagent.errors import ImageError, ImageNotFound, ImageRefused, ImageTooLarge, UnreadableImage
+from vtagent.errors import ImageError, ImageNotFound, ImageRefused, ImageTooLarge, UnreadableImage, one_line
 from vtagent.images import ImageStore
 from vtagent.views import View, is_reference
 
@@ -141,8 +141,7 @@ def _from_url(url: object, block: Mapping[Any, Any], store: ImageStore, fetch: F
     try:
         data = fetch(url)
     except Exception as error:  # whatever the caller's client raises
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ImageNotFound(f"could not fetch {url[:200]!r}: {reason}") from error
+        raise ImageNotFound(f"could not fetch {url[:200]!r}: {one_line(error)}") from error
     return View(store.put(data)).block()
 
 

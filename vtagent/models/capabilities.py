@@ -79,7 +79,8 @@ def zoom_bias_options(model: BaseChatModel, bias: float, token_id: int | None) -
 
     Args:
         model: The model.
-        bias: What is added, in nats.
+        bias: What is added, in nats. `ChatVLM` adds it at the decision alone; other models get a `logit_bias`, which
+            acts on every token, so that a large positive one spoils the reply.
         token_id: The id of the model's `<tool_call>` token; not needed for a model that reads references.
 
     Raises:

@@ -23,7 +23,7 @@ from pydantic import ConfigDict, Field, PrivateAttr
 
 from vtagent.errors import ModelError
 from vtagent.images import ImageStore, default_store
-from vtagent.models.call import Call, Options, plan, shown_images, tool_options
+from vtagent.models.call import Call, Options, count_tokens, plan, shown_images, tool_options
 from vtagent.models.codec import Codec
 from vtagent.models.engine import Engine, EngineImage, Generation
 from vtagent.models.families import checkpoint_path
@@ -67,6 +67,10 @@ class ChatVLM(BaseChatModel):
     """Texts that end a reply. They are not part of it."""
     timeout: float | None = None
     """Seconds after which a call fails with ModelError; None waits without limit."""
+    images_first: bool = True
+    """Show the images of a human message before its text, in whatever order they were sent. The bundled policies are
+    trained on that order alone and read worse in the other; some clients, such as Agent Chat UI, send the text first.
+    False shows a message as it was sent."""
 
     resolves_images: bool = Field(default=True, init=False, repr=False)
     """Tells the graph that messages may keep references: this model renders their pixels itself."""
@@ -204,6 +208,38 @@ class ChatVLM(BaseChatModel):
         """
         return expand(ids, images, self.vision, self._codec.image_token_id)
 
+    def get_token_ids(self, text: str) -> list[int]:
+        """The tokens of a text, as a message shows it: control tokens in it, such as `<|im_end|>`, are only words.
+
+        Args:
+            text: The text.
+        """
+        if self.custom_get_token_ids is not None:
+            return self.custom_get_token_ids(text)
+        return self._codec.encode(self._codec.defuse(text))
+
+    def get_num_tokens_from_messages(self, messages: list[BaseMessage], tools: Sequence[Any] | None = None) -> int:
+        """The tokens of the prompt of a call, images and tools included: `input_tokens` of its `usage_metadata`.
+
+        Nothing is asked of the engine, so `trim_messages(token_counter=model)` works offline.
+
+        Args:
+            messages: The conversation; an empty one counts 0.
+            tools: The tools that are offered, as for `bind_tools`.
+
+        Raises:
+            ModelError: The model cannot be shown one of the messages.
+            ImageError: The store does not know an image, or refuses it.
+        """
+        return count_tokens(
+            messages,
+            tools,
+            codec=self._codec,
+            vision=self.vision,
+            store=self.store,
+            images_first=self.images_first,
+        )
+
     def bind_tools(
         self,
         tools: Sequence[Mapping[str, Any] | type | Callable[..., Any] | BaseTool],
@@ -227,7 +263,7 @@ class ChatVLM(BaseChatModel):
 
     @property
     def _identifying_params(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in ("model_name", "checkpoint", *Options.defaults)}
+        return {name: getattr(self, name) for name in ("model_name", "checkpoint", "images_first", *Options.defaults)}
 
     def _resolve_model_profile(self) -> ModelProfile:
         profile = ModelProfile(
@@ -248,7 +284,14 @@ class ChatVLM(BaseChatModel):
     def _plan(self, messages: Sequence[BaseMessage], stop: Sequence[str] | None, options: Mapping[str, Any]) -> Call:
         chosen = {name: getattr(self, name) for name in Options.defaults} | {**options}
         stops = stop if stop is not None else self.stop or ()
-        return plan(messages, Options.of(chosen, stops), codec=self._codec, store=self.store, renderer=self._renderer)
+        return plan(
+            messages,
+            Options.of(chosen, stops),
+            codec=self._codec,
+            store=self.store,
+            renderer=self._renderer,
+            images_first=self.images_first,
+        )
 
     def _submit(self, call: Call, show: Callable[[int], None] | None = None) -> Future[Generation]:
         engine: Engine = self.engine
