@@ -21,7 +21,7 @@ demo: $(VENV)/.demo  ## Ask the bundled policy one question about large print an
 test: $(VENV)/.dev  ## Run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
-test-fuzz: $(VENV)/.dev  ## Put 100,000 random replies through the graph and the middleware (4 hours on one core)
+test-fuzz: $(VENV)/.dev  ## Put 100,000 random replies through the graph and the middleware (an hour on one core)
 	OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m tests.fuzz_replies 100000
 
 test-vllm: $(VENV)/.dev $(VLLM)/.made  ## Run the contract tests against real vLLM on the CPU, in a separate environment (2 GB)
