@@ -8,7 +8,7 @@ from typing import Any
 from langchain.agents.middleware import ModelRequest, ModelResponse
 from langchain.agents.middleware.types import ExtendedModelResponse
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.messages import BaseMessage, ToolMessage
 from langchain_core.tools import BaseTool
 from langgraph.types import Command
 
@@ -44,7 +44,7 @@ class AgentTurn:
         looking = self.looking
         result: list[BaseMessage] = []
         for message in response.result:
-            if isinstance(message, AIMessage):
+            if not isinstance(message, ToolMessage):  # structured output adds one; some servers answer as "user"
                 message = self.call.reply(message)
                 looking = {**looking, "usage": after_call(looking["usage"], message, seconds)}
             result.append(message)

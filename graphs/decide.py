@@ -27,11 +27,19 @@ class Decide(Node):
         parts: The graph's parts.
         model: The graph's model; None if each run brings its own.
         tools: The tools beside the zoom tool.
+        speaks_as: The `name` of replies; None leaves the model's own.
     """
 
-    def __init__(self, parts: Parts, *, model: BaseChatModel | None, tools: Sequence[BaseTool]) -> None:
+    def __init__(
+        self,
+        parts: Parts,
+        *,
+        model: BaseChatModel | None,
+        tools: Sequence[BaseTool],
+        speaks_as: str | None = None,
+    ) -> None:
         super().__init__(parts)
-        self.model, self.tools = model, list(tools)
+        self.model, self.tools, self.speaks_as = model, list(tools), speaks_as
         self._calls = ModelCalls(parts, prompt_first=True)
 
     def run(self, state: ZoomState, settings: ZoomContext, runtime: ZoomRuntime, config: RunnableConfig) -> Any:
@@ -83,6 +91,8 @@ class Decide(Node):
         self, state: ZoomState, call: ModelCall, message: AIMessage, runtime: ZoomRuntime, seconds: float
     ) -> Command[Literal["zoom", "answer"]]:
         message = call.reply(message)
+        if self.speaks_as:
+            message = message.model_copy(update={"name": self.speaks_as})
         if any(message.id == earlier.id for earlier in state["messages"]):
             message = message.model_copy(update={"id": None})  # a cached reply must not replace the first one
         usage = after_call(state["usage"], message, seconds)

@@ -21,12 +21,12 @@ from vtagent.conversation import image_blocks, images_of, name_of, shown_views
 from vtagent.errors import ModelError
 from vtagent.eyes import Eyes, Vision
 from vtagent.graphs.budgets import Stop
-from vtagent.graphs.intake import without_lost_images
+from vtagent.graphs.intake import readable, without_blanks, without_lost_images
 from vtagent.graphs.node import Parts
 from vtagent.graphs.state import ZoomContext
-from vtagent.graphs.tool_calls import structured, without_calls
+from vtagent.graphs.tool_calls import structured, with_answer, without_calls
 from vtagent.images import ImageStore
-from vtagent.models.capabilities import can_be_forbidden, reads_references, store_of, zoom_bias_options
+from vtagent.models.capabilities import can_be_forbidden, reads_of, reads_references, store_of, zoom_bias_options
 from vtagent.models.pixel_model import PixelModel
 from vtagent.views import View, ViewRenderer, is_reference
 
@@ -86,9 +86,9 @@ class ModelCall:
     must_answer: bool
     """Whether the reply has to be an answer, so that its calls are dropped."""
 
-    def reply(self, message: AIMessage) -> AIMessage:
-        """The model's reply in the form that the graph acts on."""
-        return without_calls(message) if self.must_answer else structured(message)
+    def reply(self, message: BaseMessage) -> AIMessage:
+        """The model's reply in the form that the graph acts on: storable, and a final one with its clean answer."""
+        return with_answer(without_calls(message) if self.must_answer else structured(message))
 
 
 class ModelCalls:
@@ -131,9 +131,16 @@ class ModelCalls:
             must_answer: Whether the reply has to be an answer.
 
         Raises:
+            ImageRefused: As `readable`.
             ModelError: The model takes no zoom bias, though the settings have one.
         """
         store = self._parts.store
+        reads = reads_of(model), reads_of(model, from_tools=True)
+        messages = readable([*([system] if system else ()), *messages], *reads)
+        if system is not None:
+            system, messages = messages[0], messages[1:]  # type: ignore[assignment]
+        if not reads_references(model):  # a `ChatVLM` repeats its own blank replies token by token
+            messages = without_blanks(messages)
         told = with_open_calls_answered(without_lost_images(messages, store))
         eyes = self._parts.eyes(model)
         if eyes.boxes == "pixels as shown":

@@ -26,6 +26,8 @@ from langchain_core.messages.tool import invalid_tool_call, tool_call
 THINK = ("<think>", "</think>")
 ANSWER = ("<answer>", "</answer>")
 TOOL_CALL = ("<tool_call>", "</tool_call>")
+_TAGS = (*THINK, *ANSWER, *TOOL_CALL)
+_LONGEST = max(map(len, _TAGS))
 
 DEEPEST = 32
 """Deepest nesting of lists and objects in a call: more than calls need, and far below the limits of libraries."""
@@ -71,16 +73,13 @@ class Reply:
 
     @property
     def best_answer(self) -> str | None:
-        """The text of `<answer>`, else the text outside every tag; unmatched tags are removed.
+        """The text of `<answer>`, else the text outside every tag; left-over tags are removed.
 
         Example:
             >>> [parse_reply(text).best_answer for text in ("<answer>12</answer>", "12</answer>", "</answer>")]
             ['12', '12', None]
         """
-        answer = self.answer or self.rest
-        for tag in (*THINK, *ANSWER):
-            answer = answer.replace(tag, "")
-        return answer.strip() or None
+        return without_tags(self.answer or "") or without_tags(self.rest) or None
 
     @property
     def errors(self) -> tuple[str, ...]:
@@ -142,6 +141,25 @@ def parse_reply(text: str) -> Reply:
         rest="".join(rest).strip(),
         content="".join(content).rstrip(),
     )
+
+
+def without_tags(text: str) -> str:
+    """The text without the tags of this protocol, stripped. Tags that meet when another is removed go, too.
+
+    Example:
+        >>> without_tags("</tool_call> 48.<ans<think>wer>10</answer>")
+        '48.10'
+    """
+    if not any(tag in text for tag in _TAGS):
+        return text.strip()
+    kept: list[str] = []  # characters, so that a tag is cut off at the end: the time stays linear
+    for character in text:
+        kept.append(character)
+        if character == ">":
+            end = "".join(kept[-_LONGEST:])
+            if (tag := next((tag for tag in _TAGS if end.endswith(tag)), None)) is not None:
+                del kept[-len(tag) :]
+    return "".join(kept).strip()
 
 
 def with_structured_calls(message: AIMessage) -> AIMessage:
@@ -232,7 +250,11 @@ def check_call(name: str, arguments: object) -> ToolCall | InvalidCall:
     # Everything else is written as JSON and read again, so that the error is the same as for a call in text.
     if _nested_beyond(arguments, DEEPEST - 1):
         return InvalidCall("", _TOO_DEEP)  # JSON nested a thousand deep cannot even be written
-    return parse_call(json.dumps({"name": name, "arguments": arguments}, default=str))
+    try:
+        written = json.dumps({"name": name, "arguments": arguments}, default=str)
+    except (TypeError, ValueError) as error:  # keys that are no text; integers of more digits than Python writes
+        return InvalidCall("", f"The arguments cannot be written as JSON ({error}). {_FORM}")
+    return parse_call(written)
 
 
 _PLAIN = frozenset({str, bool, type(None), int, float, dict, list})

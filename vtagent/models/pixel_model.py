@@ -99,6 +99,9 @@ class PixelModel(DelegatingChat):
             raise TypeError(f"{type(self.inner).__name__}.bind_tools does not return a plain binding; wrap it yourself")
         return self.bind(**bound.kwargs)
 
+    def _answering(self) -> BaseChatModel:
+        return self.inner
+
     def _delegate(self, messages: list[BaseMessage]) -> tuple[BaseChatModel, list[BaseMessage]]:
         return self.inner, self._with_pixels(messages)
 
