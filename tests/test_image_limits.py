@@ -145,7 +145,7 @@ def test_putting_and_showing_decode_once(format: str, monkeypatch: pytest.Monkey
         loads.append(1)
         return decode(data, **options)
 
-    monkeypatch.setattr("vtagent.images.decode", counted)
+    monkeypatch.setattr("vtagent.store.decode", counted)
     store = MemoryImageStore()
     ref = store.put(encode(scene((320, 240)), format))
     store.pixels(ref.sha256, size_hint=(160, 120))
