@@ -96,7 +96,7 @@ class Act(Node):
     async def _arun(self, known: dict[str, Any], settings: ZoomContext, config: RunnableConfig) -> Any:
         if not self._may_be_resumed(known, config):
             return await self._tools(settings).ainvoke(known, config)
-        waiting = [_aone_call(self, each, settings.scale) for each in _one_by_one(known)]
+        waiting = [_aone_call(self, each, settings) for each in _one_by_one(known)]
         await asyncio.wait(waiting)
         return _joined(waiting)
 

@@ -121,7 +121,7 @@ def test_the_original_is_sent_only_if_every_reader_shows_it_as_it_is_rendered(
     elif mode == "I;16":
         image = Image.new("I;16", (160, 160), 0x4000)
     else:
-        image = image.convert(mode)
+        image = image.convert(mode, dither=Image.Dither.NONE)
     exif = Image.Exif()
     exif[274] = turn
     try:
