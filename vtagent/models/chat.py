@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
@@ -29,6 +28,7 @@ from vtagent.models.engine import Engine, EngineImage, Generation
 from vtagent.models.families import checkpoint_path
 from vtagent.models.identity import identity_of
 from vtagent.models.placeholders import expand
+from vtagent.models.streaming import as_chunk, put_token, seconds_left
 from vtagent.views import ViewRenderer
 from vtagent.visual_tokens import VisionSpec
 
@@ -339,7 +339,7 @@ class ChatVLM(BaseChatModel):
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
         tokens: SimpleQueue[int | None] = SimpleQueue()
-        left = _seconds_left(self.timeout)
+        left = seconds_left(self.timeout)
         with self.engine.announce():
             call = self._plan(messages, stop, kwargs)
             future = self._submit(call, tokens.put)
@@ -348,8 +348,8 @@ class ChatVLM(BaseChatModel):
         try:
             while (token := self._next(tokens, left())) is not None:
                 if text := streamer.push(token):
-                    yield _chunk(AIMessageChunk(content=text))
-            yield _chunk(streamer.last_chunk(call.message(future.result(), self.model_name)))
+                    yield as_chunk(AIMessageChunk(content=text))
+            yield as_chunk(streamer.last_chunk(call.message(future.result(), self.model_name)))
         finally:
             future.cancel()
 
@@ -368,17 +368,17 @@ class ChatVLM(BaseChatModel):
     ) -> AsyncIterator[ChatGenerationChunk]:
         loop = asyncio.get_running_loop()
         tokens: asyncio.Queue[int | None] = asyncio.Queue()
-        left = _seconds_left(self.timeout)
+        left = seconds_left(self.timeout)
         with self.engine.announce():
             call = await asyncio.to_thread(self._plan, messages, stop, kwargs)
-            future = self._submit(call, lambda token: _put(loop, tokens, token))
-        future.add_done_callback(lambda _: _put(loop, tokens, None))
+            future = self._submit(call, lambda token: put_token(loop, tokens, token))
+        future.add_done_callback(lambda _: put_token(loop, tokens, None))
         streamer = call.streamer()
         try:
             while (token := await self._anext(tokens, left())) is not None:
                 if text := streamer.push(token):
-                    yield _chunk(AIMessageChunk(content=text))
-            yield _chunk(streamer.last_chunk(call.message(future.result(), self.model_name)))
+                    yield as_chunk(AIMessageChunk(content=text))
+            yield as_chunk(streamer.last_chunk(call.message(future.result(), self.model_name)))
         finally:
             future.cancel()
 
@@ -398,26 +398,3 @@ class ChatVLM(BaseChatModel):
 
     def _timeout_error(self) -> ModelError:
         return ModelError(f"no complete reply within {self.timeout} seconds; raise timeout or lower max_tokens")
-
-
-def _chunk(message: AIMessageChunk) -> ChatGenerationChunk:
-    return ChatGenerationChunk(message=message)
-
-
-def _seconds_left(timeout: float | None) -> Callable[[], float | None]:
-    """Start a timer.
-
-    Args:
-        timeout: Seconds from now; None is no limit.
-
-    Returns:
-        A function that returns the seconds left; None without a limit.
-    """
-    end = None if timeout is None else time.monotonic() + timeout
-    return lambda: None if end is None else max(0.0, end - time.monotonic())
-
-
-def _put(loop: asyncio.AbstractEventLoop, tokens: asyncio.Queue[int | None], token: int | None) -> None:
-    """Put a token into a queue of an event loop, from the engine's thread."""
-    if not loop.is_closed():
-        loop.call_soon_threadsafe(tokens.put_nowait, token)
