@@ -75,7 +75,8 @@ def _run(arguments: Sequence[str]) -> int:
     options = command.parse_intermixed_args(arguments[1:])
     warnings.filterwarnings("ignore", module="PIL")  # what Pillow warns of is harmless, or vtagent itself refuses it
     try:
-        {"ask": _ask, "samples": _samples, "chat": _chat, "forget": _forget, "models": _models}[arguments[0]](options)
+        run_command = {"ask": _ask, "samples": _samples, "chat": _chat, "forget": _forget, "models": _models}
+        {**run_command, "savings": _savings}[arguments[0]](options)
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
@@ -166,6 +167,12 @@ def _models(options: argparse.Namespace) -> None:
     from vtagent.models_command import models
 
     models(options)
+
+
+def _savings(options: argparse.Namespace) -> None:
+    from vtagent.savings_command import savings
+
+    savings(options)
 
 
 def _load(

@@ -118,6 +118,22 @@ D: the vendor's documentation. S: source code. M: measured by users.
 """
 
 
+SAVINGS = """\
+examples:
+  # What every known model bills for these images: whole, as low views, with a zoom
+  vtagent savings receipt.png photo.jpg
+
+  # Two models only, as JSON
+  vtagent savings receipt.png --for claude --for gpt-4o --json
+
+  # The same as a figure (needs the extra samples)
+  vtagent savings receipt.png --figure savings.png
+
+No model is called and no key is needed: the providers' own rules are applied to
+the sizes of the images. `vtagent models NAME` shows a rule and its sources.
+"""
+
+
 class _Parser(argparse.ArgumentParser):
     """A parser that reports a wrong command line in one line."""
 
@@ -177,6 +193,14 @@ def parsers() -> tuple[_Parser, dict[str, _Parser]]:
             MODELS,
             _add_models_options,
         ),
+        "savings": command(
+            "savings",
+            "show what images cost each known model, whole and looked at cheaply first",
+            "Show what each known model bills for images at full resolution at once, for\ntheir low views, and for "
+            "low views and a zoom. No model is called.",
+            SAVINGS,
+            _add_savings_options,
+        ),
     }
 
 
@@ -224,6 +248,20 @@ def _add_forget_options(parser: _Parser) -> None:
 def _add_models_options(parser: _Parser) -> None:
     parser.add_argument("name", nargs="?", metavar="NAME", help="such as gpt-4o or ollama:qwen2.5vl:7b")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
+
+
+def _add_savings_options(parser: _Parser) -> None:
+    parser.add_argument("files", nargs="+", metavar="FILE", type=Path, help="an image file")
+    parser.add_argument(
+        "--for",
+        dest="models",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="only this model (claude, gpt, qwen, gemini or a model's name); repeat it for several; default: all known",
+    )
+    parser.add_argument("--figure", metavar="FILE", type=_figure, help="draw a figure: .png, .svg or .pdf")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
 
 
 def zoom_token_id(options: argparse.Namespace, name: str) -> int | None:
@@ -298,6 +336,12 @@ def _thread(text: str) -> str:
     if not re.fullmatch(r"\w[\w.-]{0,99}", text):
         raise argparse.ArgumentTypeError(f"{text!r:.120} is not a name: letters, digits, '.', '-' and '_', 100 at most")
     return text
+
+
+def _figure(text: str) -> Path:
+    if (path := Path(text)).suffix.lower() not in (".png", ".svg", ".pdf"):
+        raise argparse.ArgumentTypeError(f"{text!r:.120} ends in none of .png, .svg, .pdf")
+    return path
 
 
 def _seconds(text: str) -> float:
