@@ -17,7 +17,7 @@ from vtagent.models import ChatVLM
 
 model = ChatVLM.from_pretrained("zoom")
 agent = review_zooms(build_zoom_graph(model)).compile(checkpointer=InMemorySaver())
-page = View(model.store.put_file("examples/documents/small-print.png")).block()
+page = View(model.image_store.put_file("examples/documents/small-print.png")).block()
 question = HumanMessage([page, {"type": "text", "text": "What is the Total?"}])
 
 decisions: list[dict[str, Any]] = [

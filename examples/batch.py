@@ -24,7 +24,7 @@ rows = [json.loads(line) for line in (documents / "questions.jsonl").read_text(e
 
 def graph_input(row: dict[str, Any]) -> Any:
     """Returns the agent's input for one row of questions.jsonl."""
-    page = View(model.store.put_file(documents / row["image"])).block()
+    page = View(model.image_store.put_file(documents / row["image"])).block()
     question = HumanMessage([page, {"type": "text", "text": row["question"]}])
     return {"messages": [question]}
 

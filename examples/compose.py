@@ -14,6 +14,6 @@ from vtagent.models import ChatVLM
 
 model = ChatVLM.from_pretrained("zoom")
 bot = StateGraph(MessagesState).add_node("look", create_zoom_agent(model)).add_edge(START, "look").compile()
-page = View(model.store.put_file("examples/documents/small-print.png")).block()
+page = View(model.image_store.put_file("examples/documents/small-print.png")).block()
 question = HumanMessage([page, {"type": "text", "text": "What is the Total?"}])
 print(bot.invoke({"messages": [question]})["messages"][-1].text)

@@ -25,7 +25,9 @@ class Supervisor(GenericFakeChatModel):
 
 
 model = ChatVLM.from_pretrained("zoom")
-receipt = model.store.put_file("examples/documents/small-print.png").url  # a reference of 80 bytes instead of pixels
+receipt = model.image_store.put_file(
+    "examples/documents/small-print.png"
+).url  # a reference of 80 bytes instead of pixels
 call = {"name": "look", "args": {"question": "What is the Total?", "images": [receipt]}, "id": "1"}
 supervisor = Supervisor(messages=iter([AIMessage("", tool_calls=[call]), AIMessage("Approved.")]))
 

@@ -16,7 +16,7 @@ from vtagent.models import ChatVLM
 
 model = ChatVLM.from_pretrained("zoom")
 agent = create_zoom_agent(model, checkpointer=InMemorySaver())
-page = View(model.store.put_file("examples/documents/small-print.png")).block()
+page = View(model.image_store.put_file("examples/documents/small-print.png")).block()
 question = HumanMessage([page, {"type": "text", "text": "What is the Total?"}])
 
 config: Any = {"configurable": {"thread_id": "1"}}

@@ -16,7 +16,7 @@ from vtagent.models import ChatVLM
 image, text = sys.argv[1:] or ("examples/documents/small-print.png", "What is the Total?")
 model = ChatVLM.from_pretrained("zoom")
 agent = create_zoom_agent(model)
-page = View(model.store.put_file(image)).block()
+page = View(model.image_store.put_file(image)).block()
 question = HumanMessage([page, {"type": "text", "text": text}])
 for event in agent.stream({"messages": [question]}, context={"max_zooms": 2}, stream_mode="custom"):
     print(event)

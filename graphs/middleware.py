@@ -31,6 +31,7 @@ from langchain_core.messages import AIMessage, ToolMessage
 from langgraph.runtime import Runtime
 from langgraph.types import TracePolicy, omit_payload
 
+from vtagent._moved import renamed_arguments
 from vtagent.graphs.agent_turn import AgentTurns
 from vtagent.graphs.agent_zooms import AgentZooms, Answer, Looking, nothing_yet
 from vtagent.graphs.intake import noted, referenced
@@ -40,7 +41,7 @@ from vtagent.graphs.state import ZoomContext, settings_of
 from vtagent.graphs.tool_calls import why_invalid
 from vtagent.images import ImageStore
 from vtagent.ingest import Fetch
-from vtagent.prompts import PromptTemplate, agent_prompt
+from vtagent.prompts import SystemPrompt, agent_prompt
 from vtagent.visual_tokens import VisionSpec
 
 __all__ = ["ZoomAgentState", "ZoomMiddleware"]
@@ -57,13 +58,13 @@ class ZoomMiddleware(AgentMiddleware[ZoomAgentState, Any, Any]):
 
     Args:
         model: The agent's model if it is a `ChatVLM`, to use its image store and its image sizes.
-        store: Where images are kept; by default the model's own store, else this process's memory.
+        image_store: Where images are kept; by default the model's own store, else this process's memory.
         vision: The model family's patch grid and limits; by default the model's own, else Qwen3-VL's.
         defaults: Scale, budgets and zoom bias of runs whose context is no `ZoomContext`. A spent budget ends the
             zooming; the agent's other tools stay available.
         keep_images: How many images the model is still shown, the newest of the conversation; None shows all of them.
-        prompt: What is added to the agent's system prompt while there is an image: a text, a function of the run's
-            settings, or None for nothing.
+        system_prompt: What is added to the agent's system prompt while there is an image: a text, a
+            `SystemMessage`, a function of the run's settings, or None for nothing.
         tool_name: What the model calls the zoom tool.
         fetch: Reads an http(s) image URL in a message; without it such URLs are refused.
 
@@ -77,15 +78,16 @@ class ZoomMiddleware(AgentMiddleware[ZoomAgentState, Any, Any]):
     state_schema = ZoomAgentState
     trace_policy = TracePolicy(process_inputs=omit_payload)  # the input of before_agent has pixels
 
+    @renamed_arguments(prompt="system_prompt", store="image_store")
     def __init__(
         self,
         model: BaseChatModel | None = None,
         *,
-        store: ImageStore | None = None,
+        image_store: ImageStore | None = None,
         vision: VisionSpec | None = None,
         defaults: ZoomContext | None = None,
         keep_images: int | None = None,
-        prompt: str | PromptTemplate | None = agent_prompt,
+        system_prompt: SystemPrompt = agent_prompt,
         tool_name: str = "zoom_image",
         fetch: Fetch | None = None,
     ) -> None:
@@ -93,7 +95,13 @@ class ZoomMiddleware(AgentMiddleware[ZoomAgentState, Any, Any]):
         if keep_images is not None and keep_images < 1:
             raise ValueError(f"keep_images must be at least 1, not {keep_images}")
         parts = Parts.of(
-            model, defaults=defaults, store=store, vision=vision, tool_name=tool_name, prompt=prompt, fetch=fetch
+            model,
+            defaults=defaults,
+            store=image_store,
+            vision=vision,
+            tool_name=tool_name,
+            prompt=system_prompt,
+            fetch=fetch,
         )
         self.defaults, self.store, self.vision, self.fetch = parts.defaults, parts.store, parts.vision, fetch
         self.zoom_tool = parts.zoom_tool

@@ -115,7 +115,7 @@ class ModelCalls:
         settings: ZoomContext,
         *,
         system: SystemMessage | None,
-        prompt: str | None,
+        prompt: str | SystemMessage | None,
         tools: Sequence[Tool],
         zoom_offered: bool,
         stop: Stop | None,
@@ -212,19 +212,25 @@ def after_tool_messages(messages: Sequence[BaseMessage]) -> list[BaseMessage]:
     return [*told, HumanMessage(waiting)] if waiting else told
 
 
-def _with_prompt(message: SystemMessage | None, prompt: str, *, first: bool) -> SystemMessage:
+def _with_prompt(message: SystemMessage | None, prompt: str | SystemMessage, *, first: bool) -> SystemMessage:
     """The conversation's system message and ours as one, since many chat templates read only one."""
+    ours = prompt.content if isinstance(prompt, SystemMessage) else prompt
     if message is None:
-        return SystemMessage(prompt)
+        return prompt if isinstance(prompt, SystemMessage) else SystemMessage(prompt)
     theirs = message.content
     content: str | list[str | dict[str, Any]]
-    if isinstance(theirs, str):
-        content = f"{prompt}\n\n{theirs}" if first else f"{theirs}\n\n{prompt}"
+    if isinstance(theirs, str) and isinstance(ours, str):
+        content = f"{ours}\n\n{theirs}" if first else f"{theirs}\n\n{ours}"
     elif first:
-        content = [{"type": "text", "text": f"{prompt}\n\n"}, *theirs]
+        content = [*_blocks(ours, end="\n\n"), *_blocks(theirs)]
     else:
-        content = [*theirs, {"type": "text", "text": prompt}]
+        content = [*_blocks(theirs, end="\n\n"), *_blocks(ours)]
     return message.model_copy(update={"content": content})
+
+
+def _blocks(content: str | list[str | dict[str, Any]], end: str = "") -> list[str | dict[str, Any]]:
+    """The content as blocks; `end` is added to a content that is a text."""
+    return [{"type": "text", "text": content + end}] if isinstance(content, str) else content
 
 
 def _share_images(messages: Sequence[BaseMessage], store: ImageStore, theirs: ImageStore) -> None:

@@ -7,6 +7,7 @@ from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from langchain_core.messages import SystemMessage
 from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.tools import BaseTool
 from langgraph.runtime import Runtime, get_runtime
@@ -15,7 +16,7 @@ from vtagent.graphs.state import ZoomContext, ZoomState, settings_of
 from vtagent.images import ImageStore
 from vtagent.ingest import Fetch
 from vtagent.models.capabilities import store_of, vision_of
-from vtagent.prompts import PromptTemplate
+from vtagent.prompts import SystemPrompt
 from vtagent.tools.zoom_image import create_zoom_tool
 from vtagent.visual_tokens import VisionSpec
 
@@ -33,8 +34,8 @@ class Parts:
     vision: VisionSpec
     """The model family's patch grid and limits."""
     zoom_tool: BaseTool
-    prompt: str | PromptTemplate | None
-    """The system prompt: a text, a function of the run's settings, or None for none."""
+    prompt: SystemPrompt
+    """The system prompt: a text, a message, a function of the run's settings, or None for none."""
     fetch: Fetch | None
     """Reads an http(s) image URL in a message; None refuses such URLs."""
 
@@ -47,13 +48,13 @@ class Parts:
         store: ImageStore | None,
         vision: VisionSpec | None,
         tool_name: str,
-        prompt: str | PromptTemplate | None,
+        prompt: SystemPrompt,
         fetch: Fetch | None,
     ) -> Parts:
         """The parts, where None takes the model's own store and image sizes."""
         store = store or store_of(model)
         vision = vision or vision_of(model)
-        zoom_tool = create_zoom_tool(store=store, vision=vision, name=tool_name)
+        zoom_tool = create_zoom_tool(image_store=store, vision=vision, name=tool_name)
         return cls(defaults or ZoomContext(), store, vision, zoom_tool, prompt, fetch)
 
     @property
@@ -61,7 +62,7 @@ class Parts:
         """What the model calls the zoom tool."""
         return self.zoom_tool.name
 
-    def prompt_for(self, settings: ZoomContext) -> str | None:
+    def prompt_for(self, settings: ZoomContext) -> str | SystemMessage | None:
         """The system prompt of a run."""
         if not callable(self.prompt):
             return self.prompt

@@ -50,10 +50,10 @@ def _the_agent() -> ZoomAgent:
 def _agent(model: str, base_url: str, images: str) -> ZoomAgent:
     store = DirectoryImageStore(images or ".vtagent/images")
     if not base_url:
-        return create_zoom_agent(LazyVLM(path=model or "zoom", store=store))
+        return create_zoom_agent(LazyVLM(path=model or "zoom", image_store=store))
     if not model:
         raise ModelError("VTAGENT_BASE_URL names a server; name one of its models with VTAGENT_MODEL")
-    return create_zoom_agent(_served(model, base_url), store=store, vision=sizes_of(model))
+    return create_zoom_agent(_served(model, base_url), image_store=store, vision=sizes_of(model))
 
 
 def _served(model: str, base_url: str) -> BaseChatModel:

@@ -22,6 +22,7 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.types import Checkpointer, Command, Durability
 
+from vtagent._moved import renamed_arguments
 from vtagent.graphs.act import Act
 from vtagent.graphs.answer import Answer
 from vtagent.graphs.decide import Decide
@@ -31,7 +32,7 @@ from vtagent.graphs.observe import Observe
 from vtagent.graphs.state import ZoomContext, ZoomInput, ZoomState, settings_of
 from vtagent.images import ImageStore
 from vtagent.ingest import Fetch
-from vtagent.prompts import PromptTemplate, zoom_prompt
+from vtagent.prompts import SystemPrompt, zoom_prompt
 from vtagent.visual_tokens import VisionSpec
 
 __all__ = ["ZoomAgent", "ZoomContext", "ZoomGraph", "ZoomState", "build_zoom_graph", "create_zoom_agent"]
@@ -128,13 +129,14 @@ class ZoomGraph(StateGraph[ZoomState, Any, Any, Any]):
         return agent
 
 
+@renamed_arguments(prompt="system_prompt", store="image_store")
 def build_zoom_graph(
     model: BaseChatModel | None = None,
     *,
-    store: ImageStore | None = None,
+    image_store: ImageStore | None = None,
     vision: VisionSpec | None = None,
     tools: Sequence[BaseTool | Callable[..., Any]] = (),
-    prompt: str | PromptTemplate | None = zoom_prompt,
+    system_prompt: SystemPrompt = zoom_prompt,
     tool_name: str = "zoom_image",
     defaults: ZoomContext | None = None,
     fetch: Fetch | None = None,
@@ -143,10 +145,10 @@ def build_zoom_graph(
 
     Args:
         model: The model; a run may bring its own in its context.
-        store: Where images are kept; by default the model's own store, else this process's memory.
+        image_store: Where images are kept; by default the model's own store, else this process's memory.
         vision: The model family's patch grid and limits; by default the model's own, else Qwen3-VL's.
         tools: Other tools the model may call, or functions that have a docstring. Their errors become messages.
-        prompt: The system prompt: a text, a function of the run's settings, or None for none.
+        system_prompt: The system prompt: a text, a `SystemMessage`, a function of the run's settings, or None for none.
         tool_name: What the model calls the zoom tool.
         defaults: The settings of runs that bring none.
         fetch: Reads an http(s) image URL in a message; without it such URLs are refused.
@@ -170,14 +172,20 @@ def build_zoom_graph(
     """
     kinds: list[tuple[str, object, type]] = [
         ("model", model, BaseChatModel),
-        ("store", store, ImageStore),
+        ("image_store", image_store, ImageStore),
         ("defaults", defaults, ZoomContext),
     ]
     for argument, value, kind in kinds:
         if value is not None and not isinstance(value, kind):
             raise TypeError(f"{argument} must be of type {kind.__name__}, not {type(value).__name__}")
     parts = Parts.of(
-        model, defaults=defaults, store=store, vision=vision, tool_name=tool_name, prompt=prompt, fetch=fetch
+        model,
+        defaults=defaults,
+        store=image_store,
+        vision=vision,
+        tool_name=tool_name,
+        prompt=system_prompt,
+        fetch=fetch,
     )
     others = [_tool(each) for each in tools]
     if tool_name in (names := [each.name for each in others]) or len(set(names)) != len(names):
@@ -194,13 +202,14 @@ def build_zoom_graph(
     return graph
 
 
+@renamed_arguments(prompt="system_prompt", store="image_store")
 def create_zoom_agent(
     model: BaseChatModel | None = None,
     *,
-    store: ImageStore | None = None,
+    image_store: ImageStore | None = None,
     vision: VisionSpec | None = None,
     tools: Sequence[BaseTool | Callable[..., Any]] = (),
-    prompt: str | PromptTemplate | None = zoom_prompt,
+    system_prompt: SystemPrompt = zoom_prompt,
     tool_name: str = "zoom_image",
     defaults: ZoomContext | None = None,
     fetch: Fetch | None = None,
@@ -211,10 +220,10 @@ def create_zoom_agent(
 
     Args:
         model: As for `build_zoom_graph`.
-        store: As for `build_zoom_graph`.
+        image_store: As for `build_zoom_graph`.
         vision: As for `build_zoom_graph`.
         tools: As for `build_zoom_graph`.
-        prompt: As for `build_zoom_graph`.
+        system_prompt: As for `build_zoom_graph`.
         tool_name: As for `build_zoom_graph`.
         defaults: As for `build_zoom_graph`.
         fetch: As for `build_zoom_graph`.
@@ -229,10 +238,10 @@ def create_zoom_agent(
     """
     graph = build_zoom_graph(
         model,
-        store=store,
+        image_store=image_store,
         vision=vision,
         tools=tools,
-        prompt=prompt,
+        system_prompt=system_prompt,
         tool_name=tool_name,
         defaults=defaults,
         fetch=fetch,

@@ -8,7 +8,6 @@ from typing import Any
 
 from tests.checkpoints import make_processor
 from vtagent.errors import ModelError
-from vtagent.images import ImageStore
 from vtagent.models.chat import ChatVLM
 from vtagent.models.engine import Engine, FinishReason, Generation, Request
 from vtagent.models.families import tool_template
@@ -89,10 +88,8 @@ class ScriptedEngine:
         )
 
 
-def scripted_vlm(script: Script, *, store: ImageStore | None = None, **options: Any) -> ChatVLM:
+def scripted_vlm(script: Script, **options: Any) -> ChatVLM:
     """A ChatVLM that says what the script says; its requests are in `model.engine.requests`."""
     processor = make_processor("qwen3_vl", chat_template=tool_template())
     engine: Engine = ScriptedEngine(processor, script)
-    if store is not None:
-        options["store"] = store
     return ChatVLM(engine=engine, processor=processor, **options)

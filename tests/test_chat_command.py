@@ -365,4 +365,4 @@ def test_the_folder_is_where_the_system_keeps_a_users_state(tmp_path: Path, monk
 def test_the_model_is_given_the_threads_store(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model: Scripted = scripted(monkeypatch, ANSWER)
     chat(monkeypatch, state, "Hello?")
-    assert model.store.path == state / "images"
+    assert model.image_store.path == state / "images"

@@ -28,10 +28,10 @@ ANSWER = AIMessage("<think>Now I can.</think><answer>48.10</answer>")
 
 
 class Scripted(ScriptedChat):
-    """A scripted model with the `vision` and `store` of a `ChatVLM`."""
+    """A scripted model with the `vision` and `image_store` of a `ChatVLM`."""
 
     vision: Any = QWEN3_VL
-    store: Any = None
+    image_store: Any = None
 
 
 def mode_and_size(path: str | Path) -> tuple[str, tuple[int, int]]:
@@ -51,8 +51,8 @@ def scripted(monkeypatch: pytest.MonkeyPatch, *replies: AIMessage) -> Scripted:
     """Makes `vtagent ask` use a scripted model instead of loading weights."""
     model = Scripted(lines=list(replies))
 
-    def load(name: str, *, store: Any) -> Scripted:
-        model.store = store
+    def load(name: str, *, image_store: Any) -> Scripted:
+        model.image_store = image_store
         return model
 
     monkeypatch.setattr(ChatVLM, "from_pretrained", load)

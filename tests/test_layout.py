@@ -78,6 +78,8 @@ def test_arrows_go_one_way(folder: str, unknown: list[str]) -> None:
     for module, path in modules(folder).items():
         if module in ("vtagent.cli", "vtagent.__main__", "vtagent.chat_command"):  # the composition root
             continue
+        if module == "vtagent":  # names all rooms, and loads none: test_public_names.py
+            continue
         for name in unknown:
             assert not reaches(imports(path, module), name), f"{module} may know nothing of {name}"
 

@@ -129,12 +129,12 @@ def test_our_own_model_reads_the_references_itself_and_its_prompt_only_grows() -
 def test_given_our_model_its_store_and_sizes_are_used() -> None:
     model = scripted_vlm([ANSWER])
     middleware = ZoomMiddleware(model)
-    assert (middleware.store, middleware.vision) == (model.store, model.vision)
+    assert (middleware.store, middleware.vision) == (model.image_store, model.vision)
 
 
 def test_images_in_another_store_are_handed_to_our_model() -> None:
     model = scripted_vlm([ANSWER])
-    run(model, asked("?", picture(256, 192)), vision=model.vision, store=MemoryImageStore())
+    run(model, asked("?", picture(256, 192)), vision=model.vision, image_store=MemoryImageStore())
     assert [image.pixels.size for image in model.engine.requests[0].images] == [(128, 96)]
 
 
@@ -192,7 +192,7 @@ def test_an_image_that_was_changed_in_the_store_is_never_shown(known: bool, tmp_
     name = name_of(block["url"])
     (tmp_path / name[:2] / name).write_bytes(picture(1280, 64))
     with pytest.raises(ImageTampered, match=f"image {name} was changed in the store"):
-        run(model, HumanMessage([block]), store=store if known else DirectoryImageStore(tmp_path))
+        run(model, HumanMessage([block]), image_store=store if known else DirectoryImageStore(tmp_path))
     assert model.seen == []
 
 
@@ -218,7 +218,7 @@ def test_the_agents_own_prompt_stands_first(system: Any) -> None:
 @pytest.mark.parametrize(("prompt", "kinds"), [("Look!", ["system", "human"]), (None, ["human"])])
 def test_the_prompt_can_be_replaced_or_left_out(prompt: str | None, kinds: list[str]) -> None:
     model = chat("48.10")
-    run(model, prompt=prompt)
+    run(model, system_prompt=prompt)
     assert [message.type for message in model.seen[0]] == kinds
 
 
@@ -553,7 +553,7 @@ def test_even_what_was_zoomed_into_before_it_went_out_of_sight() -> None:
     seen = [HumanMessage([first]), AIMessage("", tool_calls=[{"name": "zoom_image", "args": {}, "id": "1"}])]
     shown = ToolMessage([first], name="zoom_image", tool_call_id="1")
     model = chat(ZOOM, "48.10")
-    result = run(model, *seen, shown, AIMessage("7"), asked("And?", picture(800, 480)), keep_images=1, store=store)
+    result = run(model, *seen, shown, AIMessage("7"), asked("And?", picture(800, 480)), keep_images=1, image_store=store)
     assert result["zoom"]["usage"]["zooms"] == 1
 
 
@@ -574,7 +574,7 @@ def test_a_models_setting_called_store_is_no_image_store() -> None:
     model = ChatOpenAI(model="served", base_url="http://localhost:9/v1", api_key=SecretStr("none"), store=True)
     assert isinstance(ZoomMiddleware(model).store, MemoryImageStore)
     store = MemoryImageStore()
-    assert ZoomMiddleware(model, store=store).store is store
+    assert ZoomMiddleware(model, image_store=store).store is store
 
 
 def test_a_call_that_was_never_run_is_answered_in_words() -> None:

@@ -14,6 +14,7 @@ from langchain_core.messages import BaseMessage
 from langchain_core.tools import BaseTool, ToolException
 from pydantic import ConfigDict, Field, WithJsonSchema
 
+from vtagent._moved import renamed_arguments
 from vtagent.conversation import images_of, shown_views
 from vtagent.errors import ImageError, RegionError
 from vtagent.images import ImageRef, ImageStore
@@ -96,13 +97,14 @@ class ZoomImage(ConversationTool):
         return None if parsed is None else parsed.fitted(ref.width, ref.height, self.vision)
 
 
+@renamed_arguments(store="image_store")
 def create_zoom_tool(
-    *, store: ImageStore, vision: VisionSpec, name: str = "zoom_image", description: str = DESCRIPTION
+    *, image_store: ImageStore, vision: VisionSpec, name: str = "zoom_image", description: str = DESCRIPTION
 ) -> BaseTool:
     """Make the zoom tool, for LangGraph's `ToolNode`, for `create_agent`, or to be called by hand.
 
     Args:
-        store: Where the conversation's images are.
+        image_store: Where the conversation's images are.
         vision: The model family's patch grid and limits; they decide a view's size.
         name: What the model calls it; weights trained elsewhere may know another name.
         description: What the model is told about it.
@@ -121,11 +123,11 @@ def create_zoom_tool(
         >>> store, png = MemoryImageStore(), io.BytesIO()
         >>> Image.new("RGB", (1280, 960), "white").save(png, "png")
         >>> seen = HumanMessage([View(store.put(png.getvalue()), scale=0.5).block()])
-        >>> zoom = create_zoom_tool(store=store, vision=QWEN3_VL)
+        >>> zoom = create_zoom_tool(image_store=store, vision=QWEN3_VL)
         >>> zoom.invoke({"region": [0, 0, 500, 500], "messages": [seen]})[0]["text"]
         'Image 1 (1280 × 960 pixels), region [0, 0, 500, 500], shown at 640 × 480.'
     """
-    return ZoomImage(name=name, description=description, store=store, vision=vision)
+    return ZoomImage(name=name, description=description, store=image_store, vision=vision)
 
 
 def already_shown(view: View, shown: Iterable[View], vision: VisionSpec) -> str | None:

@@ -143,7 +143,10 @@ def _run(options: argparse.Namespace) -> None:
     history = read_history(options.history) if options.history else None
     with Journal(out, settings) as journal:
         model = ChatVLM.from_pretrained(
-            options.model, store=MemoryImageStore(), temperature=options.temperature, max_tokens=options.max_tokens
+            options.model,
+            image_store=MemoryImageStore(),
+            temperature=options.temperature,
+            max_tokens=options.max_tokens,
         )
         asyncio.run(_asked(model, examples, journal, grader, options))
         outcomes = journal.outcomes

@@ -55,7 +55,7 @@ def chat(options: argparse.Namespace, load: Load) -> None:
     name, model, vision = load(options.model, options.base_url, store)
     with threads(folder) as saver:
         saver.conn.execute("PRAGMA auto_vacuum = FULL")  # lets a new file shrink when steps are deleted
-        agent = create_zoom_agent(model, store=store, vision=vision, checkpointer=saver)
+        agent = create_zoom_agent(model, image_store=store, vision=vision, checkpointer=saver)
         context = ZoomContext(
             max_zooms=options.max_zooms, zoom_bias=options.zoom_bias, zoom_token_id=zoom_token_id(options, name)
         )

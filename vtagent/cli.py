@@ -122,7 +122,7 @@ def _ask(options: argparse.Namespace) -> None:
     question = HumanMessage([*blocks, {"type": "text", "text": check_utf_8(options.question)}])
     began = time.perf_counter()
     name, model, vision = _load(options.model, options.base_url, store, timeout=options.timeout)
-    agent = create_zoom_agent(model, store=store, vision=vision)
+    agent = create_zoom_agent(model, image_store=store, vision=vision)
     loaded = time.perf_counter()
     with spinner("looking"):
         context = ZoomContext(
@@ -202,7 +202,7 @@ def _load_local(name: str, store: ImageStore) -> tuple[str, BaseChatModel, Visio
         from vtagent.models.chat import ChatVLM
 
         logging.disable_progress_bar()
-        model = ChatVLM.from_pretrained(name, store=store)
+        model = ChatVLM.from_pretrained(name, image_store=store)
     return name, model, model.vision
 
 

@@ -15,9 +15,9 @@ from vtagent.visual_tokens import QWEN3_VL, VisionSpec
 def store_of(model: object, default: ImageStore | None = None) -> ImageStore:
     """The model's own image store, else `default`, else a new one in memory.
 
-    An attribute `store` of another type is not an image store: `ChatOpenAI` has a setting of that name.
+    A model that is not ours may call it `store`. `ChatOpenAI` has a setting of that name, which is no image store.
     """
-    own = getattr(model, "store", None)
+    own = getattr(model, "image_store", None) or getattr(model, "store", None)
     if isinstance(own, ImageStore):
         return own
     return MemoryImageStore() if default is None else default

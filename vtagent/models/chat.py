@@ -21,6 +21,7 @@ from langchain_core.runnables import Runnable
 from langchain_core.tools import BaseTool
 from pydantic import ConfigDict, Field, PrivateAttr
 
+from vtagent._moved import old_attribute, renamed_arguments
 from vtagent.errors import ModelError
 from vtagent.images import ImageStore, MemoryImageStore
 from vtagent.models.call import Call, Options, plan, shown_images, tool_options
@@ -38,8 +39,8 @@ class ChatVLM(BaseChatModel):
     Args:
         engine: The `Engine` that samples tokens.
         processor: The checkpoint's processor (`VLProcessor`): its tokenizer, chat template and image sizes are used.
-        store: The store that holds the images of messages; a new one in memory if absent. Images that messages contain
-            as data are put there.
+        image_store: The store that holds the images of messages; a new one in memory if absent. Images that
+            messages contain as data are put there.
 
     Example:
         >>> model = ChatVLM.from_pretrained("base", temperature=1.0)  # doctest: +SKIP
@@ -48,7 +49,7 @@ class ChatVLM(BaseChatModel):
 
     engine: Any = Field(exclude=True, repr=False)
     processor: Any = Field(exclude=True, repr=False)
-    store: Any = Field(default_factory=MemoryImageStore, exclude=True, repr=False)
+    image_store: Any = Field(default_factory=MemoryImageStore, exclude=True, repr=False)
     model_name: str = Field(default="vtagent", alias="model")
     temperature: float = 0.0
     """0 is greedy."""
@@ -73,18 +74,25 @@ class ChatVLM(BaseChatModel):
     _codec: Codec = PrivateAttr()
     _renderer: ViewRenderer = PrivateAttr()
 
+    @renamed_arguments(store="image_store")
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+
+    store = old_attribute("store", "image_store")
+
     def model_post_init(self, context: Any, /) -> None:
         """Build what all calls share."""
         super().model_post_init(context)
         self._codec = Codec(self.processor.tokenizer, self.processor.chat_template)
-        self._renderer = ViewRenderer(self.store, self.vision)
+        self._renderer = ViewRenderer(self.image_store, self.vision)
 
     @classmethod
+    @renamed_arguments(store="image_store")
     def from_pretrained(
         cls,
         path: str | PathLike[str],
         *,
-        store: ImageStore | None = None,
+        image_store: ImageStore | None = None,
         device: str | None = None,
         dtype: Any = None,
         **defaults: Any,
@@ -93,7 +101,7 @@ class ChatVLM(BaseChatModel):
 
         Args:
             path: A folder, a hub id, or the name of a bundled policy ("base", "zoom").
-            store: The store that holds the images of messages; a new one in memory if absent.
+            image_store: The store that holds the images of messages; a new one in memory if absent.
             device: A torch device; "cuda" if available, else "cpu", if absent.
             dtype: A torch dtype; bfloat16 on a GPU, float32 on a CPU, if absent.
             **defaults: Fields of this class, such as `temperature` or `max_tokens`.
@@ -113,17 +121,18 @@ class ChatVLM(BaseChatModel):
         name = str(path).rstrip("/")
         is_hub_id = name.count("/") == 1 and not name.startswith((".", "/"))
         fields: dict[str, Any] = {"model": name if is_hub_id else name.rpartition("/")[2]}
-        if store is not None:
-            fields["store"] = store
+        if image_store is not None:
+            fields["image_store"] = image_store
         return cls(engine=engine, processor=engine.processor, **{**fields, **defaults})
 
     @classmethod
+    @renamed_arguments(store="image_store")
     def from_server(
         cls,
         url: str,
         processor: str | PathLike[str],
         *,
-        store: ImageStore | None = None,
+        image_store: ImageStore | None = None,
         engine_options: Mapping[str, Any] | None = None,
         **defaults: Any,
     ) -> ChatVLM:
@@ -133,7 +142,7 @@ class ChatVLM(BaseChatModel):
             url: The server's URL, with or without `/v1`.
             processor: The source of the served checkpoint's tokenizer and image processor: a folder, a hub id, or the
                 name of a bundled policy.
-            store: The store that holds the images of messages; a new one in memory if absent.
+            image_store: The store that holds the images of messages; a new one in memory if absent.
             engine_options: Options of `VLLMEngine`, such as `timeout`, `retries` or `model`.
             **defaults: Fields of this class, such as `temperature` or `max_tokens`.
 
@@ -154,7 +163,7 @@ class ChatVLM(BaseChatModel):
         except ModelError:
             engine.close()
             raise
-        fields: dict[str, Any] = {"model": name} | ({} if store is None else {"store": store})
+        fields: dict[str, Any] = {"model": name} | ({} if image_store is None else {"image_store": image_store})
         return cls(engine=engine, processor=loaded, **{**fields, **defaults})
 
     @classmethod
@@ -187,7 +196,7 @@ class ChatVLM(BaseChatModel):
 
     def images(self, messages: Sequence[BaseMessage]) -> list[EngineImage]:
         """The rendered images of messages, in the order of their placeholders."""
-        return list(shown_images(messages, store=self.store, renderer=self._renderer))
+        return list(shown_images(messages, store=self.image_store, renderer=self._renderer))
 
     def expand(self, ids: Sequence[int], images: Sequence[EngineImage]) -> list[int]:
         """Repeat each placeholder of collapsed ids once per visual token of its image.
@@ -241,7 +250,9 @@ class ChatVLM(BaseChatModel):
     def _plan(self, messages: Sequence[BaseMessage], stop: Sequence[str] | None, options: Mapping[str, Any]) -> Call:
         chosen = {name: getattr(self, name) for name in Options.defaults} | {**options}
         stops = stop if stop is not None else self.stop or ()
-        return plan(messages, Options.of(chosen, stops), codec=self._codec, store=self.store, renderer=self._renderer)
+        return plan(
+            messages, Options.of(chosen, stops), codec=self._codec, store=self.image_store, renderer=self._renderer
+        )
 
     def _announced(self) -> AbstractContextManager[None]:
         """Around making a call ready and submitting it, for engines that gather calls made together."""

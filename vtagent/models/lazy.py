@@ -14,6 +14,7 @@ from langchain_core.runnables import Runnable
 from langchain_core.tools import BaseTool
 from pydantic import ConfigDict, Field, PrivateAttr
 
+from vtagent._moved import old_attribute, renamed_arguments
 from vtagent.errors import ModelError
 from vtagent.images import MemoryImageStore
 from vtagent.models.call import tool_options
@@ -39,13 +40,13 @@ class LazyVLM(DelegatingChat):
     Args:
         path: As for `ChatVLM.from_pretrained`.
         vision: The image sizes that the checkpoint sees; by default those of `sizes_of(path)`.
-        store: The store that holds the images of messages; a new one in memory if absent.
+        image_store: The store that holds the images of messages; a new one in memory if absent.
         options: Other arguments of `ChatVLM.from_pretrained`.
     """
 
     path: str
     vision: Any = Field(default_factory=lambda fields: sizes_of(fields["path"]), exclude=True, repr=False)
-    store: Any = Field(default_factory=MemoryImageStore, exclude=True, repr=False)
+    image_store: Any = Field(default_factory=MemoryImageStore, exclude=True, repr=False)
     options: dict[str, Any] = Field(default_factory=dict, exclude=True, repr=False)
     resolves_images: bool = Field(default=True, init=False, repr=False)
 
@@ -55,6 +56,12 @@ class LazyVLM(DelegatingChat):
     _unfit: str = PrivateAttr(default="")  # why the checkpoint cannot be used; it is not loaded again
     _lock: threading.Lock = PrivateAttr(default_factory=threading.Lock)
 
+    @renamed_arguments(store="image_store")
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+
+    store = old_attribute("store", "image_store")
+
     def load(self) -> ChatVLM:
         """The loaded model. The first call loads it, and concurrent calls wait for that.
 
@@ -63,7 +70,7 @@ class LazyVLM(DelegatingChat):
         """
         with self._lock:
             if self._loaded is None and not self._unfit:
-                model = ChatVLM.from_pretrained(self.path, store=self.store, **self.options)
+                model = ChatVLM.from_pretrained(self.path, image_store=self.image_store, **self.options)
                 if model.vision == self.vision:
                     self._loaded = model
                 else:
