@@ -12,9 +12,7 @@ from typing import Any
 
 from langchain_core.messages import HumanMessage
 
-from vtagent import View
-from vtagent.graphs import create_zoom_agent
-from vtagent.models import ChatVLM
+from vtagent import ChatVLM, View, create_zoom_agent
 
 documents = Path("examples/documents")
 model = ChatVLM.from_pretrained("zoom")

@@ -8,9 +8,7 @@ Run it from the repository's root:
 from langchain_core.messages import HumanMessage
 from langgraph.graph import START, MessagesState, StateGraph
 
-from vtagent import View
-from vtagent.graphs import create_zoom_agent
-from vtagent.models import ChatVLM
+from vtagent import ChatVLM, View, create_zoom_agent
 
 model = ChatVLM.from_pretrained("zoom")
 bot = StateGraph(MessagesState).add_node("look", create_zoom_agent(model)).add_edge(START, "look").compile()

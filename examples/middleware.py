@@ -9,9 +9,7 @@ from langchain.agents import create_agent
 from langchain_core.messages import HumanMessage
 from langchain_core.tools import tool
 
-from vtagent import View
-from vtagent.graphs.middleware import ZoomMiddleware
-from vtagent.models import ChatVLM
+from vtagent import ChatVLM, View, ZoomMiddleware
 
 
 @tool

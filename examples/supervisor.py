@@ -12,8 +12,7 @@ from langchain.agents import create_agent
 from langchain_core.language_models import GenericFakeChatModel
 from langchain_core.messages import AIMessage, HumanMessage
 
-from vtagent.graphs import as_tool, create_zoom_agent
-from vtagent.models import ChatVLM
+from vtagent import ChatVLM, as_tool, create_zoom_agent
 
 
 class Supervisor(GenericFakeChatModel):

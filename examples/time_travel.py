@@ -10,9 +10,7 @@ from typing import Any
 from langchain_core.messages import HumanMessage
 from langgraph.checkpoint.memory import InMemorySaver
 
-from vtagent import View
-from vtagent.graphs import create_zoom_agent
-from vtagent.models import ChatVLM
+from vtagent import ChatVLM, View, create_zoom_agent
 
 model = ChatVLM.from_pretrained("zoom")
 agent = create_zoom_agent(model, checkpointer=InMemorySaver())

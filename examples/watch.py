@@ -9,9 +9,7 @@ import sys
 
 from langchain_core.messages import HumanMessage
 
-from vtagent import View
-from vtagent.graphs import create_zoom_agent
-from vtagent.models import ChatVLM
+from vtagent import ChatVLM, View, create_zoom_agent
 
 image, text = sys.argv[1:] or ("examples/documents/small-print.png", "What is the Total?")
 model = ChatVLM.from_pretrained("zoom")

@@ -135,7 +135,7 @@ def _steered(model: ChatVLM, choice: Literal["any", "none"]) -> _Steered:
     return _Steered(
         engine=model.engine,
         processor=model.processor,
-        store=model.image_store,
+        image_store=model.image_store,
         model=model.model_name,
         timeout=model.timeout,
         choice=choice,
