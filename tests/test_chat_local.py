@@ -46,7 +46,7 @@ def zoom_image() -> str:
     return ""
 
 
-def picture(model: ChatVLM, seed: int = 0, *, scale: float = 1.0) -> View:
+def noise_view(model: ChatVLM, seed: int = 0, *, scale: float = 1.0) -> View:
     noise = np.random.default_rng(seed).integers(0, 255, (170, 230, 3)).astype(np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(noise).save(buffer, "PNG")
@@ -54,7 +54,7 @@ def picture(model: ChatVLM, seed: int = 0, *, scale: float = 1.0) -> View:
 
 
 def question(model: ChatVLM, text: str = "What is the total?", seed: int = 0) -> HumanMessage:
-    return HumanMessage([picture(model, seed, scale=0.5).block(), {"type": "text", "text": text}])
+    return HumanMessage([noise_view(model, seed, scale=0.5).block(), {"type": "text", "text": text}])
 
 
 def zoomed_run(model: ChatVLM, *, seed: int, temperature: float) -> list[BaseMessage]:
@@ -62,7 +62,7 @@ def zoomed_run(model: ChatVLM, *, seed: int, temperature: float) -> list[BaseMes
     bound = model.bind_tools([zoom_image], temperature=temperature, seed=seed)
     history: list[BaseMessage] = [question(model, seed=seed)]
     history.append(bound.invoke(history, tool_choice="any"))
-    history.append(ToolMessage(["230x170", picture(model, seed).block()], tool_call_id="1"))
+    history.append(ToolMessage(["230x170", noise_view(model, seed).block()], tool_call_id="1"))
     history.append(bound.invoke(history, tool_choice="none"))
     history.append(HumanMessage("And the tax?"))
     history.append(bound.invoke(history))
@@ -134,13 +134,13 @@ def test_streaming_shows_tokens_before_the_reply_is_complete(model: ChatVLM, eng
 async def test_cancelling_an_async_call_frees_its_row(model: ChatVLM, engine: TransformersEngine) -> None:
     endless = model.bind(max_tokens=3000, logit_bias=dict.fromkeys(engine.stop, -1000.0))
     task = asyncio.create_task(endless.ainvoke([question(model)]))
-    while not engine.rows:
+    while not engine.unfinished_requests:
         await asyncio.sleep(0.01)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     await model.ainvoke([question(model)])
-    while engine.rows:
+    while engine.unfinished_requests:
         await asyncio.sleep(0.01)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.fakes import scripted_vlm
+from tests.fakes import UnusedEngine, scripted_vlm
 from tests.scripted_chat import ANSWER, ZOOM, ScriptedChat
 from tests.test_measure_summaries import ZOOMED
 from vtagent.errors import DataError
@@ -45,7 +45,7 @@ def base() -> ChatVLM:
 class Chat(ScriptedChat):
     """A scripted model with all that `evaluate` looks at."""
 
-    engine: object = None
+    engine: Any = UnusedEngine()
     image_store: Any = None
     vision: VisionSpec = VisionSpec(patch_size=8, merge_size=2, min_pixels=256, max_pixels=65536)
 

@@ -553,7 +553,9 @@ def test_even_what_was_zoomed_into_before_it_went_out_of_sight() -> None:
     seen = [HumanMessage([first]), AIMessage("", tool_calls=[{"name": "zoom_image", "args": {}, "id": "1"}])]
     shown = ToolMessage([first], name="zoom_image", tool_call_id="1")
     model = chat(ZOOM, "48.10")
-    result = run(model, *seen, shown, AIMessage("7"), asked("And?", picture(800, 480)), keep_images=1, image_store=store)
+    result = run(
+        model, *seen, shown, AIMessage("7"), asked("And?", picture(800, 480)), keep_images=1, image_store=store
+    )
     assert result["zoom"]["usage"]["zooms"] == 1
 
 

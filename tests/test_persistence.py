@@ -168,7 +168,7 @@ kind, where, images = sys.argv[1:]
 with SAVERS[kind].from_conn_string(where) as saver:
     saver.setup()
     store = DirectoryImageStore(images)
-    agent = create_zoom_agent(ScriptedChat(lines=[ZOOM, never]), store=store, checkpointer=saver)
+    agent = create_zoom_agent(ScriptedChat(lines=[ZOOM, never]), image_store=store, checkpointer=saver)
     config = {"configurable": {"thread_id": "1"}}
     agent.invoke({"messages": [asked("What is the total?", picture())]}, config, durability="sync")
 """

@@ -12,7 +12,7 @@ from PIL import Image
 
 from tests.checkpoints import FAMILIES, FamilyName, make_checkpoint, make_processor
 from vtagent.errors import ModelError
-from vtagent.models.families import chat_template, family_of, resolve, tool_template
+from vtagent.models.families import chat_template, checkpoint_path, family_of, tool_template
 from vtagent.models.processor import VLProcessor
 
 
@@ -152,6 +152,6 @@ def test_only_bundled_policies_names_resolve_to_their_folder(tmp_path: Path, mon
     (tmp_path / "base").mkdir()
     (tmp_path / "base" / "config.json").write_text("{}")
     monkeypatch.setattr("vtagent.models.families.POLICIES", tmp_path)
-    assert resolve("base") == str(tmp_path / "base")
-    assert resolve("Qwen/Qwen3-VL-2B-Instruct") == "Qwen/Qwen3-VL-2B-Instruct"
-    assert resolve("../base") == "../base"
+    assert checkpoint_path("base") == str(tmp_path / "base")
+    assert checkpoint_path("Qwen/Qwen3-VL-2B-Instruct") == "Qwen/Qwen3-VL-2B-Instruct"
+    assert checkpoint_path("../base") == "../base"

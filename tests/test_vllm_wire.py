@@ -73,5 +73,5 @@ def test_the_kept_urls_stay_inside_their_bound() -> None:
     first = urls.of(noise_image("first"))
     for number in range(20):
         urls.of(noise_image(str(number)))
-        assert sum(map(len, urls._kept.values())) == urls._size <= 3 * one
+        assert sum(map(len, urls._urls._values.values())) == urls._urls.total <= 3 * one
     assert urls.of(noise_image("first")) is not first

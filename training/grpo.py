@@ -158,7 +158,7 @@ def _trainer(run: RunArguments, args: GraphGRPOConfig, model_args: Any) -> Any:
     from transformers import AutoModelForImageTextToText, PrinterCallback
     from trl import get_peft_config
 
-    from vtagent.models.families import resolve
+    from vtagent.models.families import checkpoint_path
     from vtagent.models.processor import VLProcessor
     from vtagent.models.vllm.engine import VLLMEngine
     from vtagent.training.command_line import grader_of
@@ -174,7 +174,7 @@ def _trainer(run: RunArguments, args: GraphGRPOConfig, model_args: Any) -> Any:
     # The trainer checks again, with the number of examples. This check fails before they are read.
     check_trl()
     check_settings(args, external_engine=run.engine_url is not None, adapters=model_args.use_peft)
-    path = _at_revision(resolve(model_args.model_name_or_path), model_args.model_revision)
+    path = _at_revision(checkpoint_path(model_args.model_name_or_path), model_args.model_revision)
     processor = VLProcessor.from_pretrained(path)
     grader = grader_of(run, Path(args.output_dir))
     count = run.count

@@ -20,11 +20,12 @@ import binascii
 import re
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import unquote
 
 from langchain_core.messages import BaseMessage, HumanMessage, SystemMessage, ToolMessage
 
+from vtagent._moved import renamed
 from vtagent.errors import ImageError, ImageNotFound, ImageRefused, ImageTooLarge, UnreadableImage
 from vtagent.images import ImageStore
 from vtagent.views import View, is_reference
@@ -162,3 +163,9 @@ def _from_base64(text: object, store: ImageStore) -> dict[str, Any]:
     except (binascii.Error, ValueError) as error:
         raise UnreadableImage(f"image data is not valid base64 ({error})") from None
     return View(store.put(data)).block()
+
+
+if not TYPE_CHECKING:  # type checkers must not accept every name
+
+    def __getattr__(name: str) -> object:
+        return renamed(__name__, name)

@@ -30,7 +30,7 @@ __all__ = [
     "rendered",
 ]
 
-if not TYPE_CHECKING:  # type checkers shall not take every name for an attribute
+if not TYPE_CHECKING:  # type checkers must not accept every name
 
     def __getattr__(name: str) -> object:
         return renamed(__name__, name)

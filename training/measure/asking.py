@@ -118,8 +118,7 @@ async def evaluate(
         progress.step(name)
 
     for name in chosen:
-        if forget := getattr(model.engine, "forget", None):
-            forget()  # cached results of an earlier mode would make this one look faster
+        model.engine.forget()  # cached results of an earlier mode would make this one look faster
         start = time.monotonic()
         await asyncio.gather(*(one(name, n, start) for n in range(len(examples)) if (name, n) not in known))
     progress.close()

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vtagent.models.families import resolve
+from vtagent.models.families import checkpoint_path
 from vtagent.training.data import Example
 
 _BLOCK, _BLOCKS = 2**16, 256
@@ -26,7 +26,7 @@ def digest_of_weights(model: str) -> str:
     Returns:
         16 hexadecimal digits; a hub id is returned as it is.
     """
-    folder = Path(resolve(str(model)))
+    folder = Path(checkpoint_path(str(model)))
     if not folder.is_dir():
         return str(model)
     digest = hashlib.sha256()

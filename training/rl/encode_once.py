@@ -1,6 +1,6 @@
-"""The trainer's forward pass encodes each image once, however many rollouts of a batch show it.
+"""Makes the trainer's forward pass encode each image once, however many rollouts of a batch show it.
 
-The rollouts of a group show the same page, at one resolution or two; stock transformers encodes it for each of them.
+The rollouts of a group show the same image, at one resolution or two. Stock transformers encodes it for each of them.
 """
 
 from __future__ import annotations
@@ -9,19 +9,26 @@ from typing import Any
 
 import torch
 
+from vtagent.models.families import family_of
 from vtagent.models.local.ops import ATTENTION, PatchProjection
 
 
 def encode_once(backbone: Any) -> None:
-    """Change a model's `get_image_features` so that equal images of a call share their features and gradients.
+    """Change a model so that equal images of one forward pass share their features and gradients.
+
+    The vision tower also gets the faster attention and patch projection of `models.local.ops`. A second call on the
+    same model changes nothing.
 
     Args:
-        backbone: A `Qwen3VLModel` or `Qwen2_5_VLModel`; its tower gets the batched attention and the plain patch
-            projection that sampling uses, too.
+        backbone: The model without its head: a `Qwen3VLModel` or `Qwen2_5_VLModel`.
+
+    Raises:
+        ModelError: The model is not of a served family.
     """
-    if getattr(backbone, "encodes_once", False):
+    if hasattr(backbone, "encodes_once"):
         return
     backbone.encodes_once = True
+    deepstack = family_of(backbone.config.model_type).deepstack
     stock = backbone.get_image_features
     if backbone.visual.config._attn_implementation in ("sdpa", "eager"):
         backbone.visual.config._attn_implementation = ATTENTION
@@ -29,13 +36,24 @@ def encode_once(backbone: Any) -> None:
         backbone.visual.patch_embed = PatchProjection(backbone.visual.patch_embed)
 
     def get_image_features(pixel_values: torch.Tensor, image_grid_thw: torch.Tensor, **kwargs: Any) -> Any:
+        """The stock method's result, computed for the distinct images.
+
+        Args:
+            pixel_values: (patches of all images, patch_dim), floating point.
+            image_grid_thw: (images, 3) int64.
+            **kwargs: Arguments of the stock method.
+
+        Returns:
+            With `pooler_output`, and for deepstack with each of `deepstack_features`: (visual tokens, hidden) for each
+            image.
+        """
         first, places = distinct(pixel_values, image_grid_thw)
         if len(first) == len(places):
             return stock(pixel_values, image_grid_thw, **kwargs)
         patches = torch.split(pixel_values, image_grid_thw.prod(-1).tolist())
         out = stock(torch.cat([patches[image] for image in first]), image_grid_thw[first], **kwargs)
         out.pooler_output = tuple(out.pooler_output[place] for place in places)
-        if getattr(out, "deepstack_features", None):
+        if deepstack:
             out.deepstack_features = [tuple(layer[place] for place in places) for layer in out.deepstack_features]
         return out
 
@@ -43,14 +61,15 @@ def encode_once(backbone: Any) -> None:
 
 
 def distinct(pixel_values: torch.Tensor, image_grid_thw: torch.Tensor) -> tuple[list[int], list[int]]:
-    """Which images of a batch are new, and which of these each image is.
+    """Find the distinct images of a batch.
 
     Args:
-        pixel_values: (patches of all images, patch_dim).
-        image_grid_thw: (images, 3).
+        pixel_values: (patches of all images, patch_dim), floating point.
+        image_grid_thw: (images, 3) int64: frames, rows and columns of patches.
 
     Returns:
-        The numbers of the first of equal images, by size and then in their order; and for each image its place there.
+        Indices of the distinct images (the first of equal ones), ordered by size and then by index; and for each image,
+        which of these it equals.
     """
     patches = torch.split(pixel_values, image_grid_thw.prod(-1).tolist())
     grids = [tuple(grid) for grid in image_grid_thw.tolist()]

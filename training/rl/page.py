@@ -2,7 +2,7 @@
 
 What policies and documents say stays data: it is JSON in a block that browsers do not run, with every `<`, `>` and `&`
 escaped, and the script of the page shows it as text. If that ever failed, the content security policy of the page would
-still allow no other script than the one whose hash it names.
+still block every script except the page's own, which it identifies by hash.
 """
 
 from __future__ import annotations

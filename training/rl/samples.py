@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from PIL import Image
 
 from vtagent.errors import ModelError
-from vtagent.models.placeholders import expand, image_spans, visual_tokens
+from vtagent.models.placeholders import expand, image_spans, image_tokens
 from vtagent.training.rl.rollout import Rollout
 from vtagent.visual_tokens import VisionSpec
 
@@ -81,7 +81,7 @@ class SampleMaker:
         prompt = expand(first.prompt_ids, first.images, self.vision, self.image_token_id)
         images = (later[-1] if later else first).images
         sample = TrainingSample(prompt, completion, mask, logprobs, [image.pixels for image in images])
-        self._check(sample, [visual_tokens(image, self.vision) for image in images])
+        self._check(sample, [image_tokens(image, self.vision) for image in images])
         return sample
 
     def empty(self) -> TrainingSample:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import replace
 
 from vtagent.models.engine import Engine, Generation, Request
 
 
-class SeededEngine:
+class SeededEngine(Engine):
     """Hands the requests of one run to the engine that all runs share.
 
     Each reply has its own seed. With one seed for all of them, the second reply would draw the random numbers that
@@ -24,8 +23,7 @@ class SeededEngine:
     """
 
     def __init__(self, engine: Engine, seed: int, banned: frozenset[int]) -> None:
-        self.context = getattr(engine, "context", None)
-        self.announced: Callable[[], AbstractContextManager[None]] = getattr(engine, "announced", nullcontext)
+        self.context = engine.context
         self.requests = 0
         """Requests submitted so far."""
         self._engine, self._seed, self._banned = engine, seed, banned
@@ -37,9 +35,9 @@ class SeededEngine:
         sampling = replace(request.sampling, seed=seed, banned=request.sampling.banned | self._banned)
         return self._engine.submit(replace(request, sampling=sampling))
 
-    def generate(self, requests: Sequence[Request]) -> list[Generation]:
-        """See `Engine.generate`."""
-        return [future.result() for future in [self.submit(request) for request in requests]]
+    def announce(self) -> AbstractContextManager[None]:
+        """See `Engine.announce`."""
+        return self._engine.announce()
 
     def close(self) -> None:
         """Do nothing: the engine belongs to all runs."""

@@ -1,39 +1,31 @@
-"""Hand the trained weights to an engine that has weights of its own, such as a vLLM server."""
+"""Loads the trained weights into an engine that has weights of its own, such as a vLLM server."""
 
 from __future__ import annotations
 
-from os import PathLike
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from accelerate.utils import broadcast_object_list
 
-from vtagent.models.engine import Engine
+from vtagent.models.engine import ReloadableEngine
 from vtagent.models.vllm.weights import save_for_server
 from vtagent.training.rl.weights import plain_model, whole_weights
 
 
-class ServedEngine(Engine, Protocol):
-    """An engine that loads checkpoints while it runs; `vtagent.models.vllm.engine.VLLMEngine` is one."""
+def hand_over(engine: ReloadableEngine, model: Any, processor: Any, accelerator: Any, folder: Path) -> None:
+    """Save the weights, load them into the server, and make every process accept only replies from them.
 
-    def reload(self, path: str | PathLike[str], *, version: str | None = None) -> str:
-        """Serve a checkpoint from now on; returns its version."""
-        ...
-
-    def follow(self, version: str) -> None:
-        """Serve these weights from now on, which another process has loaded."""
-        ...
-
-
-def hand_over(engine: ServedEngine, model: Any, processor: Any, accelerator: Any, folder: Path) -> None:
-    """Write the weights where the server reads them, and have every process sample from them alone.
+    All processes must call this together.
 
     Args:
-        engine: Each process has its own; they may share a server.
-        model: The trained model, adapters included.
-        processor: Its processor.
-        accelerator: Of the run.
-        folder: The run's folder, which the server must see under the same path.
+        engine: This process's engine. The engines of all processes may share a server.
+        model: The trained model, with its adapters.
+        processor: The model's processor.
+        accelerator: The run's.
+        folder: The run's folder, which the server sees under the same path.
+
+    Raises:
+        ModelError: The server could not load the weights.
     """
     version: list[str | None] = [None]
     weights = whole_weights(model, accelerator)

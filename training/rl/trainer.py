@@ -1,9 +1,13 @@
 """GraphGRPOTrainer: TRL's GRPO whose rollouts are runs of the compiled graph, on the weights being trained.
 
 TRL keeps advantages, losses, the reference model, distributed training and logging. This class replaces the rollouts
-(`_generate`), the source of rewards (`_calculate_rewards`), the order of the data (`order`), how often a row is
-computed (`forward`) and how checkpoints are written (`checkpoints`). At start-up it checks what it relies on in TRL
-(`guards`).
+(`_generate`), the source of rewards (`_calculate_rewards`), the order of the data (`order`), the forward pass, which
+computes equal rows once (`forward`), and how checkpoints are written (`checkpoints`). At start-up it checks what it
+relies on in TRL (`guards`).
+
+`_generate` returns the sampled log-probabilities. TRL uses them in the loss (importance-sampling correction) if an
+external engine samples. If the weights being trained sample themselves, the loss uses the trainer's own, which
+`check_exactness` compares with the sampled ones.
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ from vtagent.errors import ModelError
 from vtagent.graphs.zoom import create_zoom_agent
 from vtagent.models.chat import ChatVLM
 from vtagent.models.codec import Codec, never_sampled
-from vtagent.models.engine import Engine
+from vtagent.models.engine import Engine, ReloadableEngine
 from vtagent.models.local.engine import TransformersEngine
 from vtagent.models.processor import VLProcessor
 from vtagent.training.data import Example
@@ -36,7 +40,7 @@ from vtagent.training.rl.metrics import rollout_metrics
 from vtagent.training.rl.order import Windows, seed_of
 from vtagent.training.rl.probes import ForcedProbe
 from vtagent.training.rl.samples import SampleMaker
-from vtagent.training.rl.serving import ServedEngine, hand_over
+from vtagent.training.rl.serving import hand_over
 from vtagent.training.rl.settings import GraphGRPOConfig
 from vtagent.training.rl.weights import plain_model
 
@@ -80,7 +84,7 @@ class GraphGRPOTrainer(WholeCheckpoints, DistinctRows):
         processor: VLProcessor,
         grader: Grader,
         *,
-        engine: ServedEngine | None = None,
+        engine: ReloadableEngine | None = None,
         build: Callable[[ChatVLM], Any] = create_zoom_agent,
         **others: Any,
     ) -> None:
@@ -176,7 +180,7 @@ class GraphGRPOTrainer(WholeCheckpoints, DistinctRows):
         """Give the engine the present weights."""
         self.model.eval()
         if self._served is None:
-            self.engine.forget()  # type: ignore[attr-defined] # the engine in this process
+            self.engine.forget()
         else:
             hand_over(self._served, self.model, self.processing_class, self.accelerator, Path(self.args.output_dir))
 
@@ -199,7 +203,7 @@ class GraphGRPOTrainer(WholeCheckpoints, DistinctRows):
             [sample.completion_ids for sample in samples],
             [sample.tool_mask for sample in samples],
             replies,
-            [sample.logprobs for sample in samples],
+            [sample.logprobs for sample in samples],  # the sampled log-probabilities enter TRL, and its loss, here
             {},
             images,
             images,  # TRL only asks whether a row has any; with the low views, every row has

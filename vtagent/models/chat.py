@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import AbstractContextManager, nullcontext
 from difflib import get_close_matches
 from os import PathLike
 from queue import Empty, SimpleQueue
@@ -27,7 +26,7 @@ from vtagent.images import ImageStore, MemoryImageStore
 from vtagent.models.call import Call, Options, plan, shown_images, tool_options
 from vtagent.models.codec import Codec
 from vtagent.models.engine import Engine, EngineImage, Generation
-from vtagent.models.families import resolve
+from vtagent.models.families import checkpoint_path
 from vtagent.models.placeholders import expand
 from vtagent.views import ViewRenderer
 from vtagent.visual_tokens import VisionSpec
@@ -156,7 +155,7 @@ class ChatVLM(BaseChatModel):
             from vtagent.models.vllm.engine import VLLMEngine
         except ModuleNotFoundError as error:
             raise ModelError(f"a server's processor is needed here ({error}): pip install 'vtagent[vllm]'") from error
-        loaded = VLProcessor.from_pretrained(resolve(str(processor)))
+        loaded = VLProcessor.from_pretrained(checkpoint_path(str(processor)))
         engine = VLLMEngine(url, loaded, **(engine_options or {}))
         try:
             name = engine.served_model().name
@@ -243,8 +242,9 @@ class ChatVLM(BaseChatModel):
             tool_choice=True,
             max_output_tokens=self.max_tokens,
         )
-        if (context := getattr(self.engine, "context", None)) is not None:
-            profile["max_input_tokens"] = context
+        engine: Engine = self.engine
+        if engine.context is not None:
+            profile["max_input_tokens"] = engine.context
         return profile
 
     def _plan(self, messages: Sequence[BaseMessage], stop: Sequence[str] | None, options: Mapping[str, Any]) -> Call:
@@ -253,11 +253,6 @@ class ChatVLM(BaseChatModel):
         return plan(
             messages, Options.of(chosen, stops), codec=self._codec, store=self.image_store, renderer=self._renderer
         )
-
-    def _announced(self) -> AbstractContextManager[None]:
-        """Around making a call ready and submitting it, for engines that gather calls made together."""
-        announced: Callable[[], AbstractContextManager[None]] = getattr(self.engine, "announced", nullcontext)
-        return announced()
 
     def _submit(self, call: Call, show: Callable[[int], None] | None = None) -> Future[Generation]:
         engine: Engine = self.engine
@@ -270,7 +265,7 @@ class ChatVLM(BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        with self._announced():
+        with self.engine.announce():
             call = self._plan(messages, stop, kwargs)
             future = self._submit(call)
         try:
@@ -288,7 +283,7 @@ class ChatVLM(BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        with self._announced():
+        with self.engine.announce():
             call = await asyncio.to_thread(self._plan, messages, stop, kwargs)
             future = self._submit(call)
         try:
@@ -306,7 +301,7 @@ class ChatVLM(BaseChatModel):
     ) -> Iterator[ChatGenerationChunk]:
         tokens: SimpleQueue[int | None] = SimpleQueue()
         left = _seconds_left(self.timeout)
-        with self._announced():
+        with self.engine.announce():
             call = self._plan(messages, stop, kwargs)
             future = self._submit(call, tokens.put)
         future.add_done_callback(lambda _: tokens.put(None))
@@ -335,7 +330,7 @@ class ChatVLM(BaseChatModel):
         loop = asyncio.get_running_loop()
         tokens: asyncio.Queue[int | None] = asyncio.Queue()
         left = _seconds_left(self.timeout)
-        with self._announced():
+        with self.engine.announce():
             call = await asyncio.to_thread(self._plan, messages, stop, kwargs)
             future = self._submit(call, lambda token: _put(loop, tokens, token))
         future.add_done_callback(lambda _: _put(loop, tokens, None))

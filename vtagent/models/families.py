@@ -1,4 +1,7 @@
-"""What differs between the model families: which checkpoints we serve, and whose chat template is used."""
+"""Every fact that differs between the model families. Adding a family means adding one entry to `FAMILIES`.
+
+The families share a tokenizer with ChatML tokens and tool calls in Hermes' format. This module needs no extra.
+"""
 
 from __future__ import annotations
 
@@ -7,25 +10,66 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from vtagent._moved import renamed
 from vtagent.errors import ModelError
 from vtagent.models.codec import IMAGE_TOKEN
+from vtagent.visual_tokens import QWEN2_5_VL, QWEN3_VL, VisionSpec
 
 
 @dataclass(frozen=True)
 class Family:
-    """One model family, named by its config's `model_type`."""
+    """One model family."""
 
     model_type: str
+    """The `model_type` of its configs."""
+    name_part: str
+    """Part of a checkpoint's name, in lower case, that identifies the family."""
+    vision: VisionSpec
+    """Image sizes of a checkpoint whose own are not known."""
     deepstack: bool
-    """Whether visual features also enter the first decoder layers (Qwen3-VL)."""
+    """Whether visual features also enter the first decoder layers (Qwen3-VL, arXiv:2511.21631)."""
+    window_attention: bool
+    """Whether most vision layers attend inside windows only (Qwen2.5-VL, arXiv:2502.13923, section 2.1)."""
+    learned_positions: bool
+    """Whether the vision tower adds learned position embeddings to the patches."""
+    head_norm: bool
+    """Whether the decoder normalises the queries and keys of each head."""
+    template: str = "tool_chat.jinja"
+    """File in `vtagent.models` with the chat template for checkpoints whose own does not show tools."""
 
 
 FAMILIES = {
-    "qwen3_vl": Family("qwen3_vl", deepstack=True),
-    "qwen2_5_vl": Family("qwen2_5_vl", deepstack=False),
+    family.model_type: family
+    for family in (
+        Family(
+            model_type="qwen2_5_vl",
+            name_part="qwen2.5-vl",
+            vision=QWEN2_5_VL,
+            deepstack=False,
+            window_attention=True,
+            learned_positions=False,
+            head_norm=False,
+        ),
+        Family(
+            model_type="qwen3_vl",
+            name_part="qwen3-vl",
+            vision=QWEN3_VL,
+            deepstack=True,
+            window_attention=False,
+            learned_positions=True,
+            head_norm=True,
+        ),
+    )
 }
+"""The families that are served, by model type."""
+
+DEFAULT_FAMILY = FAMILIES["qwen3_vl"]
+"""Assumed where a name does not tell the family."""
+
+POLICIES = Path(__file__).parents[1] / "policies"
+"""Folder of the bundled policies."""
 
 _PROBE: list[dict[str, Any]] = [
     {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is it?"}]},
@@ -36,16 +80,14 @@ _PROBE: list[dict[str, Any]] = [
     },
     {"role": "tool", "content": [{"type": "text", "text": "Closer."}, {"type": "image"}]},
 ]
-"""A conversation that a template must be able to show: an image, a call, and an image in its result."""
-
-POLICIES = Path(__file__).parents[1] / "policies"
+"""A conversation that a template must be able to show: an image, a tool call, and an image in its result."""
 
 
 def family_of(model_type: str) -> Family:
-    """The family of a config.
+    """The family of a config's `model_type`.
 
     Raises:
-        ModelError: we do not serve this model type.
+        ModelError: The model type is not served.
     """
     if model_type not in FAMILIES:
         raise ModelError(
@@ -54,26 +96,37 @@ def family_of(model_type: str) -> Family:
     return FAMILIES[model_type]
 
 
-def resolve(path: str) -> str:
-    """A bundled policy's folder for its name ("base", "zoom"), and anything else (a folder, a hub id) as it is."""
-    bundled = POLICIES / path
-    is_name = bundled.parent == POLICIES and bundled.name == path
-    if is_name and not Path(path).exists() and (bundled / "config.json").is_file():
+def family_by_name(name: str) -> Family:
+    """The family that a checkpoint's name, path or hub id suggests; `DEFAULT_FAMILY` if it suggests none."""
+    matching = (family for family in FAMILIES.values() if family.name_part in name.lower())
+    return next(matching, DEFAULT_FAMILY)
+
+
+def checkpoint_path(name: str) -> str:
+    """The folder of a bundled policy ("base", "zoom"); any other name (a folder, a hub id) unchanged."""
+    bundled = POLICIES / name
+    is_name = bundled.parent == POLICIES and bundled.name == name
+    if is_name and not Path(name).exists() and (bundled / "config.json").is_file():
         return str(bundled)
-    return path
+    return name
 
 
-def chat_template(own: str | Mapping[str, str] | None, tokenizer: Any) -> str:
-    """The checkpoint's own template if it offers tools and shows the images of their results, else ours.
+def chat_template(own: str | Mapping[str, str] | None, tokenizer: Any, family: Family = DEFAULT_FAMILY) -> str:
+    """The checkpoint's own template if it shows tools and the images of their results, else the family's.
 
-    Stock Qwen3-VL keeps its own; stock Qwen2.5-VL, whose template knows no tools, gets ours.
+    Stock Qwen3-VL keeps its own. Stock Qwen2.5-VL gets the family's, because its own does not show tools.
+
+    Args:
+        own: The checkpoint's template, or several by name.
+        tokenizer: The checkpoint's tokenizer.
+        family: The checkpoint's family.
     """
     if isinstance(own, Mapping):
         own = own.get("tool_use") or own.get("default")
-    return own if own is not None and _speaks_tools(own, tokenizer) else tool_template()
+    return own if own is not None and _shows_tools(own, tokenizer) else tool_template(family)
 
 
-def _speaks_tools(template: str, tokenizer: Any) -> bool:
+def _shows_tools(template: str, tokenizer: Any) -> bool:
     from jinja2 import TemplateError
 
     def rendered(tools: list[dict[str, Any]] | None) -> str:
@@ -87,6 +140,12 @@ def _speaks_tools(template: str, tokenizer: Any) -> bool:
 
 
 @cache
-def tool_template() -> str:
-    """Our ChatML template with tools: the wire format is Hermes', as Qwen models are trained on."""
-    return files("vtagent.models").joinpath("tool_chat.jinja").read_text(encoding="utf-8")
+def tool_template(family: Family = DEFAULT_FAMILY) -> str:
+    """The family's chat template with tools: ChatML, with tool calls in Hermes' format, as Qwen models are trained."""
+    return files("vtagent.models").joinpath(family.template).read_text(encoding="utf-8")
+
+
+if not TYPE_CHECKING:  # type checkers must not accept every name
+
+    def __getattr__(name: str) -> object:
+        return renamed(__name__, name)

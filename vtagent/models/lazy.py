@@ -1,4 +1,4 @@
-"""`LazyVLM`: a `ChatVLM` that its first call loads, so that a server starts and a graph is built without weights."""
+"""`LazyVLM`: a `ChatVLM` whose weights are loaded on its first call, so that servers start and graphs build at once."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from vtagent.images import MemoryImageStore
 from vtagent.models.call import tool_options
 from vtagent.models.chat import ChatVLM
 from vtagent.models.delegating import DelegatingChat
-from vtagent.models.families import resolve
-from vtagent.visual_tokens import QWEN2_5_VL, QWEN3_VL, VisionSpec
+from vtagent.models.families import checkpoint_path, family_by_name
+from vtagent.visual_tokens import VisionSpec
 
 try:  # at once: a factory that imports it takes most of a second
     from huggingface_hub import try_to_load_from_cache
@@ -107,11 +107,11 @@ class LazyVLM(DelegatingChat):
 
 def sizes_of(path: str) -> VisionSpec:
     """The image sizes that a checkpoint sees, from its own files or, where they are not here yet, from its name."""
-    file = Path(resolve(path)) / _SIZES
+    file = Path(checkpoint_path(path)) / _SIZES
     if not file.is_file() and (downloaded := _downloaded(path)) is not None:
         file = downloaded
     if not file.is_file():
-        return QWEN2_5_VL if "qwen2.5-vl" in path.lower() else QWEN3_VL
+        return family_by_name(path).vision
     found = json.loads(file.read_text(encoding="utf-8"))
     size = found.get("size") or {}
     return VisionSpec(

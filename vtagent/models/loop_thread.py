@@ -1,4 +1,4 @@
-"""One thread with an event loop in it: coroutines in from any thread, futures out."""
+"""A thread with an event loop that runs coroutines for any thread."""
 
 from __future__ import annotations
 
@@ -32,9 +32,10 @@ class LoopThread:
         self._end: ModelError | None = None
 
     def run(self, work: Coroutine[Any, Any, _T]) -> Future[_T]:
-        """Start a coroutine; cancelling its future cancels it.
+        """Start a coroutine. Cancelling its future cancels it.
 
-        The future raises VtagentError as it is, any other error as a one-line ModelError, and ModelError after `close`.
+        The future raises a VtagentError unchanged and any other error as a one-line ModelError. After `close` it raises
+        ModelError.
         """
         with self._lock:
             if self._end is None:
@@ -45,12 +46,12 @@ class LoopThread:
         return refused
 
     def close(self, error: ModelError) -> None:
-        """Take no more work, and fail what is under way with `error`. Safe to call twice, also at once."""
+        """Refuse new work and fail the work in progress with `error`. Safe to call twice, also concurrently."""
         with self._lock:
             first, self._end = self._end is None, self._end or error
             loop, thread = self._loop, self._thread
         if loop is not None and thread is not None and thread.is_alive():
-            if first:  # another stop would break off what the thread does at its end
+            if first:  # a second stop would interrupt the thread's cleanup
                 loop.call_soon_threadsafe(loop.stop)
             if thread is not threading.current_thread():
                 thread.join()
@@ -69,14 +70,14 @@ class LoopThread:
         loop.close()
 
     async def _finish(self) -> None:
-        await asyncio.sleep(0)  # what was handed over a moment ago starts, and finds the end
+        await asyncio.sleep(0)  # work that was submitted just now starts, and is refused
         rest = asyncio.all_tasks() - {asyncio.current_task()}
         for task in rest:
             task.cancel()
         await asyncio.gather(*rest, return_exceptions=True)
         await self._at_end()
         await asyncio.get_running_loop().shutdown_default_executor()
-        await asyncio.sleep(0)  # the futures hear of it
+        await asyncio.sleep(0)  # results reach the futures
 
     async def _guarded(self, work: Coroutine[Any, Any, _T]) -> _T:
         if self._end is not None:

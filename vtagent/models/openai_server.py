@@ -17,8 +17,9 @@ from pydantic import SecretStr
 from tenacity import RetryCallState, retry, retry_if_exception, stop_after_attempt
 
 from vtagent.errors import ModelError
+from vtagent.models.families import family_by_name
 from vtagent.protocol import TOOL_CALL
-from vtagent.visual_tokens import QWEN2_5_VL, QWEN3_VL, VisionSpec
+from vtagent.visual_tokens import VisionSpec
 
 _PAUSE = 0.5
 """Seconds between two tries if the server asks for no other pause."""
@@ -145,7 +146,7 @@ def load_served(name: str | None, base_url: str, timeout: float) -> tuple[str, S
         name = listed[0]
     with model_errors(base_url):  # the client refuses what cannot be a URL
         model = served_vlm(name, base_url, timeout)
-    return name, model, QWEN2_5_VL if "qwen2.5-vl" in name.lower() else QWEN3_VL
+    return name, model, family_by_name(name).vision
 
 
 def call_token_id(name: str, base_url: str, timeout: float) -> int:

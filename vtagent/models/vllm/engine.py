@@ -10,15 +10,15 @@ import asyncio
 import secrets
 import warnings
 from collections.abc import Sequence
-from concurrent.futures import Future, wait
+from concurrent.futures import Future
 from contextlib import aclosing
 from os import PathLike, fspath
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from vtagent.errors import ModelError
 from vtagent.models.codec import Codec, never_sampled
-from vtagent.models.engine import Generation, Request
+from vtagent.models.engine import Generation, ReloadableEngine, Request
 from vtagent.models.loop_thread import LoopThread
 from vtagent.models.placeholders import expand
 from vtagent.models.vllm.data_urls import DataURLs
@@ -26,13 +26,10 @@ from vtagent.models.vllm.http import Server
 from vtagent.models.vllm.weights import Weights
 from vtagent.models.vllm.wire import ReplyAccumulator, ServedModel, find_model, request_body
 
-if TYPE_CHECKING:
-    from types import TracebackType
-
 _GENERATE = "/inference/v1/generate"
 
 
-class VLLMEngine:
+class VLLMEngine(ReloadableEngine):
     """An engine over a model that `vllm serve --enable-scale-out` has loaded (see docs/serve.md).
 
     The constructor makes no request. Log-probabilities are exact at temperatures 0 and 1; at others they are
@@ -89,12 +86,6 @@ class VLLMEngine:
         """Queue one request; see `Engine.submit`."""
         return self._thread.run(self._reply(request))
 
-    def generate(self, requests: Sequence[Request]) -> list[Generation]:
-        """Serve several requests together; see `Engine.generate`."""
-        futures = [self.submit(request) for request in requests]
-        wait(futures)
-        return [future.result() for future in futures]
-
     @property
     def weights(self) -> str | None:
         """The version of the weights that every reply must come from; None until the first reply has named one."""
@@ -147,14 +138,6 @@ class VLLMEngine:
     def close(self) -> None:
         """Refuse new requests and fail those under way."""
         self._thread.close(ModelError("the engine was closed before the reply was complete"))
-
-    def __enter__(self) -> VLLMEngine:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     # Everything below runs in the loop's thread.
 
