@@ -22,6 +22,7 @@ from pydantic import ConfigDict, Field, PrivateAttr
 
 from vtagent._moved import old_attribute, renamed_arguments
 from vtagent.errors import ModelError
+from vtagent.hub import check_available
 from vtagent.images import ImageStore, MemoryImageStore
 from vtagent.models.call import Call, Options, plan, shown_images, tool_options
 from vtagent.models.codec import Codec
@@ -110,6 +111,7 @@ class ChatVLM(BaseChatModel):
             TypeError: One of `defaults` is not a field.
         """
         cls._check_fields(defaults)
+        check_available(str(path))
         try:
             from vtagent.models.local.engine import TransformersEngine
         except ModuleNotFoundError as error:
