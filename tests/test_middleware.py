@@ -29,7 +29,6 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import Command
 from pydantic import BaseModel, SecretStr
 
-from tests.fakes import scripted_vlm
 from tests.scripted_chat import ANSWER, ZOOM, ScriptedChat, StreamingChat, asked, picture, put, zoom_call
 from tests.test_model_call import pictures as sizes
 from vtagent.conversation import image_blocks, name_of
@@ -37,6 +36,7 @@ from vtagent.errors import ImageRefused, ImageTampered, ModelError, UnreadableIm
 from vtagent.graphs import ZoomContext
 from vtagent.graphs.middleware import ZoomMiddleware
 from vtagent.images import DirectoryImageStore, MemoryImageStore
+from vtagent.models.chat import ChatVLM
 from vtagent.protocol import format_tool_call
 
 
@@ -167,6 +167,14 @@ def test_the_thread_outlives_a_picture_that_could_not_be_read() -> None:
     assert result["messages"][-1].text == "It is 48.10."
     assert "[There was a picture here that could not be used: not a complete image" in model.seen[0][1].text
     assert "bm90IGFuIGltYWdl" not in repr(result["messages"])
+
+
+def scripted_vlm(*arguments: Any) -> ChatVLM:
+    """See `tests.fakes`, which needs torch; `make test-versions` has none."""
+    pytest.importorskip("torch")
+    from tests.fakes import scripted_vlm as make
+
+    return make(*arguments)
 
 
 @pytest.mark.parametrize(
