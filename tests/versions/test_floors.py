@@ -21,7 +21,7 @@ def floors() -> dict[str, str]:
     """Requirement → its oldest version, for all that the environments of `make test-versions` install."""
     extras = sorted({extra for named in EXTRAS for extra in named.split(",")})
     lines = [*PROJECT["dependencies"], *(line for extra in extras for line in PROJECT["optional-dependencies"][extra])]
-    found = {}
+    found: dict[str, str] = {}
     for line in lines:
         requirement = Requirement(line)
         [floor] = [each.version for each in requirement.specifier if each.operator == ">="]
