@@ -9,7 +9,8 @@ What happens where:
     after_model       answers calls that could not be read, and sends the model on
     wrap_tool_call    grants or refuses a zoom by the budgets; replaces the images of other tools by references
 
-List it last: middleware that chooses the model or edits its messages must run before it.
+List it last: middleware that edits the messages of a call must run before it. A model that later middleware puts in
+place, such as a fallback, is given pixels, too.
 
 The state never holds pixels once `before_agent` has run. No hook runs earlier, so the caller's input still has its
 pixels in the root trace, and in what a checkpointer with the default durability writes for the run's input and first
@@ -32,10 +33,11 @@ from langgraph.runtime import Runtime
 from langgraph.types import TracePolicy, omit_payload
 
 from vtagent.graphs.agent_turn import AgentTurns
-from vtagent.graphs.agent_zooms import AgentZooms, Answer, Looking, nothing_yet
+from vtagent.graphs.agent_zooms import AgentZooms, Answer, Looking, looking_of, nothing_yet
 from vtagent.graphs.intake import noted, referenced
 from vtagent.graphs.node import Parts
 from vtagent.graphs.observe import Observe
+from vtagent.graphs.sight import Sight
 from vtagent.graphs.state import ZoomContext, settings_of
 from vtagent.graphs.tool_calls import why_invalid
 from vtagent.images import ImageStore
@@ -61,7 +63,8 @@ class ZoomMiddleware(AgentMiddleware[ZoomAgentState, Any, Any]):
         vision: The model family's patch grid and limits; by default the model's own, else Qwen3-VL's.
         defaults: Scale, budgets and zoom bias of runs whose context is no `ZoomContext`. A spent budget ends the
             zooming; the agent's other tools stay available.
-        keep_images: How many images the model is still shown, the newest of the conversation; None shows all of them.
+        keep_images: How many images the model is still shown, the newest of the conversation; by default as many as
+            its provider takes. A run's `ZoomContext.keep_images` counts more.
         prompt: What is added to the agent's system prompt while there is an image: a text, a function of the run's
             settings, or None for nothing.
         tool_name: What the model calls the zoom tool.
@@ -90,8 +93,6 @@ class ZoomMiddleware(AgentMiddleware[ZoomAgentState, Any, Any]):
         fetch: Fetch | None = None,
     ) -> None:
         super().__init__()
-        if keep_images is not None and keep_images < 1:
-            raise ValueError(f"keep_images must be at least 1, not {keep_images}")
         parts = Parts.of(
             model, defaults=defaults, store=store, vision=vision, tool_name=tool_name, prompt=prompt, fetch=fetch
         )
@@ -99,8 +100,8 @@ class ZoomMiddleware(AgentMiddleware[ZoomAgentState, Any, Any]):
         self.zoom_tool = parts.zoom_tool
         self.tools = [parts.zoom_tool]
         self._observe = Observe(parts)
-        self._turns = AgentTurns(parts, keep_images)
-        self._zooms = AgentZooms(parts, keep_images)
+        self._turns = AgentTurns(parts, Sight(parts, keep_images))
+        self._zooms = AgentZooms(parts)
 
     def referenced(self, messages: Any) -> Any:
         """The messages with references for images, so that not even the agent's input carries pixels.
@@ -137,7 +138,8 @@ class ZoomMiddleware(AgentMiddleware[ZoomAgentState, Any, Any]):
         """Prepare the call, make it, and count what it cost."""
         turn = self._turns.prepare(request)
         start = time.perf_counter()
-        return turn.finish(handler(turn.request), time.perf_counter() - start)
+        response = handler(turn.request)
+        return turn.finish(response, time.perf_counter() - start)
 
     async def awrap_model_call(
         self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]]
@@ -145,22 +147,26 @@ class ZoomMiddleware(AgentMiddleware[ZoomAgentState, Any, Any]):
         """As `wrap_model_call`."""
         turn = await asyncio.to_thread(self._turns.prepare, request)
         start = time.perf_counter()
-        return turn.finish(await handler(turn.request), time.perf_counter() - start)
+        response = await handler(turn.request)
+        return turn.finish(response, time.perf_counter() - start)
 
     @hook_config(can_jump_to=["model"])
     def after_model(self, state: ZoomAgentState, runtime: Runtime[Any]) -> dict[str, Any] | None:
-        """Answer each call that cannot be read. If no other call can be run, go back to the model."""
-        reply = state["messages"][-1]
-        if not isinstance(reply, AIMessage) or not reply.invalid_tool_calls:
+        """Answer each zoom that cannot be read, and ask the model again if it called nothing else.
+
+        A run ends where it would without this middleware if the model was not offered to zoom, or may zoom no more, and
+        for calls of other tools: LangChain answers those when it calls the model next.
+        """
+        reply, looking = state["messages"][-1], looking_of(state)
+        if not isinstance(reply, AIMessage) or not reply.invalid_tool_calls or not looking["views"]:
+            return None
+        settings = settings_of(getattr(runtime, "context", None), self.defaults)
+        ours = [bad for bad in reply.invalid_tool_calls if (bad["name"] or self.zoom_tool.name) == self.zoom_tool.name]
+        if not ours or looking["stop"] or not settings.max_zooms:
             return None
         said = [
-            ToolMessage(
-                why_invalid(bad),
-                name=bad["name"] or self.zoom_tool.name,
-                tool_call_id=str(bad["id"]),
-                status="error",
-            )
-            for bad in reply.invalid_tool_calls
+            ToolMessage(why_invalid(bad), name=self.zoom_tool.name, tool_call_id=str(bad["id"]), status="error")
+            for bad in ours
         ]
         return {"messages": said} if reply.tool_calls else {"messages": said, "jump_to": "model"}
 

@@ -15,6 +15,7 @@ from vtagent.graphs.state import ZoomContext, ZoomState, settings_of
 from vtagent.images import ImageStore
 from vtagent.ingest import Fetch
 from vtagent.models.capabilities import store_of, vision_of
+from vtagent.models.runnables import first_chat_model
 from vtagent.prompts import PromptTemplate
 from vtagent.tools.zoom_image import create_zoom_tool
 from vtagent.visual_tokens import VisionSpec
@@ -51,6 +52,7 @@ class Parts:
         fetch: Fetch | None,
     ) -> Parts:
         """The parts, where None takes the model's own store and image sizes."""
+        model = first_chat_model(model)
         store = store or store_of(model)
         vision = vision or vision_of(model)
         zoom_tool = create_zoom_tool(store=store, vision=vision, name=tool_name)

@@ -13,8 +13,8 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import BaseMessage, convert_to_messages
+from langchain_core.runnables import Runnable
 from langchain_core.runnables.config import ensure_config
 from langchain_core.tools import BaseTool, tool
 from langgraph.checkpoint.base import BaseCheckpointSaver
@@ -28,9 +28,11 @@ from vtagent.graphs.decide import Decide
 from vtagent.graphs.intake import is_quick, noted, referenced
 from vtagent.graphs.node import Parts
 from vtagent.graphs.observe import Observe
+from vtagent.graphs.sight import Sight
 from vtagent.graphs.state import ZoomContext, ZoomInput, ZoomState, settings_of
 from vtagent.images import ImageStore
 from vtagent.ingest import Fetch
+from vtagent.models.runnables import AnyModel, model_named
 from vtagent.prompts import PromptTemplate, zoom_prompt
 from vtagent.visual_tokens import VisionSpec
 
@@ -105,8 +107,17 @@ class ZoomAgent(CompiledStateGraph[ZoomState, Any, Any, Any]):
         return listed and is_quick(messages, self.builder.store)
 
     def _settings(self, context: Any) -> Any:
-        """The context of a run; a dict overrides the graph's own defaults, not those of `ZoomContext`."""
-        return replace(self.builder.defaults, **context) if isinstance(context, Mapping) else context
+        """The context of a run; a dict overrides the graph's own defaults, not those of `ZoomContext`.
+
+        Raises:
+            TypeError: A dict names a model. A server passes on what strangers send, and a name would have the process
+                ask any model that it has a key for.
+        """
+        if not isinstance(context, Mapping):
+            return context
+        if isinstance(context.get("model"), str):
+            raise TypeError("model must be a model here, not a name: only ZoomContext(model=…) takes names")
+        return replace(self.builder.defaults, **context)
 
 
 class ZoomGraph(StateGraph[ZoomState, Any, Any, Any]):
@@ -129,7 +140,7 @@ class ZoomGraph(StateGraph[ZoomState, Any, Any, Any]):
 
 
 def build_zoom_graph(
-    model: BaseChatModel | None = None,
+    model: AnyModel | str | None = None,
     *,
     store: ImageStore | None = None,
     vision: VisionSpec | None = None,
@@ -138,11 +149,13 @@ def build_zoom_graph(
     tool_name: str = "zoom_image",
     defaults: ZoomContext | None = None,
     fetch: Fetch | None = None,
+    keep_images: int | None = None,
 ) -> ZoomGraph:
     """Build the graph without compiling it, to change it or to make it part of a larger one.
 
     Args:
-        model: The model; a run may bring its own in its context.
+        model: The model; a run may bring its own in its context. A chat model, a runnable around chat models (with
+            fallbacks, retries, bound or configurable options), or a name such as "openai:gpt-4o".
         store: Where images are kept; by default the model's own store, else this process's memory.
         vision: The model family's patch grid and limits; by default the model's own, else Qwen3-VL's.
         tools: Other tools the model may call, or functions that have a docstring. Their errors become messages.
@@ -150,13 +163,16 @@ def build_zoom_graph(
         tool_name: What the model calls the zoom tool.
         defaults: The settings of runs that bring none.
         fetch: Reads an http(s) image URL in a message; without it such URLs are refused.
+        keep_images: How many images the model is still shown, the newest of the conversation; by default as many as
+            its provider takes. A run's `ZoomContext.keep_images` counts more.
 
     Returns:
         The graph; `compile` it, or add nodes first.
 
     Raises:
-        TypeError: An argument of another type, such as a model's name.
-        ValueError: Two tools of one name.
+        TypeError: An argument of another type.
+        ValueError: Two tools of one name, or a `keep_images` below 1.
+        ModelError: A model's name that cannot be looked up.
 
     Example:
         As a subgraph of a conversation, sharing its messages:
@@ -168,14 +184,17 @@ def build_zoom_graph(
         >>> parent.compile().invoke({"messages": [question]})["messages"][-1].text
         '<think>It is large.</think><answer>48.10</answer>'
     """
+    if isinstance(model, str):
+        model = model_named(model)
     kinds: list[tuple[str, object, type]] = [
-        ("model", model, BaseChatModel),
+        ("model", model, Runnable),
         ("store", store, ImageStore),
         ("defaults", defaults, ZoomContext),
     ]
     for argument, value, kind in kinds:
         if value is not None and not isinstance(value, kind):
-            raise TypeError(f"{argument} must be of type {kind.__name__}, not {type(value).__name__}")
+            expected = "BaseChatModel" if kind is Runnable else kind.__name__
+            raise TypeError(f"{argument} must be of type {expected}, not {type(value).__name__}")
     parts = Parts.of(
         model, defaults=defaults, store=store, vision=vision, tool_name=tool_name, prompt=prompt, fetch=fetch
     )
@@ -184,7 +203,11 @@ def build_zoom_graph(
         raise ValueError(f"two tools have the same name: {[tool_name, *names]}")
     graph = ZoomGraph(parts)
     graph.add_node("observe", Observe(parts))
-    graph.add_node("decide", Decide(parts, model=model, tools=others), destinations=("zoom", "answer"))
+    graph.add_node(
+        "decide",
+        Decide(parts, model=model, tools=others, sight=Sight(parts, keep_images)),
+        destinations=("zoom", "answer"),
+    )
     graph.add_node("zoom", Act(parts, tools=others))
     graph.add_node("answer", Answer(parts))
     graph.add_edge(START, "observe")
@@ -195,7 +218,7 @@ def build_zoom_graph(
 
 
 def create_zoom_agent(
-    model: BaseChatModel | None = None,
+    model: AnyModel | str | None = None,
     *,
     store: ImageStore | None = None,
     vision: VisionSpec | None = None,
@@ -204,6 +227,7 @@ def create_zoom_agent(
     tool_name: str = "zoom_image",
     defaults: ZoomContext | None = None,
     fetch: Fetch | None = None,
+    keep_images: int | None = None,
     checkpointer: Checkpointer = None,
     name: str = "zoom_agent",
 ) -> ZoomAgent:
@@ -218,6 +242,7 @@ def create_zoom_agent(
         tool_name: As for `build_zoom_graph`.
         defaults: As for `build_zoom_graph`.
         fetch: As for `build_zoom_graph`.
+        keep_images: As for `build_zoom_graph`.
         checkpointer: Keeps conversations; images stay in the image store, whatever their size.
         name: The graph's name, in traces and as a subgraph.
 
@@ -236,6 +261,7 @@ def create_zoom_agent(
         tool_name=tool_name,
         defaults=defaults,
         fetch=fetch,
+        keep_images=keep_images,
     )
     return graph.compile(checkpointer=checkpointer, name=name)
 

@@ -570,7 +570,7 @@ async def test_a_store_that_was_tampered_with_ends_the_run_and_is_named(beside: 
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
-        ({"model": "gpt-4o"}, "model must be of type BaseChatModel, not str"),
+        ({"model": 4}, "model must be of type BaseChatModel, not int"),
         (
             {"model": ScriptedChat(lines=[ANSWER]).with_retry()},
             "model must be of .* not RunnableRetry",
