@@ -27,8 +27,8 @@ LOST = "[There was an image here. It is no longer in the image store and cannot 
 """What the model is told in place of a lost image."""
 
 
-def referenced(messages: Any, store: ImageStore, fetch: Fetch | None, *, scale: float = 1.0) -> Any:
-    """Replaces the images in messages by references.
+def referenced(messages: Any, store: ImageStore, fetch: Fetch | None = None, *, scale: float = 1.0) -> Any:
+    """Replaces the images in messages by references; `resolve` puts them back.
 
     Args:
         messages: In any form that LangGraph takes. Never modified.
@@ -109,7 +109,7 @@ def _low(block: dict[str, Any], scale: float, store: ImageStore) -> dict[str, An
     if not is_reference(block) or is_lost(block, store):
         return block
     view = View.from_block(block, store)
-    return block if view.scale != 1 or view.region is not None else View(view.ref, scale).block()
+    return block if view.scale != 1 or view.region is not None else {**block, **View(view.ref, scale).block()}
 
 
 def noted(message: BaseMessage, store: ImageStore, fetch: Fetch | None) -> BaseMessage:

@@ -12,6 +12,7 @@ from langchain_core.tools import BaseTool
 from langgraph.runtime import Runtime, get_runtime
 
 from vtagent.graphs.state import ZoomContext, ZoomState, settings_of
+from vtagent.graphs.unread_references import watch
 from vtagent.images import ImageStore
 from vtagent.ingest import Fetch
 from vtagent.models.capabilities import store_of, vision_of
@@ -52,6 +53,7 @@ class Parts:
         fetch: Fetch | None,
     ) -> Parts:
         """The parts, where None takes the model's own store and image sizes."""
+        watch()
         model = first_chat_model(model)
         store = store or store_of(model)
         vision = vision or vision_of(model)

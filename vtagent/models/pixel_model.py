@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -29,6 +29,8 @@ _SHARED = ("__dict__", "__pydantic_extra__", "__pydantic_fields_set__", "__pydan
 """The slots of a pydantic object; a pixel model has the same objects in them as the model that it was made of."""
 
 _KEPT_BYTES = 64 * 2**20
+
+_GIVEN_PIXELS = "vtagent_given_pixels"
 
 
 class Pixels:
@@ -73,8 +75,12 @@ class Pixels:
 
     def _pixels(self, block: Any) -> dict[str, Any]:
         pixels = self._encoded(block)
-        # A mark for the provider's cache, which other middleware may have put on the reference, stays.
-        return {**pixels, "cache_control": block["cache_control"]} if "cache_control" in block else pixels
+        if "cache_control" not in block:
+            return pixels
+        # A mark for the provider's cache stays. Only this form of a block takes it to Claude.
+        head, _, data = pixels["image_url"]["url"].partition(";base64,")
+        mime_type = head.removeprefix("data:")
+        return {"type": "image", "base64": data, "mime_type": mime_type, "cache_control": block["cache_control"]}
 
     def _encoded(self, block: Any) -> dict[str, Any]:
         with self._lock:
@@ -109,6 +115,10 @@ class PixelModel:
     ) -> Any:
         """As `with_pixels`, with `Pixels(store, vision, renderer=renderer)`."""
         return with_pixels(model, Pixels(store, vision, renderer=renderer))
+
+    @property
+    def _serialized(self) -> dict[str, Any]:
+        return {**super()._serialized, _GIVEN_PIXELS: True}  # type: ignore[misc]
 
     def bind_tools(self, tools: Sequence[Any], **kwargs: Any) -> Runnable[LanguageModelInput, AIMessage]:
         """As the model's own `bind_tools`. Whatever it returns, the model in it reads references.
@@ -159,6 +169,11 @@ class _AsyncEvents:
         shown = await _ashown(self, messages)
         async for event in super()._astream_chat_model_events(shown, *args, **kwargs):  # type: ignore[misc]
             yield event
+
+
+def is_given_pixels(serialized: Mapping[str, Any] | None) -> bool:
+    """Whether what a callback is told of a model is that of one which is given pixels."""
+    return bool(serialized and serialized.get(_GIVEN_PIXELS))
 
 
 def _pixels_of(model: object) -> Pixels | None:

@@ -1,4 +1,4 @@
-"""Looks into any runnable that answers as a chat model does: bindings, retries, fallbacks, configurable models, sequences.
+"""Looks into runnables that answer as chat models do: bindings, retries, fallbacks, configurable models, sequences.
 
 `resolved` turns what a caller gives (a name, a configurable model) into the model of the current run. `mapped` changes
 the chat models inside a runnable and keeps everything around them. `bind_tools` gives each of them the tools in its own
@@ -58,7 +58,9 @@ def model_named(name: str) -> BaseChatModel:
     except ImportError as error:
         raise ModelError(f"to look up the model {name!r} by its name, install langchain") from error
     try:
-        model: BaseChatModel = init_chat_model(name)
+        model = init_chat_model(name)
+        if not isinstance(model, BaseChatModel):
+            raise ValueError("there is no name")
     except Exception as error:  # a package that is missing, a key, a name: each provider raises its own
         raise ModelError(f"the model {name!r} cannot be made: {' '.join(str(error).split())[:500]}") from error
     return model
@@ -153,7 +155,7 @@ def bind_tools(model: AnyModel, tools: Sequence[Any], **options: Any) -> Runnabl
 
 
 class Toolable(RunnableBinding[LanguageModelInput, AIMessage]):
-    """A runnable around chat models in the form that `create_agent` takes: with `bind_tools`, and attributes of the first.
+    """A runnable around chat models as `create_agent` takes it: with `bind_tools`, and the attributes of the first.
 
     LangChain's own bindings forget what is bound to them when tools are bound; this one does not.
     """
