@@ -26,6 +26,7 @@ from vtagent.graphs.model_call import ModelCall, ModelCalls, Tool, name_of_tool
 from vtagent.graphs.node import Parts
 from vtagent.graphs.sight import Sight
 from vtagent.graphs.state import ZoomContext, settings_of
+from vtagent.graphs.tool_calls import without_calls
 from vtagent.models.capabilities import reads_references, vision_of
 from vtagent.models.runnables import AnyModel, Toolable, chat_models, resolved
 from vtagent.visual_tokens import VisionSpec
@@ -43,6 +44,8 @@ class AgentTurn:
     """What the run has looked at, as of this call."""
     settings: ZoomContext
     tool_name: str
+    alone: bool
+    """Whether the agent has no other tool, so that all calls but zooms are mistakes."""
 
     def finish(self, response: ModelResponse[Any], seconds: float) -> ExtendedModelResponse[Any]:
         """The response with its replies in the form that LangGraph acts on, and an update of the run's usage.
@@ -66,6 +69,8 @@ class AgentTurn:
         zoom, usage = self.tool_name, self.looking["usage"]
         # Whoever zooms on after all mistakes are used up would do so for ever; the agent's other tools go on.
         if self.looking["stop"] and usage["mistakes"] > self.settings.max_mistakes:
+            if self.alone:
+                return without_calls(message)
             message = without_calls_of(message, zoom, unreadable=self.call is not None)
         ours = {zoom} if self.call is None else {zoom, None}
         return bounded(message, self.settings.max_calls, tool_name=zoom, only=ours)
@@ -123,14 +128,14 @@ class AgentTurns:
         known = {str(name_of_tool(tool)) for tool in others}
         usage = with_answers(looking_of(request.state), request.state["messages"], tool_name=name, others=known)
         stop = spent(usage, settings) if settings.max_zooms else None
+        only_zooms = not others and request.response_format is None
         system = request.system_message
         said = [*request.messages, system] if system else request.messages
         if not any(image_blocks(said)):
             looking = Looking(views=[], usage={**usage, "visual_tokens": 0, "full_visual_tokens": 0}, stop=stop)
-            return AgentTurn(_without_zoom(request, others, settings), None, looking, settings, name)
+            return AgentTurn(_without_zoom(request, others, settings), None, looking, settings, name, only_zooms)
         model = resolved(settings.model or request.model)
         # A model that has nothing but zooms keeps the tool when it must answer: the prompt's prefix stays as it was.
-        only_zooms = not others and request.response_format is None
         offered = settings.max_zooms > 0 and (only_zooms or not stop)
         messages = self._sight.of(
             without_lost_images(request.messages, parts.store),
@@ -165,7 +170,7 @@ class AgentTurns:
         if call.must_answer and call.ready.tool_choice:
             changes["tool_choice"] = call.ready.tool_choice
         changed = ImageRequest.of(request.override(**changes), self._calls)
-        return AgentTurn(changed, call, Looking(views=views, usage=usage, stop=stop), settings, name)
+        return AgentTurn(changed, call, Looking(views=views, usage=usage, stop=stop), settings, name, only_zooms)
 
 
 def _without_zoom(request: ModelRequest[Any], others: list[Tool], settings: ZoomContext) -> ModelRequest[Any]:

@@ -20,7 +20,7 @@ from typing_extensions import TypedDict
 
 from vtagent.conversation import image_blocks
 from vtagent.graphs.budgets import Ledger, Stop, Usage, ViewRecord, no_usage, spent
-from vtagent.graphs.intake import command_without_pixels, without_pixels
+from vtagent.graphs.intake import command_without_pixels, is_quick, without_pixels
 from vtagent.graphs.node import Parts
 from vtagent.graphs.sight import as_the_tool_sees
 from vtagent.graphs.state import ZoomContext, settings_of
@@ -127,10 +127,29 @@ class AgentZooms:
             request.runtime.stream_writer(ledger.events[-1])
         return answer
 
-    def without_pixels(self, answer: Answer) -> Answer:
-        """Another tool's answer with references for its images."""
-        taken_in = without_pixels if isinstance(answer, ToolMessage) else command_without_pixels
-        return taken_in(answer, self._parts.store, self._parts.fetch)  # type: ignore[arg-type]
+    def is_quick(self, answer: Answer) -> bool:
+        """Whether taking in another tool's answer reads and decodes nothing."""
+        return isinstance(answer, ToolMessage) and is_quick([answer], self._parts.store)
+
+    def of_another_tool(self, request: ToolCallRequest, answer: Answer) -> Answer:
+        """Another tool's answer with references for its images.
+
+        Args:
+            request: The call. If there is no such tool, and the model sees no image, it is not told of the zoom tool.
+            answer: What the tool answered.
+        """
+        if isinstance(answer, Command):
+            return command_without_pixels(answer, self._parts.store, self._parts.fetch)
+        if request.tool is None and answer.status == "error" and not looking_of(request.state)["views"]:
+            answer = answer.model_copy(update={"content": self._without_our_name(answer.content)})
+        return without_pixels(answer, self._parts.store, self._parts.fetch)
+
+    def _without_our_name(self, content: Any) -> Any:
+        """LangChain's list of the tools that there are, without ours."""
+        if not isinstance(content, str):
+            return content
+        name = self._parts.tool_name
+        return content.replace(f"[{name}, ", "[").replace(f", {name}", "")
 
     def _settings(self, request: ToolCallRequest) -> ZoomContext:
         return settings_of(getattr(request.runtime, "context", None), self._parts.defaults)

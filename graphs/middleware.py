@@ -178,7 +178,7 @@ class ZoomMiddleware(AgentMiddleware[ZoomAgentState, Any, Any]):
     def wrap_tool_call(self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], Answer]) -> Answer:
         """Grant or refuse a zoom; replace the images of other tools by references."""
         if request.tool_call["name"] != self.zoom_tool.name:
-            return self._zooms.without_pixels(handler(request))
+            return self._zooms.of_another_tool(request, handler(request))
         return self._zooms.grant(request, handler(self._zooms.as_the_tool_sees(request)))
 
     async def awrap_tool_call(
@@ -186,6 +186,9 @@ class ZoomMiddleware(AgentMiddleware[ZoomAgentState, Any, Any]):
     ) -> Answer:
         """As `wrap_tool_call`; the image store is read in a thread."""
         if request.tool_call["name"] != self.zoom_tool.name:
-            return await asyncio.to_thread(self._zooms.without_pixels, await handler(request))
+            answer = await handler(request)
+            if self._zooms.is_quick(answer):
+                return self._zooms.of_another_tool(request, answer)
+            return await asyncio.to_thread(self._zooms.of_another_tool, request, answer)
         answer = await handler(await asyncio.to_thread(self._zooms.as_the_tool_sees, request))
         return await asyncio.to_thread(self._zooms.grant, request, answer)
