@@ -114,7 +114,7 @@ class AgentTurns:
 
     def __init__(self, parts: Parts, sight: Sight) -> None:
         self._parts, self._sight = parts, sight
-        self._calls = ModelCalls(parts, prompt_first=False)
+        self._calls = ModelCalls(parts, prompt_first=False, pixels=sight.pixels)
 
     def prepare(self, request: ModelRequest[Any]) -> AgentTurn:
         """Prepare the call that LangChain is about to make.

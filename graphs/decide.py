@@ -48,7 +48,7 @@ class Decide(Node):
     def __init__(self, parts: Parts, *, model: AnyModel | None, tools: Sequence[BaseTool], sight: Sight) -> None:
         super().__init__(parts)
         self.model, self.tools = model, list(tools)
-        self._calls, self._sight = ModelCalls(parts, prompt_first=True), sight
+        self._calls, self._sight = ModelCalls(parts, prompt_first=True, pixels=sight.pixels), sight
 
     def run(self, state: ZoomState, settings: ZoomContext, runtime: ZoomRuntime, config: RunnableConfig) -> Any:
         """Call the model.

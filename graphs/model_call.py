@@ -106,11 +106,11 @@ class ModelCalls:
     Args:
         parts: The parts of the graph or the agent.
         prompt_first: Whether the prompt stands before the text of the conversation's system message, or after it.
+        pixels: What a model is given in place of references.
     """
 
-    def __init__(self, parts: Parts, *, prompt_first: bool) -> None:
-        self._parts, self._prompt_first = parts, prompt_first
-        self._pixels = Pixels(parts.store, parts.vision)
+    def __init__(self, parts: Parts, *, prompt_first: bool, pixels: Pixels) -> None:
+        self._parts, self._prompt_first, self._pixels = parts, prompt_first, pixels
         self._kept: dict[tuple[Any, ...], ReadyModel] = {}
 
     def prepare(

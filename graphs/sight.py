@@ -6,7 +6,7 @@ a call by the same sight: a view that has given way can be asked for again.
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,8 +19,10 @@ from vtagent.graphs.intake import without_lost_images
 from vtagent.graphs.node import Parts
 from vtagent.graphs.state import ZoomContext
 from vtagent.images import ImageStore
+from vtagent.models.pixel_model import Pixels
 from vtagent.models.runnables import AnyModel, chat_models
 from vtagent.views import View, is_reference
+from vtagent.visual_tokens import VisionSpec
 
 __all__ = ["Sight", "as_the_tool_sees"]
 
@@ -46,7 +48,7 @@ class Room:
         return within and all(_within(limits, shown) for limits in self.limits)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Shown:
     """Views of a request, added up."""
 
@@ -55,23 +57,26 @@ class Shown:
     images: int = 0
     """A view that stands there twice counts twice."""
     bytes: int = 0
-    """At most; only as far as it matters."""
+    """Of base64."""
     side: int = 0
     """The longest, in pixels."""
 
-    def add(self, view: View, times: int, vision: Any) -> None:
-        """Count a view.
+    def and_view(self, view: View, times: int, vision: VisionSpec, *, encoded: int | None = None) -> Shown:
+        """These views and another.
 
         Args:
-            view: The view.
+            view: The other view.
             times: How often it stands there.
             vision: The image sizes that the model sees.
+            encoded: The bytes of its base64; None counts as many as there can be.
         """
         width, height = view.size(vision)
-        self.tokens += times * view.tokens(vision)
-        self.images += times
-        self.bytes += times * width * height * _BYTES_PER_PIXEL
-        self.side = max(self.side, width, height)
+        return Shown(
+            self.tokens + times * view.tokens(vision),
+            self.images + times,
+            self.bytes + times * (width * height * _BYTES_PER_PIXEL if encoded is None else encoded),
+            max(self.side, width, height),
+        )
 
 
 def _within(limits: Limits, shown: Shown) -> bool:
@@ -87,6 +92,9 @@ def _within(limits: Limits, shown: Shown) -> bool:
 class Sight:
     """Decides which views a call of the model is shown.
 
+    Attributes:
+        pixels: The pixels of what is shown.
+
     Args:
         parts: The parts of the graph or the middleware.
         keep_images: For runs whose settings have no `keep_images`.
@@ -99,6 +107,7 @@ class Sight:
         if keep_images is not None and keep_images < 1:
             raise ValueError(f"keep_images must be at least 1, not {keep_images}")
         self._parts, self._keep_images = parts, keep_images
+        self.pixels = Pixels(parts.store, parts.vision)
         self._rooms: OrderedDict[int, tuple[AnyModel, Room]] = OrderedDict()
 
     def of(
@@ -156,32 +165,33 @@ class Sight:
             said: All messages of the call.
         """
         newest = list(dict.fromkeys(name_of(url) for url in reversed(blocks)))
-        times: dict[str, int] = {}
-        for url in blocks:
-            times[url] = times.get(url, 0) + 1
-        store, vision = self._parts.store, self._parts.vision
-        shown = Shown(_text_tokens(said) if room.input_tokens is not None else 0)
-        kept: set[str] = set()
+        times = Counter(blocks)
+        views = {url: View.from_url(url, self._parts.store) for url in times}
+        vision = self._parts.vision
+        text = Shown(_text_tokens(said) if room.input_tokens is not None else 0)
         if keep is None or keep >= len(newest):
-            whole = Shown(shown.tokens)
-            for url, count in times.items():
-                whole.add(View.from_url(url, store), count, vision)
+            whole = text
+            for url, view in views.items():
+                whole = whole.and_view(view, times[url], vision)
             if room.takes(whole):
                 return None
+        # Only now is it worth while to know how large the views are that will be sent. They are kept for that.
+        counts_bytes = any(limits.request_bytes is not None for limits in room.limits)
         views_of: dict[str, list[str]] = {}
-        for url in times:
+        for url in views:
             views_of.setdefault(name_of(url), []).append(url)
+        shown, kept = text, set[str]()
         for name in newest[:keep]:
             # The image as it was first shown matters most: its zooms mean little without it. Then the newest zooms.
             first, *zooms = views_of[name]
             for url in (first, *reversed(zooms)):
-                more = Shown(shown.tokens, shown.images, shown.bytes, shown.side)
-                more.add(View.from_url(url, store), times[url], vision)
+                encoded = self.pixels.encoded_size(url) if counts_bytes else None
+                more = shown.and_view(views[url], times[url], vision, encoded=encoded)
                 if kept and not room.takes(more):
                     return kept
                 shown = more
                 kept.add(url)
-        return kept
+        return None if len(kept) == len(views) else kept
 
     def _room(self, model: AnyModel) -> Room:
         found = self._rooms.get(id(model))

@@ -73,6 +73,14 @@ class Pixels:
             if is_reference(block)
         )
 
+    def encoded_size(self, url: str) -> int:
+        """Bytes of a view as it is sent.
+
+        Args:
+            url: The view's.
+        """
+        return _size(self._encoded({"type": "image", "url": url}))
+
     def _pixels(self, block: Any) -> dict[str, Any]:
         pixels = self._encoded(block)
         if "cache_control" not in block:
