@@ -34,7 +34,7 @@ from langgraph.types import TracePolicy, omit_payload
 
 from vtagent.graphs.agent_turn import AgentTurns
 from vtagent.graphs.agent_zooms import AgentZooms, Answer, Looking, looking_of, nothing_yet
-from vtagent.graphs.intake import noted, referenced
+from vtagent.graphs.intake import is_quick, noted, referenced
 from vtagent.graphs.node import Parts
 from vtagent.graphs.observe import Observe
 from vtagent.graphs.sight import Sight
@@ -130,6 +130,8 @@ class ZoomMiddleware(AgentMiddleware[ZoomAgentState, Any, Any]):
 
     async def abefore_agent(self, state: ZoomAgentState, runtime: Runtime[Any]) -> dict[str, Any] | None:
         """As `before_agent`; images are decoded in a thread."""
+        if is_quick(state["messages"], self.store):
+            return self.before_agent(state, runtime)
         return await asyncio.to_thread(self.before_agent, state, runtime)
 
     def wrap_model_call(
@@ -145,7 +147,10 @@ class ZoomMiddleware(AgentMiddleware[ZoomAgentState, Any, Any]):
         self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]]
     ) -> ExtendedModelResponse[Any]:
         """As `wrap_model_call`."""
-        turn = await asyncio.to_thread(self._turns.prepare, request)
+        if self.store.in_memory:
+            turn = self._turns.prepare(request)
+        else:
+            turn = await asyncio.to_thread(self._turns.prepare, request)
         start = time.perf_counter()
         response = await handler(turn.request)
         return turn.finish(response, time.perf_counter() - start)
@@ -190,5 +195,7 @@ class ZoomMiddleware(AgentMiddleware[ZoomAgentState, Any, Any]):
             if self._zooms.is_quick(answer):
                 return self._zooms.of_another_tool(request, answer)
             return await asyncio.to_thread(self._zooms.of_another_tool, request, answer)
+        if self.store.in_memory:
+            return self._zooms.grant(request, await handler(self._zooms.as_the_tool_sees(request)))
         answer = await handler(await asyncio.to_thread(self._zooms.as_the_tool_sees, request))
         return await asyncio.to_thread(self._zooms.grant, request, answer)
