@@ -94,7 +94,8 @@ SIDES: dict[str, Callable[[Any, Any], Any]] = {
 def stateless(make: Callable[[Any, Any], Any]) -> Callable[[], float]:
     """A function that runs turn 50 on the messages of the turns before it, and returns its processor milliseconds."""
     model = InstantChat()
-    agent, messages = make(model, None), []
+    agent = make(model, None)
+    messages: list[BaseMessage] = []
     for number in range(1, TURNS):
         messages = agent.invoke({"messages": [*messages, question(number)]})["messages"]
 

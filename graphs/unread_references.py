@@ -1,4 +1,4 @@
-"""Warns when a model that cannot read image references is sent some: nothing but this process can turn them into pixels.
+"""Warns when a model that cannot read image references is sent some: only this process can turn them into pixels.
 
 The models of a graph and of `ZoomMiddleware` are given pixels. References reach another model where a later node of a
 parent graph reads the same messages, or where other middleware asks a model of its own. Its provider then refuses the
@@ -32,7 +32,7 @@ class Watcher(BaseCallbackHandler):
     """Warns before a chat model is sent references that it cannot read."""
 
     run_inline = True
-    ignore_llm = ignore_chain = ignore_agent = ignore_retriever = ignore_retry = ignore_custom_event = True  # type: ignore[assignment]
+    ignore_llm = ignore_chain = ignore_agent = ignore_retriever = ignore_retry = ignore_custom_event = True
 
     def on_chat_model_start(
         self, serialized: dict[str, Any] | None, messages: list[list[BaseMessage]], **kwargs: Any
@@ -50,9 +50,9 @@ class Watcher(BaseCallbackHandler):
             return
         name = ((serialized or {}).get("id") or ["a model"])[-1]
         warnings.warn(
-            f"{name} is sent image references (vtimg://…), which it cannot read; its provider will refuse them. If a "
-            "node of your graph reads the agent's messages, give it vtagent.graphs.resolve(messages, store, model). If "
-            "middleware asks a model of its own, list it before ZoomMiddleware's images come in, or give it no model",
+            f"{name} is sent image references (vtimg://…), which it cannot read; its provider will refuse them. A node "
+            "that reads an agent's messages needs vtagent.graphs.resolve(messages, store, model). Middleware that asks "
+            "a model, such as LLMToolSelectorMiddleware, is to be listed after ZoomMiddleware and given no model=",
             UnreadReferenceWarning,
             stacklevel=2,
         )
@@ -65,8 +65,9 @@ def watch() -> None:
 
 @cache
 def _register() -> None:
-    watcher: ContextVar[BaseCallbackHandler | None] = ContextVar("vtagent_watcher", default=Watcher())
-    register_configure_hook(watcher, inheritable=False)
+    # LangChain reads the handler from a context variable; as its default, it holds in every thread and task.
+    watcher = Watcher()
+    register_configure_hook(ContextVar("vtagent_watcher", default=watcher), inheritable=False)
 
 
 def _blocks(messages: list[BaseMessage]) -> Any:

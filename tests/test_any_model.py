@@ -16,14 +16,13 @@ from langchain.agents.middleware import (
     wrap_model_call,
 )
 from langchain.chat_models import init_chat_model
-from langchain_anthropic import ChatAnthropic
 from langchain_anthropic.middleware import AnthropicPromptCachingMiddleware
-from langchain_core.language_models import BaseChatModel
 from langchain_core.language_models.fake_chat_models import FakeMessagesListChatModel
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.runnables import ConfigurableField, Runnable, RunnableLambda
 from langchain_core.tools import tool
 from langgraph.graph import START, MessagesState, StateGraph
+from pydantic import Field
 
 from tests.image_samples import encode, scene
 from tests.scripted_chat import ANSWER, ZOOM, ScriptedChat, asked, picture, put
@@ -132,7 +131,7 @@ def test_each_fallback_is_given_tools_and_pixels_in_its_own_form(agent: Callable
 class BindsItself(ScriptedChat):
     """Remembers its tools instead of returning a binding."""
 
-    tools: list[str] = []
+    tools: list[str] = Field(default_factory=list)
 
     def bind_tools(self, tools: Any, **kwargs: Any) -> Any:
         self.tools = [each.name for each in tools]
@@ -234,7 +233,7 @@ def test_a_model_that_is_given_pixels_is_still_of_its_class_and_shares_its_attri
         assert given.profile == model.profile
         model.name = "ours"
         assert given.name == "ours"
-        assert given.invoke([HumanMessage(put(store, picture(256, 256)))]).text == "Red."
+        assert given.invoke([HumanMessage([*put(store, picture(256, 256))])]).text == "Red."
         assert [image.size for image in server.requests[0].images] == [(256, 256)]
 
 
@@ -289,11 +288,10 @@ def test_prompt_caching_finds_claude_and_its_marks_are_sent(last: bool, tools: l
 
 
 def test_a_callers_mark_on_an_image_is_sent() -> None:
-    image, text = asked("?", PAGE).content
-    assert isinstance(image, dict)
+    image, text = asked("?", PAGE).content_blocks
     with Server(CLAUDE.format(), ["48.10"]) as server:
         agent = create_agent(CLAUDE.chat(server), middleware=[ZoomMiddleware()])
-        agent.invoke({"messages": [HumanMessage([{**image, "cache_control": {"type": "ephemeral"}}, text])]})
+        agent.invoke({"messages": [HumanMessage([{**image, "cache_control": {"type": "ephemeral"}}, {**text}])]})
     assert any("messages" in place for place in server.requests[0].cache_marks)
 
 
@@ -408,11 +406,10 @@ def test_a_model_that_reads_references_is_not_warned_of() -> None:
         warnings.simplefilter("error")
         store = MemoryImageStore()
         create_zoom_agent(ScriptedChat(lines=[ANSWER]), store=store)
-        ScriptedChat(lines=["ok"]).invoke([HumanMessage(put(store, picture(256, 256)))])
+        ScriptedChat(lines=["ok"]).invoke([HumanMessage([*put(store, picture(256, 256))])])
 
 
 def test_the_model_of_the_graph_is_not_warned_of(agent: Callable[..., Any], claude: Server) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error", UnreadReferenceWarning)
         agent(CLAUDE.chat(claude)).invoke({"messages": [asked("?", PAGE)]})
-    assert isinstance(CLAUDE.chat(claude), ChatAnthropic | BaseChatModel)

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from langchain.agents import create_agent
-from langchain.agents.middleware import ModelRequest
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
+from langchain.agents.middleware import ModelRequest, ModelResponse
+from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_core.tools import tool
 
 from tests.scripted_chat import ANSWER, ZOOM, ScriptedChat, asked, picture
 from tests.wire.models import PROVIDERS, QUIET
-from tests.wire.server import Server
+from tests.wire.server import Call, Reply, Server
 from vtagent.graphs import ZoomContext, create_zoom_agent
 from vtagent.graphs.calls_of_reply import bounded, with_untagged_calls
 from vtagent.graphs.middleware import ZoomMiddleware
@@ -127,19 +127,18 @@ def test_every_provider_takes_the_answer_to_a_call_that_could_not_be_read(kind: 
 def test_a_request_without_a_runtime_is_prepared() -> None:
     taken = ZoomMiddleware()
     seen: list[Any] = []
+
+    def answer(request: ModelRequest[Any]) -> ModelResponse[Any]:
+        seen.append(request)
+        return ModelResponse(result=[AIMessage("48.10")])
+
     for question in (QUESTION, HumanMessage("?")):
         messages = taken.referenced([question])
         request: ModelRequest[Any] = ModelRequest(
             model=ScriptedChat(lines=["48.10"]), messages=messages, state={"messages": messages}, runtime=None
         )
-        taken.wrap_model_call(request, lambda request: seen.append(request) or _response(request))
+        taken.wrap_model_call(request, answer)
     assert len(seen) == 2
-
-
-def _response(request: ModelRequest[Any]) -> Any:
-    from langchain.agents.middleware import ModelResponse
-
-    return ModelResponse(result=[AIMessage("48.10")])
 
 
 # ---------------------------------------------------------------- untagged calls
@@ -273,8 +272,6 @@ def test_the_rest_is_told_in_one_sentence_and_counts_as_one_mistake(kind: Callab
 @pytest.mark.parametrize("name", list(PROVIDERS))
 @pytest.mark.parametrize("kind", [middleware, graph])
 def test_every_provider_takes_the_shortened_reply(kind: Callable[..., Any], name: str) -> None:
-    from tests.wire.server import Call, Reply
-
     many = tuple(Call("zoom_image", {"region": [n, n, n + 400, n + 400]}) for n in range(40))
     with Server(PROVIDERS[name].format(), [Reply("", many), "<answer>48.10</answer>"]) as server:
         state = kind(PROVIDERS[name].chat(server), max_zooms=3).invoke({"messages": [QUESTION]})
@@ -322,7 +319,3 @@ def test_bounded_keeps_the_first_calls_and_names_the_rest_once(
 def test_the_limit_must_be_a_positive_number() -> None:
     with pytest.raises(ValueError, match="max_calls must be at least 1, not 0"):
         ZoomContext(max_calls=0)
-
-
-def messages_of(state: Any) -> list[BaseMessage]:
-    return list(state["messages"])

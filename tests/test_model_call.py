@@ -125,7 +125,7 @@ def test_streams_pass_through() -> None:
 
 @pytest.mark.parametrize("line", ["one two", zoom_call()])
 async def test_models_that_do_not_stream_are_streamed_whole(line: str) -> None:
-    def model() -> PixelModel:
+    def model() -> Any:
         return PixelModel.over(ScriptedChat(lines=[line], resolves_images=False), MemoryImageStore(), QWEN3_VL)
 
     whole = model().invoke("?")

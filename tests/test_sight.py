@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -32,8 +31,7 @@ pytestmark = QUIET
 def agent(kind: str, model: Any, *, saver: Any = None, **options: Any) -> Any:
     if kind == "graph":
         return create_zoom_agent(model, checkpointer=saver, **options)
-    schema = {"context_schema": ZoomContext}
-    return create_agent(model, middleware=[ZoomMiddleware(**options)], checkpointer=saver, **schema)
+    return create_agent(model, middleware=[ZoomMiddleware(**options)], checkpointer=saver, context_schema=ZoomContext)
 
 
 def usage_of(state: Any) -> Any:
@@ -230,7 +228,7 @@ def test_bytes_are_counted_as_they_are_sent(noise: bool, stays: int) -> None:
         def _room(self, model: Any) -> Room:
             return Room((Limits(request_bytes=1_200_000),), None)
 
-    shown = Small(parts).of([HumanMessage(blocks)], ScriptedChat(lines=[]), ZoomContext(), tool_name=None)
+    shown = Small(parts).of([HumanMessage([*blocks])], ScriptedChat(lines=[]), ZoomContext(), tool_name=None)
     assert len(list(image_blocks(shown))) == stays
 
 
@@ -244,5 +242,5 @@ def test_more_than_twenty_images_lower_the_side_that_claude_takes(count: int, st
         def _room(self, model: Any) -> Room:
             return Room((Limits(max_side=8000, many_images=20, many_images_side=2000),), None)
 
-    shown = Claude(parts).of([HumanMessage(blocks)], ScriptedChat(lines=[]), ZoomContext(), tool_name=None)
+    shown = Claude(parts).of([HumanMessage([*blocks])], ScriptedChat(lines=[]), ZoomContext(), tool_name=None)
     assert len(list(image_blocks(shown))) == stays

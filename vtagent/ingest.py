@@ -95,8 +95,10 @@ def ingest_message(
     content: list[str | dict[Any, Any]] = []
     for index, block in enumerate(message.content):
         try:
-            kept = not isinstance(block, dict) or leave(block)
-            content.append(block if kept else _with_mark(_replaced(block, store, fetch), block))
+            if not isinstance(block, dict) or leave(block):
+                content.append(block)
+            else:
+                content.append(_with_mark(_replaced(block, store, fetch), block))
         except ImageError as error:
             raise type(error)(f"message {position} ({message.type}), block {index}: {error}") from error
     if all(new is old for new, old in zip(content, message.content, strict=True)):

@@ -70,7 +70,7 @@ class Pixels:
             for message in messages
             if isinstance(message.content, list)
             for block in message.content
-            if is_reference(block)
+            if isinstance(block, dict) and is_reference(block)
         )
 
     def encoded_size(self, url: str) -> int:
@@ -241,7 +241,7 @@ def _reading(model: BaseChatModel, pixels: Pixels) -> BaseChatModel:
         kind: type[Any] = type(model)
     else:
         kind = _reading_class(type(model))
-    made: BaseChatModel = kind.__new__(kind)
+    made: BaseChatModel = object.__new__(kind)
     for name in _SHARED:
         object.__setattr__(made, name, getattr(model, name))
     object.__setattr__(made, "vtagent_pixels", pixels)
@@ -262,4 +262,6 @@ def _reading_class(kind: type[BaseChatModel]) -> type[Any]:
         bases.append(_AsyncEvents)
     same = {name: getattr(kind, name) for name in ("__module__", "__qualname__", "__doc__")}
     # Pixels belong to one graph; attributes are shared with the model, which other graphs may use. Hence a slot.
-    return type(kind)(kind.__name__, (*bases, kind), {**same, "__slots__": ("vtagent_pixels",)})
+    metaclass: Any = type(kind)
+    made: type[Any] = metaclass(kind.__name__, (*bases, kind), {**same, "__slots__": ("vtagent_pixels",)})
+    return made
