@@ -10,6 +10,7 @@ from typing import NotRequired
 
 from langchain_core.runnables import Runnable
 from langgraph.graph import MessagesState
+from pydantic import InstanceOf
 from pydantic.json_schema import SkipJsonSchema
 
 from vtagent.graphs.budgets import NUMBER, Budgets, Stop, Usage, ViewRecord, check_kind
@@ -36,7 +37,7 @@ class ZoomState(MessagesState):
 class ZoomContext(Budgets):
     """The settings of one run (the graph's `context_schema`); a budget that is reached forces the answer."""
 
-    model: SkipJsonSchema[AnyModel | str | None] = None
+    model: SkipJsonSchema[InstanceOf[AnyModel] | str | None] = None
     """Used in place of the graph's own model: a chat model, a runnable around chat models, or a name such as
     "openai:gpt-4o"."""
     _: KW_ONLY

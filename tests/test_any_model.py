@@ -332,7 +332,8 @@ def test_so_is_a_model_that_later_middleware_chooses(wrapped: bool) -> None:
     def choose(request: Any, handler: Any) -> Any:
         return handler(request.override(model=other.with_retry() if wrapped else other))
 
-    agent = create_agent(ScriptedChat(lines=["no"], resolves_images=False), middleware=[ZoomMiddleware(), choose])
+    middleware: list[Any] = [ZoomMiddleware(), choose]
+    agent = create_agent(ScriptedChat(lines=["no"], resolves_images=False), middleware=middleware)
     state = agent.invoke({"messages": [asked("?", picture())]})
     assert state["messages"][-1].text == "48.10"
     assert sizes(other.seen[1]) == [("human", (640, 480)), ("human", (1280, 960))]
