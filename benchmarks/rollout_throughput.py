@@ -28,7 +28,7 @@ from trl.chat_template_utils import qwen3_template
 
 from benchmarks._report import report
 from vtagent.images import MemoryImageStore
-from vtagent.models.families import resolve
+from vtagent.models.families import checkpoint_path
 from vtagent.models.processor import VLProcessor
 from vtagent.training.data import Example, RenderedPages
 from vtagent.training.rewards import build_grader
@@ -92,7 +92,7 @@ class PageEnvironment:
 
 def policy() -> tuple[Any, VLProcessor]:
     """Loads the bundled policy `base` in float32, which zooms on about half of the pages, and its processor."""
-    path = resolve("base")
+    path = checkpoint_path("base")
     model = Qwen3VLForConditionalGeneration.from_pretrained(path, dtype=torch.float32)
     return model, VLProcessor.from_pretrained(path)
 

@@ -29,6 +29,8 @@ from vtagent.graphs.sight import as_the_tool_sees
 from vtagent.graphs.state import ZoomContext, ZoomState
 from vtagent.graphs.tool_calls import why_invalid
 
+_KEPT = 16  # a graph rarely serves more models
+
 
 class Act(Node):
     """Answers every call of the last reply.
@@ -41,35 +43,50 @@ class Act(Node):
     def __init__(self, parts: Parts, *, tools: Sequence[BaseTool]) -> None:
         super().__init__(parts)
         self.names = [parts.tool_name, *(tool.name for tool in tools)]
-        self.tools = ToolNode(
-            [parts.zoom_tool, *tools],
-            handle_tool_errors=_in_words,
-            wrap_tool_call=lambda request, execute: execute(self._as_seen(request)),
-            awrap_tool_call=self._arun_as_seen,
-        )
+        self._others = tools
+        self._nodes: dict[int, tuple[BaseTool, ToolNode]] = {}
 
     def run(self, state: ZoomState, settings: ZoomContext, runtime: ZoomRuntime, config: RunnableConfig) -> Any:
         """Run the calls."""
         start = time.perf_counter()
         if zoom := self._only_a_zoom(state):
-            output: Any = {"messages": [self.parts.zoom_tool.invoke(zoom, config)]}
+            output: Any = {"messages": [self._zoom_tool(settings).invoke(zoom, config)]}
         else:
             known = self._known_calls(state)
-            output = self.tools.invoke(known, config) if known else []
+            output = self._tools(settings).invoke(known, config) if known else []
         return self._update(state, settings, *_sorted_out(output), runtime, start)
 
     async def arun(self, state: ZoomState, settings: ZoomContext, runtime: ZoomRuntime, config: RunnableConfig) -> Any:
         """Run the calls, tools that are coroutines among them."""
         start = time.perf_counter()
         if zoom := self._only_a_zoom(state):
-            output: Any = {"messages": [await self.parts.zoom_tool.ainvoke(zoom, config)]}
+            output: Any = {"messages": [await self._zoom_tool(settings).ainvoke(zoom, config)]}
         else:
             known = self._known_calls(state)
-            output = await self.tools.ainvoke(known, config) if known else []
+            output = await self._tools(settings).ainvoke(known, config) if known else []
         answers, commands = _sorted_out(output)
         if not commands and is_quick(answers.values(), self.parts.store):
             return self._update(state, settings, answers, commands, runtime, start)
         return await asyncio.to_thread(self._update, state, settings, answers, commands, runtime, start)
+
+    def _zoom_tool(self, settings: ZoomContext) -> BaseTool:
+        """The zoom tool that reads what the run's model writes."""
+        return self.parts.zoom_tool_for(self.parts.eyes(settings.model))
+
+    def _tools(self, settings: ZoomContext) -> ToolNode:
+        """All tools, the zoom tool as the run's model knows it."""
+        zoom_tool = self._zoom_tool(settings)
+        if (made := self._nodes.get(id(zoom_tool))) is None:
+            if len(self._nodes) >= _KEPT:
+                self._nodes.clear()
+            node = ToolNode(
+                [zoom_tool, *self._others],
+                handle_tool_errors=_in_words,
+                wrap_tool_call=lambda request, execute: execute(self._as_seen(request)),
+                awrap_tool_call=self._arun_as_seen,
+            )
+            made = self._nodes[id(zoom_tool)] = zoom_tool, node  # the tool, so that its id stays its own
+        return made[1]
 
     def _only_a_zoom(self, state: ZoomState) -> dict[str, Any] | None:
         """The only call of the reply, if it is a zoom: the usual case, which needs none of `ToolNode`'s threads."""
@@ -121,7 +138,8 @@ class Act(Node):
         store, fetch = parts.store, parts.fetch
         commands = [command_without_pixels(command, store, fetch, scale=settings.scale) for command in commands]
         said: list[BaseMessage] = []
-        ledger = Ledger(state["views"], state["usage"], settings, tool_name=zoom, store=store, vision=parts.vision)
+        eyes, scale = parts.eyes(settings.model), settings.scale
+        ledger = Ledger(state["views"], state["usage"], settings, tool_name=zoom, store=store, eyes=eyes)
         for call in reply.tool_calls:
             name, id_ = call["name"], str(call["id"])
             if name not in self.names:
@@ -129,10 +147,10 @@ class Act(Node):
                 said.append(ledger.refuse(text, name[:80], id_))
             elif id_ in answers:
                 answer = answers.pop(id_)
-                said.append(ledger.grant(answer) if name == zoom else without_pixels(answer, store, fetch))
+                said.append(ledger.grant(answer) if name == zoom else without_pixels(answer, store, fetch, scale=scale))
         for bad in reply.invalid_tool_calls:
             said.append(ledger.refuse(why_invalid(bad), bad["name"] or zoom, str(bad["id"])))
-        said += [without_pixels(answer, store, fetch) for answer in answers.values()]
+        said += [without_pixels(answer, store, fetch, scale=scale) for answer in answers.values()]
         for event in ledger.events:
             runtime.stream_writer(event)
         views, usage = ledger.views, ledger.usage
@@ -140,7 +158,7 @@ class Act(Node):
         if any(message.name != zoom for message, _ in image_blocks(told)):
             before: list[Any] = state["messages"]
             now: Any = add_messages(before, told)
-            views, usage = in_view(now, usage, store, tool_name=zoom, vision=parts.vision)
+            views, usage = in_view(now, usage, store, tool_name=zoom, eyes=eyes)
         usage["seconds"] += time.perf_counter() - start
         update = {"messages": said, "views": views, "usage": usage}
         return [*commands, update] if commands else update

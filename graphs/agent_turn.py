@@ -18,6 +18,7 @@ from langgraph.types import Command
 
 from vtagent.conversation import image_blocks
 from vtagent.errors import ModelError
+from vtagent.eyes import Vision
 from vtagent.graphs.agent_zooms import Looking, looking_of, with_answers
 from vtagent.graphs.budgets import after_call, in_view, spent
 from vtagent.graphs.calls_of_reply import bounded, without_calls_of
@@ -27,9 +28,8 @@ from vtagent.graphs.node import Parts
 from vtagent.graphs.sight import Sight
 from vtagent.graphs.state import ZoomContext, settings_of
 from vtagent.graphs.tool_calls import without_calls
-from vtagent.models.capabilities import reads_references, vision_of
+from vtagent.models.capabilities import reads_references
 from vtagent.models.runnables import AnyModel, Toolable, chat_models, resolved
-from vtagent.visual_tokens import VisionSpec
 
 
 @dataclass(frozen=True)
@@ -145,17 +145,20 @@ class AgentTurns:
             system=system,
             numbered=without_lost_images(request.state["messages"], parts.store),
         )
-        views, usage = in_view(messages, usage, parts.store, tool_name=name, vision=parts.vision)
+        eyes = parts.eyes(model)
+        views, usage = in_view(messages, usage, parts.store, tool_name=name, eyes=eyes)
         offered = offered and bool(views)
         for each in chat_models(model):
-            _check_vision(each, parts.vision)
+            _check_vision(each, eyes.vision)
+        zoom_tool = parts.zoom_tool_for(eyes, messages)
+        tools = [_in_place_of(tool, zoom_tool) if name_of_tool(tool) == name else tool for tool in request.tools]
         call = self._calls.prepare(
             model,
             messages,
             settings,
             system=system,
-            prompt=parts.prompt_for(settings) if offered else None,
-            tools=request.tools if offered else _with_cache_mark(others, request.tools),
+            prompt=parts.prompt_for(settings, eyes) if offered else None,
+            tools=tools if offered else _with_cache_mark(others, request.tools),
             zoom_offered=offered,
             stop=stop,
             must_answer=bool(offered and stop),
@@ -170,7 +173,8 @@ class AgentTurns:
         if call.must_answer and call.ready.tool_choice:
             changes["tool_choice"] = call.ready.tool_choice
         changed = ImageRequest.of(request.override(**changes), self._calls)
-        return AgentTurn(changed, call, Looking(views=views, usage=usage, stop=stop), settings, name, only_zooms)
+        looking = Looking(views=views, usage=usage, stop=stop, eyes=parts.name_of(eyes))
+        return AgentTurn(changed, call, looking, settings, name, only_zooms)
 
 
 def _without_zoom(request: ModelRequest[Any], others: list[Tool], settings: ZoomContext) -> ModelRequest[Any]:
@@ -191,6 +195,13 @@ def _as_langchain_takes_it(model: AnyModel) -> Any:
     return model if isinstance(model, BaseChatModel) else Toolable(bound=model)
 
 
+def _in_place_of(tool: Tool, zoom_tool: BaseTool) -> BaseTool:
+    """The zoom tool as the model of the call knows it, with the mark for a provider's cache that `tool` had."""
+    if tool is zoom_tool or not isinstance(tool, BaseTool) or not tool.extras:
+        return zoom_tool
+    return zoom_tool.model_copy(update={"extras": {**(zoom_tool.extras or {}), **tool.extras}})
+
+
 def _with_cache_mark(tools: list[Tool], all_tools: Sequence[Tool]) -> list[Tool]:
     """The tools, the last with the mark for a provider's cache that the last of all tools had."""
     last = all_tools[-1] if all_tools else None
@@ -202,9 +213,10 @@ def _with_cache_mark(tools: list[Tool], all_tools: Sequence[Tool]) -> list[Tool]
     return [*tools[:-1], tools[-1].model_copy(update={"extras": extras})]
 
 
-def _check_vision(model: BaseChatModel, vision: VisionSpec) -> None:
-    if reads_references(model) and vision_of(model, vision) != vision:
+def _check_vision(model: BaseChatModel, vision: Vision) -> None:
+    """Refuse image sizes that a model which renders references itself does not see."""
+    if reads_references(model) and getattr(model, "vision", vision) != vision:
         raise ModelError(
             f"the middleware was made for other image sizes than {type(model).__name__} sees: "
-            "ZoomMiddleware(model) takes them from the model"
+            "without vision= and eyes= it takes them from the model"
         )

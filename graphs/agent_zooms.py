@@ -10,7 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import Any, NotRequired, TypeAlias
 
 from langchain.agents.middleware.types import ToolCallRequest
 from langchain_core.messages import AIMessage, BaseMessage, ToolCall, ToolMessage
@@ -19,6 +19,7 @@ from langgraph.types import Command
 from typing_extensions import TypedDict
 
 from vtagent.conversation import image_blocks
+from vtagent.eyes import Eyes
 from vtagent.graphs.budgets import Ledger, Stop, Usage, ViewRecord, no_usage, spent
 from vtagent.graphs.intake import command_without_pixels, is_quick, without_pixels
 from vtagent.graphs.node import Parts
@@ -43,6 +44,8 @@ class Looking(TypedDict):
     """What the run has cost; `seconds` is time in calls of the model."""
     stop: Stop | None
     """The budget that ended the zooming; None if none did."""
+    eyes: NotRequired[str]
+    """How the model of the latest call sees, as `Parts.eyes_named` finds it again: it wrote the boxes of its calls."""
 
 
 def nothing_yet() -> Looking:
@@ -94,9 +97,12 @@ class AgentZooms:
         self._lock = threading.Lock()
 
     def as_the_tool_sees(self, request: ToolCallRequest) -> ToolCallRequest:
-        """A zoom's request with the conversation as the zoom tool is to judge it."""
+        """A zoom's request with the conversation that the zoom tool is to judge, and the tool that the model knows."""
         state = {**request.state, "messages": self._replay(request).seen}
-        changed: dict[str, Any] = {"state": state}
+        changed: dict[str, Any] = {
+            "state": state,
+            "tool": self._parts.zoom_tool_for(self._eyes_of(looking_of(request.state))),
+        }
         if request.runtime is not None:
             changed["runtime"] = replace(request.runtime, state=state)
         return request.override(**changed)
@@ -132,17 +138,18 @@ class AgentZooms:
         return isinstance(answer, ToolMessage) and is_quick([answer], self._parts.store)
 
     def of_another_tool(self, request: ToolCallRequest, answer: Answer) -> Answer:
-        """Another tool's answer with references for its images.
+        """Another tool's answer with references for its images, which are shown low first.
 
         Args:
             request: The call. If there is no such tool, and the model sees no image, it is not told of the zoom tool.
             answer: What the tool answered.
         """
+        store, fetch, scale = self._parts.store, self._parts.fetch, self._settings(request).scale
         if isinstance(answer, Command):
-            return command_without_pixels(answer, self._parts.store, self._parts.fetch)
+            return command_without_pixels(answer, store, fetch, scale=scale)
         if request.tool is None and answer.status == "error" and not looking_of(request.state)["views"]:
             answer = answer.model_copy(update={"content": self._without_our_name(answer.content)})
-        return without_pixels(answer, self._parts.store, self._parts.fetch)
+        return without_pixels(answer, store, fetch, scale=scale)
 
     def _without_our_name(self, content: Any) -> Any:
         """LangChain's list of the tools that there are, without ours."""
@@ -154,6 +161,9 @@ class AgentZooms:
     def _settings(self, request: ToolCallRequest) -> ZoomContext:
         return settings_of(getattr(request.runtime, "context", None), self._parts.defaults)
 
+    def _eyes_of(self, looking: Looking) -> Eyes:
+        return self._parts.eyes_named(looking.get("eyes"))
+
     def _ledger(self, looking: Looking, settings: ZoomContext) -> Ledger:
         parts = self._parts
         return Ledger(
@@ -162,7 +172,7 @@ class AgentZooms:
             settings,
             tool_name=parts.tool_name,
             store=parts.store,
-            vision=parts.vision,
+            eyes=self._eyes_of(looking),
         )
 
     def _replay(self, request: ToolCallRequest) -> Replay:
@@ -179,7 +189,8 @@ class AgentZooms:
                 if each.batch.is_same(batch):
                     return each
             seen = as_the_tool_sees(messages, [view["url"] for view in batch.looking["views"]], self._parts.store)
-            replay = Replay(batch, self._parts.zoom_tool, seen, self._ledger(batch.looking, batch.settings))
+            zoom_tool = self._parts.zoom_tool_for(self._eyes_of(batch.looking))
+            replay = Replay(batch, zoom_tool, seen, self._ledger(batch.looking, batch.settings))
             self._replays.append(replay)
             return replay
 

@@ -19,12 +19,13 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ormsgpack
 from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointTuple
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
+from vtagent._moved import renamed
 from vtagent.errors import ImageNotFound, ImageTooLarge, UnreadableImage
 from vtagent.graphs.intake import LOST
 from vtagent.images import ImageStore
@@ -221,3 +222,9 @@ def _names(saved: Iterable[CheckpointTuple]) -> Iterable[str]:
     for checkpoint in saved:
         _, data = _plain.dumps_typed([checkpoint.checkpoint, checkpoint.metadata, checkpoint.pending_writes])
         yield from (name.decode("ascii") for name in _NAME.findall(data))
+
+
+if not TYPE_CHECKING:  # type checkers must not accept every name
+
+    def __getattr__(name: str) -> object:
+        return renamed(__name__, name)

@@ -78,11 +78,12 @@ class Decide(Node):
         if given is None:
             raise ModelError("no model: give one to the builder, or to the run with context=ZoomContext(model=…)")
         model, parts = resolved(given), self.parts
+        eyes = parts.eyes(model)
         told: list[BaseMessage] = without_lost_images(state["messages"], parts.store)
         messages = self._sight.of(told, model, settings, tool_name=parts.tool_name if settings.max_zooms else None)
         usage, views = state["usage"], None
         if any(new is not old for new, old in zip(messages, told, strict=True)):
-            views, usage = in_view(messages, usage, parts.store, tool_name=parts.tool_name, vision=parts.vision)
+            views, usage = in_view(messages, usage, parts.store, tool_name=parts.tool_name, eyes=eyes)
         offered = settings.max_zooms > 0 and bool(state["views"] or self.tools)
         forced = forced_by(usage, settings, other_tools=bool(self.tools))
         system = messages[0] if messages and isinstance(messages[0], SystemMessage) else None
@@ -91,9 +92,9 @@ class Decide(Node):
             messages[1:] if system else messages,
             settings,
             system=system,
-            prompt=parts.prompt_for(settings),
+            prompt=parts.prompt_for(settings, eyes),
             # The same tools when it must answer, so that engines can reuse the prompt's prefix.
-            tools=[parts.zoom_tool, *self.tools] if offered else self.tools,
+            tools=[parts.zoom_tool_for(eyes, messages), *self.tools] if offered else self.tools,
             zoom_offered=offered,
             stop=forced,
             must_answer=forced is not None,

@@ -19,9 +19,12 @@ from vtagent.conversation import name_of
 from vtagent.errors import ImageError
 from vtagent.images import ImageStore
 from vtagent.ingest import Fetch, ingest_message
-from vtagent.views import View, is_reference
+from vtagent.views import View, asked_for, is_reference
 
 MessageT = TypeVar("MessageT", bound=BaseMessage)
+
+_LOW = 0.5
+"""The largest scale of an image that the caller asks to be shown low."""
 
 LOST = "[There was an image here. It is no longer in the image store and cannot be shown.]"
 """What the model is told in place of a lost image."""
@@ -34,7 +37,7 @@ def referenced(messages: Any, store: ImageStore, fetch: Fetch | None = None, *, 
         messages: In any form that LangGraph takes. Never modified.
         store: Where images go.
         fetch: As for `ingest`.
-        scale: The scale of the new references in human and system messages.
+        scale: The scale of the new references.
 
     Returns:
         `messages` itself if all of it is text, else a list of messages that have ids.
@@ -96,8 +99,16 @@ def is_lost(block: object, store: ImageStore) -> bool:
 
 
 def at_scale(message: BaseMessage, scale: float, store: ImageStore) -> BaseMessage | None:
-    """Lowers the whole, unscaled images of a human or system message to `scale`; None if that changes nothing."""
-    if scale == 1 or not isinstance(message, HumanMessage | SystemMessage) or isinstance(message.content, str):
+    """Lowers the whole, unscaled images of a message to `scale`; None if that changes nothing.
+
+    The caller's own `detail` is respected: "low" lowers at every `scale`, "high" and "original" stay whole.
+
+    Args:
+        message: Of a person or of a tool other than the zoom tool. Never modified.
+        scale: Above 0 and at most 1.
+        store: Where the images are.
+    """
+    if not isinstance(message, HumanMessage | SystemMessage | ToolMessage) or isinstance(message.content, str):
         return None
     content = [_low(block, scale, store) if isinstance(block, dict) else block for block in message.content]
     if all(new is old for new, old in zip(content, message.content, strict=True)):
@@ -108,8 +119,13 @@ def at_scale(message: BaseMessage, scale: float, store: ImageStore) -> BaseMessa
 def _low(block: dict[str, Any], scale: float, store: ImageStore) -> dict[str, Any]:
     if not is_reference(block) or is_lost(block, store):
         return block
-    view = View.from_block(block, store)
-    return block if view.scale != 1 or view.region is not None else {**block, **View(view.ref, scale).block()}
+    view, asked = View.from_block(block, store), asked_for(block)
+    wanted = {setting.removeprefix("MEDIA_RESOLUTION_").lower() for setting in asked.values()}
+    if wanted:
+        scale = min(scale, _LOW) if wanted == {"low"} else 1.0
+    if scale == 1 or view.scale != 1 or view.region is not None:
+        return block
+    return {**block, **View(view.ref, scale).block(asked)}
 
 
 def noted(message: BaseMessage, store: ImageStore, fetch: Fetch | None) -> BaseMessage:
@@ -148,14 +164,23 @@ def without_lost_images(messages: Iterable[MessageT], store: ImageStore) -> list
     return told
 
 
-def without_pixels(message: ToolMessage, store: ImageStore, fetch: Fetch | None) -> ToolMessage:
-    """A tool's answer with references for its images; if one cannot be used, an error in words."""
+def without_pixels(message: ToolMessage, store: ImageStore, fetch: Fetch | None, *, scale: float = 1.0) -> ToolMessage:
+    """A tool's answer with references for its images; if one cannot be used, an error in words.
+
+    Args:
+        message: The answer of a tool other than the zoom tool. Never modified.
+        store: Where images go.
+        fetch: As for `ingest`.
+        scale: The scale at which whole images are shown.
+    """
     try:
         changed = take_in([message], store, fetch)
     except ImageError as error:
         text = f"{message.name} returned an image that cannot be used: {error}"
         return message.model_copy(update={"content": text, "status": "error", "artifact": None})
-    return next((new for new in changed if isinstance(new, ToolMessage)), message)
+    taken_in = next((new for new in changed if isinstance(new, ToolMessage)), message)
+    low = at_scale(taken_in, scale, store)
+    return low if isinstance(low, ToolMessage) else taken_in
 
 
 def command_without_pixels(
@@ -172,7 +197,9 @@ def command_without_pixels(
     if not isinstance(command.update, Mapping) or not command.update.get("messages"):
         return command
     brought = [
-        without_pixels(message, store, fetch) if isinstance(message, ToolMessage) else noted(message, store, fetch)
+        without_pixels(message, store, fetch, scale=scale)
+        if isinstance(message, ToolMessage)
+        else noted(message, store, fetch)
         for message in convert_to_messages(command.update["messages"])
     ]
     messages = referenced(brought, store, fetch, scale=scale)

@@ -32,6 +32,8 @@ from langchain_core.messages import AIMessage, ToolMessage
 from langgraph.runtime import Runtime
 from langgraph.types import TracePolicy, omit_payload
 
+from vtagent.eyes import Vision
+from vtagent.eyes.lookup import EyesGiven
 from vtagent.graphs.agent_turn import AgentTurns
 from vtagent.graphs.agent_zooms import AgentZooms, Answer, Looking, looking_of, nothing_yet
 from vtagent.graphs.intake import is_quick, noted, referenced
@@ -43,7 +45,6 @@ from vtagent.graphs.tool_calls import why_invalid
 from vtagent.images import ImageStore
 from vtagent.ingest import Fetch
 from vtagent.prompts import PromptTemplate, agent_prompt
-from vtagent.visual_tokens import VisionSpec
 
 __all__ = ["ZoomAgentState", "ZoomMiddleware"]
 
@@ -58,16 +59,20 @@ class ZoomMiddleware(AgentMiddleware[ZoomAgentState, Any, Any]):
     """Shows an agent's model each image small first, and lets it ask for more with `zoom_image`.
 
     Args:
-        model: The agent's model if it is a `ChatVLM`, to use its image store and its image sizes.
+        model: The agent's model, to use its image store if it is a `ChatVLM`, and the zoom tool that it is trained on.
+            How a model sees is looked up for the model of each call.
         store: Where images are kept; by default the model's own store, else this process's memory.
-        vision: The model family's patch grid and limits; by default the model's own, else Qwen3-VL's.
+        vision: What the model does to the size of an image; by default as `eyes_of(model)` knows it.
+        eyes: What is known better of the model than `eyes_of` knows: an `Eyes`, a `Vision`, fields of `Eyes` by name,
+            or the name of a model that sees alike.
         defaults: Scale, budgets and zoom bias of runs whose context is no `ZoomContext`. A spent budget ends the
             zooming; the agent's other tools stay available.
         keep_images: How many images the model is still shown, the newest of the conversation; by default as many as
             its provider takes. A run's `ZoomContext.keep_images` counts more.
         prompt: What is added to the agent's system prompt while there is an image: a text, a function of the run's
             settings, or None for nothing.
-        tool_name: What the model calls the zoom tool.
+        tool_name: What the model calls the zoom tool; by default "zoom_image", or the tool that the model is trained
+            on. "image_zoom_in_tool" takes the arguments of Qwen3-VL's tool.
         fetch: Reads an http(s) image URL in a message; without it such URLs are refused.
 
     Example:
@@ -85,16 +90,24 @@ class ZoomMiddleware(AgentMiddleware[ZoomAgentState, Any, Any]):
         model: BaseChatModel | None = None,
         *,
         store: ImageStore | None = None,
-        vision: VisionSpec | None = None,
+        vision: Vision | None = None,
+        eyes: EyesGiven = None,
         defaults: ZoomContext | None = None,
         keep_images: int | None = None,
         prompt: str | PromptTemplate | None = agent_prompt,
-        tool_name: str = "zoom_image",
+        tool_name: str | None = None,
         fetch: Fetch | None = None,
     ) -> None:
         super().__init__()
         parts = Parts.of(
-            model, defaults=defaults, store=store, vision=vision, tool_name=tool_name, prompt=prompt, fetch=fetch
+            model,
+            defaults=defaults,
+            store=store,
+            vision=vision,
+            eyes=eyes,
+            tool_name=tool_name,
+            prompt=prompt,
+            fetch=fetch,
         )
         self.defaults, self.store, self.vision, self.fetch = parts.defaults, parts.store, parts.vision, fetch
         self.zoom_tool = parts.zoom_tool

@@ -19,7 +19,8 @@ from langchain_core.messages.tool import tool_call
 from langchain_core.runnables import Runnable, RunnableBinding
 from langchain_core.tools import BaseTool
 
-from vtagent.conversation import image_blocks, name_of
+from vtagent.conversation import image_blocks, images_of, name_of, shown_views
+from vtagent.eyes import Eyes
 from vtagent.graphs.budgets import Stop
 from vtagent.graphs.calls_of_reply import with_untagged_calls
 from vtagent.graphs.intake import without_lost_images
@@ -27,16 +28,10 @@ from vtagent.graphs.node import Parts
 from vtagent.graphs.state import ZoomContext
 from vtagent.graphs.tool_calls import structured, without_calls
 from vtagent.images import ImageStore
-from vtagent.models.capabilities import (
-    can_be_forbidden,
-    reads_references,
-    store_of,
-    takes_tool_images,
-    zoom_bias_options,
-)
+from vtagent.models.capabilities import can_be_forbidden, reads_references, store_of, zoom_bias_options
 from vtagent.models.pixel_model import Pixels, with_pixels
 from vtagent.models.runnables import AnyModel, bind_tools, chat_models
-from vtagent.views import is_reference
+from vtagent.views import View, is_reference
 
 NOT_RUN = "This call was not run."
 """What the model is told in answer to a call that has no other answer."""
@@ -153,8 +148,12 @@ class ModelCalls:
         told = with_open_calls_answered(messages)
         if not any(reads_references(each) for each in models):
             told = with_readable_calls(told, self._parts.tool_name)
+        eyes = self._parts.eyes(model)
+        if sees and eyes.boxes == "pixels as shown":
+            told = with_sizes_said(told, eyes, store, tool_name=self._parts.tool_name)
         # Fallbacks get the same messages, so the strictest of the models decides.
-        if sees and not (models and all(takes_tool_images(each) for each in models)):
+        readers: Sequence[AnyModel] = models or [model]
+        if sees and any(self._parts.eyes(each).tool_images != "tool message" for each in readers):
             told = after_tool_messages(told)
         options: dict[str, Any] = {}
         if settings.zoom_bias and zoom_offered and not stop:
@@ -186,6 +185,39 @@ class ModelCalls:
         choice = "none" if forbidden else None
         ready = self._kept[key] = ReadyModel(model, reader, stores, tuple(tools), choice)
         return ready
+
+
+def with_sizes_said(
+    messages: Sequence[BaseMessage], eyes: Eyes, store: ImageStore, *, tool_name: str
+) -> list[BaseMessage]:
+    """The messages with a sentence before each image of another tool: its size, in which the model writes boxes.
+
+    The sizes of users' images are in the zoom tool's description, and those of zooms in the zoom tool's answers.
+
+    Args:
+        messages: Without lost images. Never modified.
+        eyes: How the model sees.
+        store: Where the images are.
+        tool_name: The zoom tool's name.
+    """
+    shown = [view for view, _ in shown_views(messages, store)]
+    vision = eyes.vision_for(len(shown))
+    numbers = {ref.sha256: number for number, ref in enumerate(images_of(shown), 1)}
+
+    def said(block: Any) -> list[Any]:
+        if not (isinstance(block, dict) and is_reference(block)):
+            return [block]
+        view = View.from_block(block, store)
+        width, height = view.size(vision)
+        text = f"Image {numbers[view.ref.sha256]}, shown at {width} × {height}."
+        return [{"type": "text", "text": text}, block]
+
+    return [
+        message.model_copy(update={"content": [part for block in message.content for part in said(block)]})
+        if isinstance(message, ToolMessage) and message.name != tool_name and any(image_blocks([message]))
+        else message
+        for message in messages
+    ]
 
 
 def name_of_tool(tool: Tool) -> str | None:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
 from langchain_core.runnables import RunnableConfig
 
 from vtagent.graphs.budgets import in_view, no_usage
@@ -35,14 +35,19 @@ class Observe(Node):
         changed = dict(taken_in)
         for i, message in enumerate(messages):
             fresh = i > last_reply or message.id in taken_in
-            if fresh and (low := at_scale(taken_in.get(message.id, message), settings.scale, store)) is not None:
+            if fresh and (low := self._low(taken_in.get(message.id, message), settings)) is not None:
                 changed[message.id] = low
         now = [changed.get(message.id, message) for message in messages]
-        views, usage = in_view(now, no_usage(), store, tool_name=self.parts.tool_name, vision=self.parts.vision)
+        eyes = self.parts.eyes(settings.model)
+        views, usage = in_view(now, no_usage(), store, tool_name=self.parts.tool_name, eyes=eyes)
         usage["seconds"] = time.perf_counter() - start
         runtime.stream_writer({"event": "observe", "views": views, "visual_tokens": usage["visual_tokens"]})
         update = {"answer": None, "stop": None, "views": views, "usage": usage}
         return {**update, "messages": list(changed.values())} if changed else update
+
+    def _low(self, message: BaseMessage, settings: ZoomContext) -> BaseMessage | None:
+        zoomed = isinstance(message, ToolMessage) and message.name == self.parts.tool_name
+        return None if zoomed else at_scale(message, settings.scale, self.parts.store)
 
     async def arun(self, state: ZoomState, settings: ZoomContext, runtime: ZoomRuntime, config: RunnableConfig) -> Any:
         """As `run`, in a thread where images are to be read."""

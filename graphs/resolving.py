@@ -6,19 +6,19 @@ from typing import Any
 
 from langchain_core.messages import BaseMessage, convert_to_messages
 
+from vtagent.eyes import Vision, eyes_of
 from vtagent.graphs.intake import without_lost_images
 from vtagent.graphs.model_call import after_tool_messages, with_open_calls_answered
 from vtagent.images import ImageStore
-from vtagent.models.capabilities import reads_references, takes_tool_images, vision_of
+from vtagent.models.capabilities import reads_references, takes_tool_images
 from vtagent.models.pixel_model import Pixels
-from vtagent.models.runnables import AnyModel, chat_models, first_chat_model, resolved
-from vtagent.visual_tokens import VisionSpec
+from vtagent.models.runnables import AnyModel, chat_models, resolved
 
 __all__ = ["resolve"]
 
 
 def resolve(
-    messages: Any, store: ImageStore, model: AnyModel | str | None = None, *, vision: VisionSpec | None = None
+    messages: Any, store: ImageStore, model: AnyModel | str | None = None, *, vision: Vision | None = None
 ) -> list[BaseMessage]:
     """Put pixels back into messages that hold image references, for a model that cannot read those.
 
@@ -56,4 +56,5 @@ def resolve(
         told = after_tool_messages(told)
     if models and all(reads_references(each) for each in models):
         return told
-    return Pixels(store, vision or vision_of(first_chat_model(reader))).put_into(told)
+    eyes = eyes_of(models[0] if models else reader, override=vision, warn=reader is not None)
+    return Pixels(store).put_into(told, eyes)

@@ -14,19 +14,17 @@ from typing import Any
 from langchain_core.messages import AIMessage, BaseMessage, SystemMessage
 
 from vtagent.conversation import image_blocks, name_of
-from vtagent.eyes import Limits, eyes_of
+from vtagent.eyes import QWEN_ZOOM, Eyes, Limits, Vision
 from vtagent.graphs.intake import without_lost_images
 from vtagent.graphs.node import Parts
 from vtagent.graphs.state import ZoomContext
 from vtagent.images import ImageStore
 from vtagent.models.pixel_model import Pixels
 from vtagent.models.runnables import AnyModel, chat_models
-from vtagent.views import View, is_reference
-from vtagent.visual_tokens import VisionSpec
+from vtagent.views import UNSEEN, View, is_reference
 
 __all__ = ["Sight", "as_the_tool_sees"]
 
-_UNSEEN = 0.0001  # as a view's scale: a zoom always shows more
 _BYTES_PER_PIXEL = 4  # of base64: three bytes a pixel, not compressed at all
 _BYTES_PER_TOKEN = 3  # of UTF-8 text: English has more, Chinese about as many
 _RESERVED = 0.9  # share of a context that is filled: tools and the prompt's form are not counted
@@ -61,7 +59,7 @@ class Shown:
     side: int = 0
     """The longest, in pixels."""
 
-    def and_view(self, view: View, times: int, vision: VisionSpec, *, encoded: int | None = None) -> Shown:
+    def and_view(self, view: View, times: int, vision: Vision, *, encoded: int | None = None) -> Shown:
         """These views and another.
 
         Args:
@@ -107,7 +105,7 @@ class Sight:
         if keep_images is not None and keep_images < 1:
             raise ValueError(f"keep_images must be at least 1, not {keep_images}")
         self._parts, self._keep_images = parts, keep_images
-        self.pixels = Pixels(parts.store, parts.vision)
+        self.pixels = Pixels(parts.store, parts.eyes)
         self._rooms: OrderedDict[int, tuple[AnyModel, Room]] = OrderedDict()
 
     def of(
@@ -139,22 +137,26 @@ class Sight:
             return list(messages)
         keep = settings.keep_images or self._keep_images
         said = [*messages, system] if system else messages
-        kept = self._kept(blocks, keep, self._room(model), said)
+        kept = self._kept(blocks, keep, self._room(model), said, self._parts.eyes(model))
         if kept is None:
             return list(messages)
-        numbers = _numbers([*(block["url"] for _, block in image_blocks(numbered or ())), *blocks])
+        all_urls = [*(block["url"] for _, block in image_blocks(numbered or ())), *blocks]
+        numbers, names = _numbers(all_urls), list(map(name_of, all_urls))
         names_kept = {name_of(url) for url in kept}
 
         def note(block: dict[str, Any]) -> dict[str, Any]:
             number = numbers[name_of(block["url"])]
             what = f"A view of image {number}" if name_of(block["url"]) in names_kept else f"Image {number}"
-            again = f" {tool_name} with image={number} shows it again." if tool_name else ""
+            # Qwen's tool counts views, not images, and from 0.
+            qwen = tool_name == QWEN_ZOOM
+            which = f"img_idx={names.index(name_of(block['url']))}" if qwen else f"image={number}"
+            again = f" {tool_name} with {which} shows it again." if tool_name else ""
             return {"type": "text", "text": f"[{what} stood here and is no longer shown.{again}]"}
 
         return _replaced(messages, kept, note)
 
     def _kept(
-        self, blocks: Sequence[str], keep: int | None, room: Room, said: Sequence[BaseMessage]
+        self, blocks: Sequence[str], keep: int | None, room: Room, said: Sequence[BaseMessage], eyes: Eyes
     ) -> set[str] | None:
         """The URLs of the views that stay; None if all do.
 
@@ -163,14 +165,14 @@ class Sight:
             keep: How many images stay.
             room: What the model takes.
             said: All messages of the call.
+            eyes: How the model sees.
         """
         newest = list(dict.fromkeys(name_of(url) for url in reversed(blocks)))
         times = Counter(blocks)
         views = {url: View.from_url(url, self._parts.store) for url in times}
-        vision = self._parts.vision
         text = Shown(_text_tokens(said) if room.input_tokens is not None else 0)
         if keep is None or keep >= len(newest):
-            whole = text
+            whole, vision = text, eyes.vision_for(len(blocks))
             for url, view in views.items():
                 whole = whole.and_view(view, times[url], vision)
             if room.takes(whole):
@@ -180,16 +182,21 @@ class Sight:
         views_of: dict[str, list[str]] = {}
         for url in views:
             views_of.setdefault(name_of(url), []).append(url)
-        shown, kept = text, set[str]()
+        # Many images may lower the longest side of each, so views are added up for few images and for many.
+        sums = dict.fromkeys((eyes.vision_for(1), eyes.vision_for(len(blocks))), text)
+        images, kept = 0, set[str]()
         for name in newest[:keep]:
             # The image as it was first shown matters most: its zooms mean little without it. Then the newest zooms.
             first, *zooms = views_of[name]
             for url in (first, *reversed(zooms)):
-                encoded = self.pixels.encoded_size(url) if counts_bytes else None
-                more = shown.and_view(views[url], times[url], vision, encoded=encoded)
-                if kept and not room.takes(more):
+                images += times[url]
+                encoded = self.pixels.encoded_size(url, eyes, images) if counts_bytes else None
+                sums = {
+                    vision: shown.and_view(views[url], times[url], vision, encoded=encoded)
+                    for vision, shown in sums.items()
+                }
+                if kept and not room.takes(sums[eyes.vision_for(images)]):
                     return kept
-                shown = more
                 kept.add(url)
         return None if len(kept) == len(views) else kept
 
@@ -200,7 +207,7 @@ class Sight:
         models = chat_models(model)
         given = [(each.profile or {}).get("max_input_tokens") for each in models]
         tokens = [count for count in given if isinstance(count, int) and count > 0]
-        limits = tuple(eyes_of(each, warn=False).limits for each in models)
+        limits = tuple(self._parts.eyes(each).limits for each in models)
         room = Room(limits, min(tokens, default=None))
         self._rooms[id(model)] = model, room  # keeps the model, so that its id stays its own
         if len(self._rooms) > _KEPT:
@@ -225,7 +232,7 @@ def as_the_tool_sees(
         return found
 
     def unseen(block: dict[str, Any]) -> dict[str, Any]:
-        return View(View.from_block(block, store).ref, _UNSEEN).block()
+        return View(View.from_block(block, store).ref, UNSEEN).block()
 
     return _replaced(found, in_sight, unseen)
 

@@ -46,7 +46,7 @@ class ZoomContext(Budgets):
     zoom_bias: float = 0.0
     """Added to the log-odds of a call at the decision."""
     zoom_token_id: int | None = None
-    """The id of the model's `<tool_call>` token, which gets a `logit_bias`. `ChatVLM` knows its own."""
+    """The id of the model's `<tool_call>` token, which gets a `logit_bias` at every token. `ChatVLM` knows its own."""
     keep_images: int | None = None
     """How many images the model is still shown, the newest of the conversation; None: as many as its provider takes."""
 

@@ -22,6 +22,8 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.types import Checkpointer, Command, Durability
 
+from vtagent.eyes import Vision
+from vtagent.eyes.lookup import EyesGiven
 from vtagent.graphs.act import Act
 from vtagent.graphs.answer import Answer
 from vtagent.graphs.decide import Decide
@@ -34,7 +36,6 @@ from vtagent.images import ImageStore
 from vtagent.ingest import Fetch
 from vtagent.models.runnables import AnyModel, model_named
 from vtagent.prompts import PromptTemplate, zoom_prompt
-from vtagent.visual_tokens import VisionSpec
 
 __all__ = ["ZoomAgent", "ZoomContext", "ZoomGraph", "ZoomState", "build_zoom_graph", "create_zoom_agent"]
 
@@ -143,10 +144,11 @@ def build_zoom_graph(
     model: AnyModel | str | None = None,
     *,
     store: ImageStore | None = None,
-    vision: VisionSpec | None = None,
+    vision: Vision | None = None,
+    eyes: EyesGiven = None,
     tools: Sequence[BaseTool | Callable[..., Any]] = (),
     prompt: str | PromptTemplate | None = zoom_prompt,
-    tool_name: str = "zoom_image",
+    tool_name: str | None = None,
     defaults: ZoomContext | None = None,
     fetch: Fetch | None = None,
     keep_images: int | None = None,
@@ -157,10 +159,13 @@ def build_zoom_graph(
         model: The model; a run may bring its own in its context. A chat model, a runnable around chat models (with
             fallbacks, retries, bound or configurable options), or a name such as "openai:gpt-4o".
         store: Where images are kept; by default the model's own store, else this process's memory.
-        vision: The model family's patch grid and limits; by default the model's own, else Qwen3-VL's.
+        vision: What the model does to the size of an image; by default as `eyes_of(model)` knows it.
+        eyes: What is known better of the model than `eyes_of` knows: an `Eyes`, a `Vision`, fields of `Eyes` by name,
+            or the name of a model that sees alike. Holds for the models that runs bring, too.
         tools: Other tools the model may call, or functions that have a docstring. Their errors become messages.
         prompt: The system prompt: a text, a function of the run's settings, or None for none.
-        tool_name: What the model calls the zoom tool.
+        tool_name: What the model calls the zoom tool; by default "zoom_image", or the tool that the model is trained
+            on. "image_zoom_in_tool" takes the arguments of Qwen3-VL's tool.
         defaults: The settings of runs that bring none.
         fetch: Reads an http(s) image URL in a message; without it such URLs are refused.
         keep_images: How many images the model is still shown, the newest of the conversation; by default as many as
@@ -196,11 +201,18 @@ def build_zoom_graph(
             expected = "BaseChatModel" if kind is Runnable else kind.__name__
             raise TypeError(f"{argument} must be of type {expected}, not {type(value).__name__}")
     parts = Parts.of(
-        model, defaults=defaults, store=store, vision=vision, tool_name=tool_name, prompt=prompt, fetch=fetch
+        model,
+        defaults=defaults,
+        store=store,
+        vision=vision,
+        eyes=eyes,
+        tool_name=tool_name,
+        prompt=prompt,
+        fetch=fetch,
     )
     others = [_tool(each) for each in tools]
-    if tool_name in (names := [each.name for each in others]) or len(set(names)) != len(names):
-        raise ValueError(f"two tools have the same name: {[tool_name, *names]}")
+    if parts.tool_name in (names := [each.name for each in others]) or len(set(names)) != len(names):
+        raise ValueError(f"two tools have the same name: {[parts.tool_name, *names]}")
     graph = ZoomGraph(parts)
     graph.add_node("observe", Observe(parts))
     graph.add_node(
@@ -221,10 +233,11 @@ def create_zoom_agent(
     model: AnyModel | str | None = None,
     *,
     store: ImageStore | None = None,
-    vision: VisionSpec | None = None,
+    vision: Vision | None = None,
+    eyes: EyesGiven = None,
     tools: Sequence[BaseTool | Callable[..., Any]] = (),
     prompt: str | PromptTemplate | None = zoom_prompt,
-    tool_name: str = "zoom_image",
+    tool_name: str | None = None,
     defaults: ZoomContext | None = None,
     fetch: Fetch | None = None,
     keep_images: int | None = None,
@@ -237,6 +250,7 @@ def create_zoom_agent(
         model: As for `build_zoom_graph`.
         store: As for `build_zoom_graph`.
         vision: As for `build_zoom_graph`.
+        eyes: As for `build_zoom_graph`.
         tools: As for `build_zoom_graph`.
         prompt: As for `build_zoom_graph`.
         tool_name: As for `build_zoom_graph`.
@@ -256,6 +270,7 @@ def create_zoom_agent(
         model,
         store=store,
         vision=vision,
+        eyes=eyes,
         tools=tools,
         prompt=prompt,
         tool_name=tool_name,

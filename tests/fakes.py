@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from typing import Any
 
@@ -18,7 +18,7 @@ from vtagent.models.processor import VLProcessor
 Script = Iterable[str | Exception] | Callable[[Request, str], str]
 
 
-class ScriptedEngine:
+class ScriptedEngine(Engine):
     """An engine without a model.
 
     Args:
@@ -48,10 +48,6 @@ class ScriptedEngine:
         except Exception as error:
             future.set_exception(error)
         return future
-
-    def generate(self, requests: Sequence[Request]) -> list[Generation]:
-        """Answer one after the other."""
-        return [self.submit(request).result() for request in requests]
 
     def close(self) -> None:
         """Refuse what comes now."""
@@ -87,6 +83,17 @@ class ScriptedEngine:
             image_tokens=expanded.count(image_token_id),
             prefilled_tokens=len(expanded),
         )
+
+
+class UnusedEngine(Engine):
+    """An engine for a model that never asks it."""
+
+    def submit(self, request: Request) -> Future[Generation]:
+        """Fails: nothing may be asked."""
+        raise AssertionError("this engine must not be asked")
+
+    def close(self) -> None:
+        """Does nothing."""
 
 
 def scripted_vlm(script: Script, *, store: ImageStore | None = None, **options: Any) -> ChatVLM:

@@ -10,7 +10,7 @@ import torch
 from transformers import Qwen3VLForConditionalGeneration
 
 from vtagent.graphs.zoom import create_zoom_agent
-from vtagent.models.families import resolve
+from vtagent.models.families import checkpoint_path
 from vtagent.models.processor import VLProcessor
 from vtagent.training.data import Example, RenderedPages
 from vtagent.training.rewards import build_grader
@@ -48,7 +48,7 @@ def settings(folder: Path, **given: Any) -> GraphGRPOConfig:
 
 def base() -> tuple[Any, VLProcessor]:
     """The bundled base policy in fp32, and its processor."""
-    path = resolve("base")
+    path = checkpoint_path("base")
     return Qwen3VLForConditionalGeneration.from_pretrained(path, dtype=torch.float32), VLProcessor.from_pretrained(path)
 
 

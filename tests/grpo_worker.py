@@ -33,18 +33,19 @@ def main(folder: Path, rows: int) -> None:
         penalty="off",
         check_exactness=True,
     )
-    tap = run.collector._invoke
+    make = run.collector._engine
     first = run.accelerator.process_index * rows
     made = 0
 
-    async def invoke(job: Any, own: Any) -> Any:
+    def engine(job: Any) -> Any:
         nonlocal made
+        own = make(job)
         place, made = first + made % rows, made + 1
         if run.state.global_step == 0 and place >= 4:
             own._banned |= {run.processing_class.tokenizer.convert_tokens_to_ids("<tool_call>")}
-        return await tap(job, own)
+        return own
 
-    run.collector._invoke = invoke  # type: ignore[method-assign, assignment]
+    run.collector._engine = engine  # type: ignore[method-assign]
     run.train()
     run.accelerator.wait_for_everyone()
     if run.accelerator.is_main_process:

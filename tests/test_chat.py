@@ -283,14 +283,6 @@ def test_calls_are_banned_where_no_tool_is_offered_or_the_choice_is_none() -> No
     assert "zoom_image" in prompts(model)[1]
 
 
-def test_zoom_bias_is_added_to_the_logit_of_the_call_token() -> None:
-    model = scripted_vlm(["x", "x"])
-    model.invoke("Hi", zoom_bias=-2.5)
-    model.invoke("Hi", zoom_bias=1.0, logit_bias={5: 1.0})
-    assert requests(model)[0].sampling.logit_bias == {model._codec.tool_call_id: -2.5}
-    assert requests(model)[1].sampling.logit_bias == {model._codec.tool_call_id: 1.0, 5: 1.0}
-
-
 @pytest.mark.parametrize(
     "choice", ["any", "required", True, "zoom_image", {"type": "function", "function": {"name": "zoom_image"}}]
 )

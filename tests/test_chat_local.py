@@ -46,7 +46,7 @@ def zoom_image() -> str:
     return ""
 
 
-def picture(model: ChatVLM, seed: int = 0, *, scale: float = 1.0) -> View:
+def noise_view(model: ChatVLM, seed: int = 0, *, scale: float = 1.0) -> View:
     noise = np.random.default_rng(seed).integers(0, 255, (170, 230, 3)).astype(np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(noise).save(buffer, "PNG")
@@ -54,7 +54,7 @@ def picture(model: ChatVLM, seed: int = 0, *, scale: float = 1.0) -> View:
 
 
 def question(model: ChatVLM, text: str = "What is the total?", seed: int = 0) -> HumanMessage:
-    return HumanMessage([picture(model, seed, scale=0.5).block(), {"type": "text", "text": text}])
+    return HumanMessage([noise_view(model, seed, scale=0.5).block(), {"type": "text", "text": text}])
 
 
 def zoomed_run(model: ChatVLM, *, seed: int, temperature: float) -> list[BaseMessage]:
@@ -62,7 +62,7 @@ def zoomed_run(model: ChatVLM, *, seed: int, temperature: float) -> list[BaseMes
     bound = model.bind_tools([zoom_image], temperature=temperature, seed=seed)
     history: list[BaseMessage] = [question(model, seed=seed)]
     history.append(bound.invoke(history, tool_choice="any"))
-    history.append(ToolMessage(["230x170", picture(model, seed).block()], tool_call_id="1"))
+    history.append(ToolMessage(["230x170", noise_view(model, seed).block()], tool_call_id="1"))
     history.append(bound.invoke(history, tool_choice="none"))
     history.append(HumanMessage("And the tax?"))
     history.append(bound.invoke(history))
@@ -134,13 +134,13 @@ def test_streaming_shows_tokens_before_the_reply_is_complete(model: ChatVLM, eng
 async def test_cancelling_an_async_call_frees_its_row(model: ChatVLM, engine: TransformersEngine) -> None:
     endless = model.bind(max_tokens=3000, logit_bias=dict.fromkeys(engine.stop, -1000.0))
     task = asyncio.create_task(endless.ainvoke([question(model)]))
-    while not engine.rows:
+    while not engine.unfinished_requests:
         await asyncio.sleep(0.01)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     await model.ainvoke([question(model)])
-    while engine.rows:
+    while engine.unfinished_requests:
         await asyncio.sleep(0.01)
 
 
@@ -183,4 +183,31 @@ def test_a_bundled_policy_loads_by_its_name_and_answers(name: str) -> None:
     assert model.model_name == name
     reply = model.bind_tools([zoom_image]).invoke([question(model)])
     assert reply.response_metadata["finish_reason"] in ("stop", "length")
+    model.engine.close()
+
+
+def test_the_bundled_policy_reads_the_same_prompt_whatever_order_a_client_sends() -> None:
+    """Agent Chat UI sends the text first; the policies are trained on images first."""
+    model = ChatVLM.from_pretrained("zoom", max_tokens=60)
+    image, text = noise_view(model, scale=0.5).block(), {"type": "text", "text": "What is the total?"}
+    other = noise_view(model, 1, scale=0.5).block()
+    image_first, text_first = [HumanMessage([image, other, text])], [HumanMessage([text, image, other])]
+    bound: Any = model.bind_tools([zoom_image])
+    assert model.prompt_ids(text_first, **bound.kwargs) == model.prompt_ids(image_first, **bound.kwargs)
+    first, second = bound.invoke(image_first), bound.invoke(text_first)
+    for name in ("prompt_ids", "completion_ids", "prefix"):
+        assert first.response_metadata[KEY][name] == second.response_metadata[KEY][name]
+
+    # A record made from one order holds for the other.
+    history = [*text_first, first, HumanMessage("And the tax?")]
+    known = len(first.response_metadata[KEY]["prompt_ids"] + first.response_metadata[KEY]["completion_ids"])
+    assert model.prompt_ids(history, **bound.kwargs)[:known] == [
+        *first.response_metadata[KEY]["prompt_ids"],
+        *first.response_metadata[KEY]["completion_ids"],
+    ]
+
+    as_sent = ChatVLM(engine=model.engine, processor=model.processor, store=model.store, images_first=False)
+    assert as_sent.prompt_ids(image_first) == model.prompt_ids(image_first)
+    prompt = as_sent._codec._text(as_sent.prompt_ids(text_first))
+    assert prompt.index("What is the total?") < prompt.index("<|image_pad|>")
     model.engine.close()

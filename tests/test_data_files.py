@@ -44,7 +44,7 @@ def table(*rows: dict[str, Any], folder: Path = Path()) -> MemoryTable:
     return MemoryTable("rows", folder, rows)
 
 
-def test_a_jsonl_file_finds_its_pictures_beside_itself(tmp_path: Path) -> None:
+def test_a_jsonl_file_finds_its_images_beside_itself(tmp_path: Path) -> None:
     (example,) = open_examples(write(tmp_path, {**GOOD, "source": "bills", "id": "x"}))
     assert (example.id, example.image, example.question) == ("x", png(), "Total?")
     assert (example.answers, example.source) == (("48.10",), "bills")
@@ -176,7 +176,7 @@ def test_two_rows_with_one_id_are_refused(tmp_path: Path) -> None:
         ["a.png"],
     ],
 )
-def test_a_picture_may_come_in_many_forms(tmp_path: Path, value: Any) -> None:
+def test_an_image_may_come_in_many_forms(tmp_path: Path, value: Any) -> None:
     (tmp_path / "a.png").write_bytes(png())
     assert image_bytes(value, tmp_path) == png()
 
@@ -201,7 +201,7 @@ def test_a_pillow_image_becomes_a_file() -> None:
         (3.5, "float is no form"),
     ],
 )
-def test_what_is_no_picture_is_named(tmp_path: Path, value: Any, complaint: str) -> None:
+def test_what_is_no_image_is_named(tmp_path: Path, value: Any, complaint: str) -> None:
     with pytest.raises(ImageError, match=complaint):
         image_bytes(value, tmp_path)
 
@@ -225,7 +225,7 @@ def test_gold_answers_may_be_texts_numbers_or_lists(value: Any, expected: tuple[
 
 
 def published(rows: int) -> Dataset:
-    """MemoryTable as VisionThink publishes them."""
+    """Rows as VisionThink publishes them."""
     features = Features(
         {
             "images": Image(),
@@ -305,12 +305,12 @@ def test_a_target_size_that_cannot_be_is_an_unreadable_image(tmp_path: Path, siz
     assert [example.id for example in examples] == ["rows/1"]
 
 
-def test_a_row_without_a_target_size_keeps_its_picture(tmp_path: Path) -> None:
+def test_a_row_without_a_target_size_keeps_its_image(tmp_path: Path) -> None:
     (example,) = open_examples(write(tmp_path, {**GOOD, "info": {"use_tool": False}}))
     assert example.image == png()
 
 
-def test_pictures_are_read_when_they_are_asked_for(tmp_path: Path) -> None:
+def test_images_are_read_when_they_are_asked_for(tmp_path: Path) -> None:
     examples = open_examples(write(tmp_path, GOOD))
     (tmp_path / "a.png").write_bytes(png(colour="black"))
     assert examples[0].image == png(colour="black")

@@ -91,7 +91,7 @@ def test_what_cannot_be_mixed_is_refused(parts: dict[str, int], weights: dict[st
         Mixture({source: examples(source, count) for source, count in parts.items()}, weights)
 
 
-def test_sources_are_told_apart_without_reading_a_picture() -> None:
+def test_sources_are_told_apart_without_reading_an_image() -> None:
     class Unread(RenderedPages):
         def __getitem__(self, index: Any) -> Any:
             raise AssertionError

@@ -127,3 +127,23 @@ def test_the_tests_own_page_lists_the_standard_tests_that_are_skipped() -> None:
     rows = re.findall(r"^\| ([^|]+) \| (\d+) \|", text, re.MULTILINE)
     assert rows == [(name, str(len(tests))) for name, tests in SKIPPED.items()]
     assert re.findall(r"\s(\d+) skipped", text.replace(",\n", ", ")) == [str(sum(map(len, SKIPPED.values())))]
+
+
+def table_paths(page: str) -> list[str]:
+    """The files that a page's tables name, in order; the folders of the repository stand without a link."""
+    return re.findall(r"`((?:vtagent|graphs|tools|training|tests)/[\w/]+\.\w+)`", TEXTS[page])
+
+
+@pytest.mark.parametrize("page", ["design.md", "extend.md"])
+def test_the_files_in_its_tables_exist(page: str) -> None:
+    paths = table_paths(page)
+    assert paths
+    for path in paths:
+        assert (ROOT / path).is_file(), path
+
+
+def test_an_image_reference_passes_at_most_22_files() -> None:
+    steps = re.findall(r"^\| (\d+) \| ([^|]+) \|", TEXTS["design.md"], re.MULTILINE)
+    assert [int(number) for number, _ in steps] == list(range(1, len(steps) + 1))
+    assert 2 <= len(steps) <= 22
+    assert len({place for _, place in steps}) == len(steps), "no going back"

@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from tests.grpo_runs import KNOWN_WARNINGS
 from vtagent.errors import SettingsError
-from vtagent.models.families import resolve
+from vtagent.models.families import checkpoint_path
 from vtagent.training import grpo
 from vtagent.training.rl.guards import check_settings
 
@@ -132,7 +132,7 @@ def test_a_run_ends_with_a_policy_in_half_precision_a_table_and_curves_for_tenso
     grpo.main([*command, "--half_precision", "true", "--evaluate_documents", "1", "--logging_steps", "1"])
     weights = load_file(tmp_path / "policy" / "model.safetensors")
     assert {weight.dtype for weight in weights.values()} == {torch.float16}
-    assert weights.keys() == load_file(Path(resolve("base")) / "model.safetensors").keys()  # the tied head once
+    assert weights.keys() == load_file(Path(checkpoint_path("base")) / "model.safetensors").keys()  # the tied head once
     config = json.loads((tmp_path / "policy" / "config.json").read_text())
     assert config["dtype"] == "float16"
     assert "use_cache" not in config

@@ -13,12 +13,12 @@ from peft import LoraConfig
 from transformers import Qwen3VLForConditionalGeneration
 
 from tests.grpo_runs import KNOWN_WARNINGS, base, logged, parameters, settings, trainer
-from vtagent.models.engine import Generation, Request
+from vtagent.models.engine import Generation, ReloadableEngine, Request
 from vtagent.models.local.engine import TransformersEngine
 from vtagent.training.data import RenderedPages
 from vtagent.training.grpo import save_policy
 from vtagent.training.rewards import build_grader
-from vtagent.training.rl import serving
+from vtagent.training.rl import weights as serving
 from vtagent.training.rl.trainer import GraphGRPOTrainer
 
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in KNOWN_WARNINGS]
@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.filterwarnings(warning) for warning in KNOWN_WARNINGS]
 ADAPTERS = {"r": 4, "lora_alpha": 64, "target_modules": r".*language_model.*(q_proj|v_proj|up_proj)"}
 
 
-class Server:
+class Server(ReloadableEngine):
     """Stands in for a vLLM server: it samples from the checkpoint that it was last told to load."""
 
     context = 4096
@@ -47,10 +47,6 @@ class Server:
     def submit(self, request: Request) -> Future[Generation]:
         assert self._engine is not None
         return self._engine.submit(request)
-
-    def generate(self, requests: Any) -> list[Generation]:
-        assert self._engine is not None
-        return self._engine.generate(requests)
 
     def close(self) -> None:
         assert self._engine is not None

@@ -158,7 +158,7 @@ def test_a_judge_that_is_down_makes_rows_unscorable_and_never_wrong(tmp_path: Pa
     assert run._generation is not None
     for member, advantage in zip(run._generation.members, batch["advantages"].tolist(), strict=True):
         assert (member.reward is None) == (member.scored.failure == "judge")
-        assert member.reward is not None or (advantage == 0 and not any(member.row.tool_mask))
+        assert member.reward is not None or (advantage == 0 and not any(member.sample.tool_mask))
     assert run._metrics["train"]["rollouts/judge_failed"] == [4]
 
 
@@ -186,7 +186,7 @@ def test_an_over_long_reply_keeps_its_attention_and_teaches_nothing(tmp_path: Pa
     batch = generation(run)
     assert run._metrics["train"]["rollouts/truncated"] == [8]
     assert run._generation is not None
-    lengths = [len(member.row.completion_ids) for member in run._generation.members]
+    lengths = [len(member.sample.completion_ids) for member in run._generation.members]
     assert batch["completion_mask"].sum(1).tolist() == lengths  # masked here, images would shift from row to row
     assert not (batch["completion_mask"] * batch["tool_mask"]).any()
     assert not batch["advantages"].any()

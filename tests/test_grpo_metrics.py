@@ -11,7 +11,7 @@ from tests.checkpoints import make_processor
 from vtagent.models.codec import Codec
 from vtagent.models.families import tool_template
 from vtagent.training.rewards import Verdict
-from vtagent.training.rl.metrics import Failure, Scored, decision, summarize
+from vtagent.training.rl.metrics import Failure, Scored, decision, rollout_metrics
 from vtagent.training.rl.rollout import Turn
 
 
@@ -35,7 +35,7 @@ RIGHT_ZOOM, WRONG, RIGHT = scored(True, True), scored(False, False), scored(True
 
 
 def test_shares_are_of_those_that_are_known() -> None:
-    found = summarize([[RIGHT_ZOOM, WRONG], [RIGHT, RIGHT]])
+    found = rollout_metrics([[RIGHT_ZOOM, WRONG], [RIGHT, RIGHT]])
     assert found["zoom/all"] == 0.25
     assert found["zoom/right"] == pytest.approx(1 / 3)
     assert found["zoom/wrong"] == 0.0
@@ -46,7 +46,7 @@ def test_shares_are_of_those_that_are_known() -> None:
 
 
 def test_tokens_are_told_in_both_accountings_and_for_each_source() -> None:
-    found = summarize([[RIGHT_ZOOM, WRONG], [RIGHT, RIGHT]])
+    found = rollout_metrics([[RIGHT_ZOOM, WRONG], [RIGHT, RIGHT]])
     assert found["visual_tokens/kept_of_full"] == pytest.approx((140 + 3 * 35) / (4 * 140))
     assert found["visual_tokens/of_full/small"] == pytest.approx((175 + 35) / 280)
     assert found["visual_tokens/kept_of_full/small"] == pytest.approx((140 + 35) / 280)
@@ -58,14 +58,14 @@ def test_rollouts_without_a_verdict_are_counted_and_left_out() -> None:
         scored(None, False, failure="failed"), visual_tokens=0, kept_visual_tokens=0, full_visual_tokens=0, p_zoom=None
     )
     truncated, judge = scored(None, True, failure="truncated"), scored(None, True, failure="judge")
-    found = summarize([[RIGHT, failed, truncated, judge]])
+    found = rollout_metrics([[RIGHT, failed, truncated, judge]])
     assert (found["rollouts/failed"], found["rollouts/truncated"], found["rollouts/judge_failed"]) == (1, 1, 1)
     assert found["accuracy/all"] == 1.0
     assert found["zoom/all"] == pytest.approx(2 / 3)  # a run that failed has neither zoomed nor not
 
 
 def test_of_a_batch_of_which_nothing_is_known_only_counts_are_told() -> None:
-    found = summarize([[scored(None, False, failure="failed")]])
+    found = rollout_metrics([[scored(None, False, failure="failed")]])
     assert "accuracy/all" not in found
     assert "groups/r" not in found
     assert found["rollouts/failed"] == 1

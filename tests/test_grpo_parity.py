@@ -91,7 +91,7 @@ def test_ids_and_masks_are_those_of_trls_own_loop(tmp_path: Path, monkeypatch: p
     )
     native = Native(tmp_path, monkeypatch)
     for example, rollout, banned in zip(examples, rollouts, bans, strict=True):
-        row = maker.row(rollout)
+        row = maker.sample(rollout)
         low, full = rollout.turns[0].images[0].pixels, Image.open(io.BytesIO(example.image)).convert("RGB")
         theirs = native.rolled_out(example, low, full, banned)
         assert (row.prompt_ids, row.completion_ids, row.tool_mask) == tuple(map(list, theirs))

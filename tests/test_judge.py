@@ -450,3 +450,10 @@ async def test_a_judge_that_can_judge_passes_the_start_up_check() -> None:
 async def test_a_judge_that_cannot_judge_stops_the_start(replies: list[Reply], complaint: str) -> None:
     with pytest.raises(ModelError, match=complaint):
         await judge(in_turn(*replies)).check()
+
+
+async def test_a_closed_judge_says_so() -> None:
+    grader = judge(honest())
+    grader._home.close(ModelError("gone"))
+    with pytest.raises(ModelError, match="the judge is closed"):
+        await grader.grade("?", ["5"], "five")

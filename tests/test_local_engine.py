@@ -42,7 +42,7 @@ def three(folders: dict[FamilyName, Path]) -> Iterator[TransformersEngine]:
         yield engine
 
 
-def picture(engine: TransformersEngine, name: str, columns: int, rows: int) -> EngineImage:
+def noise_image(engine: TransformersEngine, name: str, columns: int, rows: int) -> EngineImage:
     """Noise of columns x rows visual tokens, the same for the same name."""
     factor = engine.processor.vision.factor
     noise = np.random.default_rng(sum(map(ord, name))).integers(0, 255, (rows * factor, columns * factor, 3))
@@ -63,7 +63,7 @@ def assert_exact(engine: TransformersEngine, requests: Sequence[Request], genera
 
 def mixed(engine: TransformersEngine) -> list[Request]:
     """Rows of different lengths, with no, one, two and three images of different shapes, greedy and sampled."""
-    a, b, c = picture(engine, "a", 3, 2), picture(engine, "b", 1, 5), picture(engine, "c", 4, 4)
+    a, b, c = noise_image(engine, "a", 3, 2), noise_image(engine, "b", 1, 5), noise_image(engine, "c", 4, 4)
     return [
         ask(engine, "What is the total?"),
         ask(engine, f"{IMAGE}What?", a),
@@ -82,7 +82,7 @@ def test_logprobs_of_a_mixed_batch_are_those_of_a_full_forward_pass(engine: Tran
 def test_rows_that_join_and_leave_a_running_batch_stay_exact(engine: TransformersEngine) -> None:
     requests = []
     for i in range(10):
-        images = [picture(engine, "a", 2, 2 + i)] * (i % 2)
+        images = [noise_image(engine, "a", 2, 2 + i)] * (i % 2)
         text = f"{i} {IMAGE * len(images)} What is the total?"
         requests.append(ask(engine, text, *images, max_tokens=3 + 5 * (i % 4), temperature=1.0, seed=i))
     small = TransformersEngine(engine.model, engine.processor, max_rows=3)
@@ -91,7 +91,7 @@ def test_rows_that_join_and_leave_a_running_batch_stay_exact(engine: Transformer
 
 
 def test_greedy_replies_do_not_depend_on_the_batch(engine: TransformersEngine) -> None:
-    requests = [ask(engine, f"{IMAGE}What is {i}?", picture(engine, "a", 3, 3)) for i in range(8)]
+    requests = [ask(engine, f"{IMAGE}What is {i}?", noise_image(engine, "a", 3, 3)) for i in range(8)]
     together = engine.generate(requests)
     engine.forget()
     alone = [engine.generate([request])[0] for request in requests]
@@ -115,7 +115,7 @@ def second_turn(
 def test_the_second_turn_prefills_only_new_tokens_and_its_logits_are_those_of_a_fresh_pass(
     engine: TransformersEngine,
 ) -> None:
-    low, zoomed = picture(engine, "low", 2, 2), picture(engine, "zoomed", 4, 4)
+    low, zoomed = noise_image(engine, "low", 2, 2), noise_image(engine, "zoomed", 4, 4)
     first = ask(engine, f"{IMAGE}What is the total?", low, temperature=1.0, seed=1)
     [reply] = engine.generate([first])
     second = second_turn(engine, first, reply, f"tool {IMAGE} assistant", zoomed)
@@ -142,7 +142,7 @@ def test_a_prompt_longer_than_one_prefill_chunk_is_exact(
 
 
 def test_a_group_is_prefilled_once_and_its_image_encoded_once(engine: TransformersEngine) -> None:
-    shared = picture(engine, "a", 4, 4)
+    shared = noise_image(engine, "a", 4, 4)
     group = [ask(engine, f"{IMAGE}What is the total?", shared, temperature=1.0, seed=i) for i in range(16)]
     replies = engine.generate(group)
     assert engine.counters.prefilled_tokens == replies[0].prompt_tokens
@@ -153,7 +153,7 @@ def test_a_group_is_prefilled_once_and_its_image_encoded_once(engine: Transforme
 
 
 def test_prompts_that_begin_alike_share_their_beginning(three: TransformersEngine) -> None:
-    shared = picture(three, "a", 7, 7)
+    shared = noise_image(three, "a", 7, 7)
     requests = [ask(three, f"{IMAGE}What is {i}?", shared, max_tokens=2) for i in range(8)]
     replies = three.generate(requests)
     total = sum(reply.prompt_tokens for reply in replies)
@@ -162,14 +162,14 @@ def test_prompts_that_begin_alike_share_their_beginning(three: TransformersEngin
 
 
 def test_one_key_with_two_sizes_is_two_images(three: TransformersEngine) -> None:
-    small, large = picture(three, "a", 2, 2), picture(three, "a", 3, 3)
+    small, large = noise_image(three, "a", 2, 2), noise_image(three, "a", 3, 3)
     requests = [ask(three, f"{IMAGE}What?", image) for image in (small, large)]
     assert_exact(three, requests, [three.generate([request])[0] for request in requests])
     assert three.images_encoded == 2
 
 
 def test_after_forget_nothing_of_the_old_weights_is_reused(three: TransformersEngine) -> None:
-    request = ask(three, f"{IMAGE}What is the total?", picture(three, "a", 3, 3))
+    request = ask(three, f"{IMAGE}What is the total?", noise_image(three, "a", 3, 3))
     three.generate([request])
     with torch.no_grad():
         for weights in three.model.parameters():
@@ -181,7 +181,7 @@ def test_after_forget_nothing_of_the_old_weights_is_reused(three: TransformersEn
 
 
 def test_forget_frees_the_memory_of_an_idle_engine(three: TransformersEngine) -> None:
-    three.generate([ask(three, f"{IMAGE}What?", picture(three, "a", 3, 3))])
+    three.generate([ask(three, f"{IMAGE}What?", noise_image(three, "a", 3, 3))])
     assert three.cached_tokens > 0
     three.forget()
     waited = threading.Event()
@@ -203,14 +203,14 @@ def test_sampling_from_a_model_under_gradient_checkpointing_is_refused(three: Tr
 def test_announced_requests_are_computed_together(three: TransformersEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("_GAP_SECONDS", "_GATHER_SECONDS"):
         monkeypatch.setattr(f"vtagent.models.local.engine.{name}", 60.0)
-    with three.announced():
+    with three.announce():
         futures = [three.submit(ask(three, f"What is {i}?")) for i in range(3)]
     wait(futures)
     assert three.counters.prefill_passes == 1
 
 
 def test_an_announced_request_that_never_comes_holds_nobody_up(three: TransformersEngine) -> None:
-    with three.announced():
+    with three.announce():
         assert three.generate([ask(three, "What is it?")])
 
 
@@ -219,19 +219,19 @@ def test_rows_that_come_one_by_one_join_a_large_batch_together(three: Transforme
 
     def add(text: str) -> None:
         request = ask(three, text, max_tokens=40, logit_bias=dict.fromkeys(three.stop, -1e9))
-        row = prepare(request, Future(), three.model.model, three.processor, context=three.context, stop=three.stop)
-        scheduler.add(row)
+        model, processor = three.model.model, three.processor
+        scheduler.add(prepare(request, Future(), model, processor, context=three.context, stop=three.stop))
 
     with torch.no_grad():
         for i in range(9):
             add(f"What is {i}?")
-        scheduler.turn()
+        scheduler.step()
         for text in ("Total?", "Name?"):
             add(text)
-            scheduler.turn()
+            scheduler.step()
         assert (scheduler.counters.prefill_passes, len(scheduler.waiting)) == (1, 2)
         while scheduler.waiting:
-            scheduler.turn()
+            scheduler.step()
         assert (scheduler.counters.prefill_passes, len(scheduler.active)) == (2, 11)
         assert scheduler.counters.decode_steps < 20
 
@@ -245,7 +245,7 @@ def test_a_long_queue_of_unequal_prompts_is_served_to_the_last(three: Transforme
 def test_cached_kv_and_features_stay_inside_their_bounds(three: TransformersEngine) -> None:
     with TransformersEngine(three.model, three.processor, cache_tokens=100, image_cache_tokens=10) as small:
         for i in range(12):
-            request = ask(small, f"{i} {IMAGE}What is the total?", picture(small, f"{i}", 3, 2))
+            request = ask(small, f"{i} {IMAGE}What is the total?", noise_image(small, f"{i}", 3, 2))
             assert_exact(small, [request], small.generate([request]))
             assert small.cached_tokens <= 100
             assert small._scheduler.vision.tokens <= 10
@@ -293,8 +293,8 @@ def bad_requests(engine: TransformersEngine) -> dict[str, Request]:
     return {
         "empty": Request(()),
         "context": Request((5,) * 4096),
-        "placeholders": ask(engine, f"{IMAGE}{IMAGE}", picture(engine, "a", 2, 2)),
-        "follow one another": ask(engine, "<|image_pad|><|image_pad|>", *[picture(engine, "a", 2, 2)] * 2),
+        "placeholders": ask(engine, f"{IMAGE}{IMAGE}", noise_image(engine, "a", 2, 2)),
+        "follow one another": ask(engine, "<|image_pad|><|image_pad|>", *[noise_image(engine, "a", 2, 2)] * 2),
         "resized": ask(engine, IMAGE, odd),
         "outside": Request((10**6,)),
         "max_tokens": ask(engine, "x", max_tokens=0),
@@ -339,7 +339,7 @@ def test_a_prefill_that_fails_takes_only_the_row_at_fault(
         return encode(images)
 
     monkeypatch.setattr(three._scheduler.vision, "encode", picky)
-    requests = [ask(three, f"{IMAGE}What?", picture(three, name, 2, 2)) for name in ("a", "bad", "b")]
+    requests = [ask(three, f"{IMAGE}What?", noise_image(three, name, 2, 2)) for name in ("a", "bad", "b")]
     futures = [three.submit(request) for request in requests]
     wait(futures, 60)
     assert futures[0].exception() is None
@@ -353,10 +353,10 @@ def test_a_row_that_cannot_be_sampled_leaves_those_under_way_alone(
 ) -> None:
     sampler_of = three._scheduler._sampler_of
 
-    def picky(rows: Sequence[SequenceState]) -> Any:
-        if any(row.request.sampling.seed == 13 for row in rows):
+    def picky(sequences: Sequence[SequenceState]) -> Any:
+        if any(sequence.request.sampling.seed == 13 for sequence in sequences):
             raise RuntimeError("cannot sample")
-        return sampler_of(rows)
+        return sampler_of(sequences)
 
     monkeypatch.setattr(three._scheduler, "_sampler_of", picky)
     under_way = threading.Event()
@@ -408,7 +408,7 @@ def test_cancelling_a_request_frees_its_row(three: TransformersEngine) -> None:
         assert started.wait(60)
         assert future.cancel()
         assert waiting.result(60).token_ids
-        assert small.rows == 0
+        assert small.unfinished_requests == 0
         with pytest.raises(CancelledError):
             future.result()
 

@@ -38,6 +38,7 @@ from vtagent.graphs import ZoomContext
 from vtagent.graphs.middleware import ZoomMiddleware
 from vtagent.images import DirectoryImageStore, MemoryImageStore
 from vtagent.protocol import format_tool_call
+from vtagent.visual_tokens import QWEN2_5_VL
 
 
 @tool
@@ -139,8 +140,15 @@ def test_images_in_another_store_are_handed_to_our_model() -> None:
 
 
 def test_sizes_that_are_not_our_models_are_refused() -> None:
-    with pytest.raises(ModelError, match=r"other image sizes than ChatVLM sees: ZoomMiddleware\(model\)"):
-        run(scripted_vlm([ANSWER]))
+    with pytest.raises(ModelError, match=r"other image sizes than ChatVLM sees: without vision="):
+        run(scripted_vlm([ANSWER]), vision=QWEN2_5_VL)
+
+
+def test_sizes_are_those_of_the_model_that_is_called() -> None:
+    model = scripted_vlm([ANSWER])
+    state = run(model, asked("?", picture(256, 192)))
+    [view] = state["zoom"]["views"]
+    assert (view["width"], view["height"]) == model.engine.requests[0].images[0].pixels.size
 
 
 def test_a_second_turn_begins_a_new_account_and_does_not_look_again() -> None:
@@ -370,7 +378,7 @@ def test_calls_of_tools_that_do_not_exist_end() -> None:
 def test_zoom_bias_goes_to_our_model_and_is_refused_by_others() -> None:
     model = scripted_vlm([ANSWER])
     run(model, model=model, settings={"zoom_bias": 2.0})
-    assert list(model.engine.requests[0].sampling.logit_bias.values()) == [2.0]
+    assert model.engine.requests[0].sampling.call_bias.value == 2.0
     with pytest.raises(ModelError, match="ScriptedChat takes no zoom_bias"):
         run(chat("48.10"), settings={"zoom_bias": 2.0})
 
@@ -378,11 +386,11 @@ def test_zoom_bias_goes_to_our_model_and_is_refused_by_others() -> None:
 # ---------------------------------------------------------------- beside other tools and middleware
 
 
-def test_another_tools_picture_becomes_a_reference_and_is_shown_as_it_is() -> None:
+def test_another_tools_picture_becomes_a_reference_and_is_shown_low_first() -> None:
     model = chat(format_tool_call("screenshot", {}), "done")
     result = run(model, HumanMessage("What is on the screen?"), tools=[screenshot])
     assert len(list(image_blocks(result["messages"]))) == 1
-    assert sizes(model.seen[1]) == [("human", (640, 480))]
+    assert sizes(model.seen[1]) == [("human", (320, 256))]
     assert model.offered == [["screenshot"], ["zoom_image", "screenshot"]]
     assert [view["kind"] for view in result["zoom"]["views"]] == ["tool"]
 

@@ -1,4 +1,4 @@
-"""Pretraining: packed rows compute what conversations compute, lessons repeat, an interrupted run goes on unchanged."""
+"""Pretraining: packed sequences compute what conversations do, lessons repeat, an interrupted run goes on unchanged."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from transformers import Qwen3VLForConditionalGeneration
 
 from vtagent.models.processor import VLProcessor
 from vtagent.training import pretrain
-from vtagent.training.documents.render import Glyph, render_document
+from vtagent.training.documents import Glyph, render_document
 from vtagent.training.pretrain import STATE, Curve, Settings, Trainer, run
 from vtagent.training.pretraining import lessons
 from vtagent.training.pretraining.batched import ATTENTION, encode_pages, hidden_states, packed_loss, patchify
-from vtagent.training.pretraining.lessons import Curriculum, Lessons, draw_batch, glyph_slots
-from vtagent.training.pretraining.packing import PackedRow, collate
+from vtagent.training.pretraining.lessons import LessonDataset, draw_batch, draw_lesson, glyph_slots
+from vtagent.training.pretraining.packing import PackedSequence, collate
 from vtagent.training.pretraining.policy import (
     CHAT_TEMPLATE,
     MERGE_SIZE,
@@ -28,7 +28,7 @@ from vtagent.training.pretraining.policy import (
     build_tokenizer,
     save_policy,
 )
-from vtagent.training.pretraining.rows import HALF, TOKEN, encode, tokenizer
+from vtagent.training.pretraining.supervision import HALF, TOKEN, encode, tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -44,30 +44,30 @@ def checkpoint(model: Qwen3VLForConditionalGeneration, tmp_path_factory: pytest.
     return folder
 
 
-def packed_row(questions: int) -> PackedRow:
-    row = PackedRow(encode("<|image_pad|>")[0])
-    row.text(encode("<|im_start|>user\n<|vision_start|>"))
-    row.image(HALF[1] // TOKEN, HALF[0] // TOKEN)
+def packed_sequence(questions: int) -> PackedSequence:
+    sequence = PackedSequence(encode("<|image_pad|>")[0])
+    sequence.text(encode("<|im_start|>user\n<|vision_start|>"))
+    sequence.image(HALF[1] // TOKEN, HALF[0] // TOKEN)
     for number in range(questions):
-        row.branch()
-        row.text(encode(f"<|vision_end|>What is the Total?<|im_end|>\n<|im_start|>assistant\n{number}"))
+        sequence.branch()
+        sequence.text(encode(f"<|vision_end|>What is the Total?<|im_end|>\n<|im_start|>assistant\n{number}"))
         reply = encode(f"<answer>{number}{number}.50</answer><|im_end|>")
-        row.text(reply, weights=[1.0] * len(reply))
-    return row
+        sequence.text(reply, weights=[1.0] * len(reply))
+    return sequence
 
 
 def test_a_branch_computes_what_the_conversation_alone_computes(model: Qwen3VLForConditionalGeneration) -> None:
     pixels = torch.randint(0, 256, (2, 3, HALF[1], HALF[0]), dtype=torch.uint8, generator=torch.manual_seed(0))
-    row, other = packed_row(3), packed_row(1)
+    sequence, other = packed_sequence(3), packed_sequence(1)
     language = model.model.language_model.config
     with torch.no_grad():
         language._attn_implementation = ATTENTION
-        packed = hidden_states(model, collate([row, other], pad=0), [encode_pages(model.model.visual, pixels)])
+        packed = hidden_states(model, collate([sequence, other], pad=0), [encode_pages(model.model.visual, pixels)])
         language._attn_implementation = "sdpa"
         for branch in (1, 2, 3):
-            segments = torch.tensor(row.segments)
+            segments = torch.tensor(sequence.segments)
             chosen = (segments == 0) | (segments == branch)
-            ids = torch.tensor(row.ids)[chosen][None]
+            ids = torch.tensor(sequence.ids)[chosen][None]
             patches = patchify(pixels[:1], PATCH_SIZE, MERGE_SIZE).view(-1, 3, 1, PATCH_SIZE**2)
             alone = model.model(
                 input_ids=ids,
@@ -75,7 +75,7 @@ def test_a_branch_computes_what_the_conversation_alone_computes(model: Qwen3VLFo
                 image_grid_thw=torch.tensor([[1, HALF[1] // PATCH_SIZE, HALF[0] // PATCH_SIZE]]),
                 mm_token_type_ids=(ids == model.config.image_token_id).int(),
             ).last_hidden_state[0]
-            torch.testing.assert_close(packed[0, : len(row.ids)][chosen], alone, atol=1e-4, rtol=0)
+            torch.testing.assert_close(packed[0, : len(sequence.ids)][chosen], alone, atol=1e-4, rtol=0)
 
 
 def test_patches_are_those_of_the_processor(checkpoint: Path) -> None:
@@ -87,7 +87,7 @@ def test_patches_are_those_of_the_processor(checkpoint: Path) -> None:
 
 
 def test_loss_counts_weighted_targets_alone(model: Qwen3VLForConditionalGeneration) -> None:
-    batch = collate([packed_row(2)], pad=0)
+    batch = collate([packed_sequence(2)], pad=0)
     hidden = torch.randn(*batch.ids.shape, model.lm_head.in_features, generator=torch.manual_seed(0))
     learned = batch.weights > 0
     logits = model.lm_head(hidden)[learned]
@@ -131,16 +131,15 @@ def test_the_base_policy_is_taught_to_zoom_on_half_of_what_it_sees_whatever_the_
 
 
 def test_the_curriculum_goes_from_glyphs_to_two_turns() -> None:
-    plan = Curriculum()
-    assert {plan.draw(step, 1000)[0] for step in range(130)} == {"glyphs"}
-    assert "zoomed" in {plan.draw(step, 1000)[0] for step in range(850, 1000)}
-    assert "zoomed" not in {plan.draw(step, 1000)[0] for step in range(850)}
+    assert {draw_lesson(step, 1000)[0] for step in range(130)} == {"glyphs"}
+    assert "zoomed" in {draw_lesson(step, 1000)[0] for step in range(850, 1000)}
+    assert "zoomed" not in {draw_lesson(step, 1000)[0] for step in range(850)}
 
 
 def test_a_run_that_begins_in_the_middle_takes_up_the_steps_that_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[int] = []
     monkeypatch.setattr(lessons, "draw_batch", lambda lesson, step, read_all: drawn.append(step))
-    assert len(list(Lessons(start=3, steps=9))) == 6
+    assert len(list(LessonDataset(start=3, steps=9))) == 6
     assert drawn == [3, 4, 5, 6, 7, 8]
 
 
@@ -197,7 +196,7 @@ def test_an_interrupt_ends_the_step_saves_it_and_the_same_command_goes_on(
         for name, handler in zip((signal.SIGINT, signal.SIGTERM), handlers, strict=True):
             signal.signal(name, handler)
     assert (tmp_path / "curve.csv").read_text().count("\n") == 5
-    assert not list(tmp_path.glob("*.new"))
+    assert not list(tmp_path.glob(".*.part"))
     assert (tmp_path / "policy" / "config.json").is_file()
 
 
@@ -234,7 +233,7 @@ def test_the_checkpoint_is_small_and_loads_as_any_other(checkpoint: Path) -> Non
     "text", ["Total?", "What is the Ref?", 'a"b{}<>\n', "Qty: 1,234.50 KX-77", "<think>Tel</think>"]
 )
 def test_the_tokenizer_gives_back_what_it_was_given(text: str) -> None:
-    assert tokenizer().decode(encode(text)) == text
+    assert tokenizer().decode(list(encode(text))) == text
 
 
 def test_an_image_of_the_page_size_is_left_as_it_is(checkpoint: Path) -> None:
@@ -246,8 +245,8 @@ def test_an_image_of_the_page_size_is_left_as_it_is(checkpoint: Path) -> None:
 
 
 def test_the_template_leaves_out_words_beside_an_image_that_a_tool_returns_but_not_a_refusal() -> None:
-    shown = {"role": "tool", "content": [{"type": "text", "text": "all of it"}, {"type": "image"}]}
-    refused = {"role": "tool", "content": "shown before"}
+    shown: dict[str, Any] = {"role": "tool", "content": [{"type": "text", "text": "all of it"}, {"type": "image"}]}
+    refused: dict[str, Any] = {"role": "tool", "content": "shown before"}
     rendered = tokenizer().apply_chat_template([shown, refused], tokenize=False)
     assert "all of it" not in rendered
     assert "<tool_response><|vision_start|><|image_pad|><|vision_end|></tool_response>" in rendered

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any, get_args
 
 import hypothesis
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from vtagent.training.rewards import (
     PENALTIES,
+    SIGNS,
     Penalty,
     Reward,
     RewardSettings,
@@ -183,3 +185,10 @@ def test_r_counts_right_rollouts_alone(group: list[Verdict], settings: RewardSet
     assert direct_share(group) == direct_share(right)
     if right:
         assert direct_share(group) == sum(not verdict.zoomed for verdict in right) / len(right)
+
+
+def test_every_term_has_a_sign_and_the_total_is_their_sum() -> None:
+    assert [field.name for field in fields(Reward)] == list(SIGNS)
+    reward = Reward(accuracy=1.0, format=0.5, penalty=0.1)
+    assert reward.contributions == {"accuracy": 1.0, "format": 0.5, "penalty": -0.1}
+    assert reward.total == 1.4

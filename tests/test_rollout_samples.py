@@ -38,14 +38,14 @@ ZOOMED = Rollout(EXAMPLE, turns=(*DIRECT.turns, turn([5, IMAGE, 6], [12, END], L
 
 
 def test_a_direct_answer_is_all_the_models_own() -> None:
-    row = MAKER.row(DIRECT)
+    row = MAKER.sample(DIRECT)
     assert row.prompt_ids == [1, IMAGE, IMAGE, 3]
     assert (row.completion_ids, row.tool_mask, row.logprobs) == ([10, 11, END], [1, 1, 1], [-1.0, -1.0, -1.0])
     assert row.images == [LOW.pixels]
 
 
 def test_what_a_tool_shows_stands_between_replies_and_is_not_learned() -> None:
-    row = MAKER.row(ZOOMED)
+    row = MAKER.sample(ZOOMED)
     assert row.completion_ids == [10, 11, END, 5, *[IMAGE] * 8, 6, 12, END]
     assert row.tool_mask == [1, 1, 1, *[0] * 10, 1, 1]
     assert row.logprobs == [-1.0] * 3 + [0.0] * 10 + [-1.0] * 2
@@ -53,13 +53,13 @@ def test_what_a_tool_shows_stands_between_replies_and_is_not_learned() -> None:
 
 
 def test_the_end_of_turn_token_is_the_models_and_what_the_template_adds_is_not() -> None:
-    row = MAKER.row(ZOOMED)
+    row = MAKER.sample(ZOOMED)
     assert (row.completion_ids[2], row.tool_mask[2]) == (END, 1)
     assert (row.completion_ids[3], row.tool_mask[3]) == (5, 0)
 
 
 def test_a_row_without_a_lesson_keeps_its_tokens_and_its_images() -> None:
-    row = MAKER.row(ZOOMED)
+    row = MAKER.sample(ZOOMED)
     assert row.without_lesson() == replace(row, tool_mask=[0] * len(row.tool_mask))
 
 
@@ -91,7 +91,7 @@ def test_the_image_of_a_failed_runs_row_is_one_that_the_models_processor_leaves_
 )
 def test_a_record_that_cannot_be_right_makes_no_row(broken: Turn, what: str) -> None:
     with pytest.raises(ModelError, match=what):
-        MAKER.row(Rollout(EXAMPLE, turns=(broken,)))
+        MAKER.sample(Rollout(EXAMPLE, turns=(broken,)))
 
 
 _text = st.integers(8, 40)
@@ -116,7 +116,7 @@ def test_placeholders_and_masks_always_add_up(
             shown.append(image(data.draw(st.integers(1, 5)), data.draw(st.integers(1, 3))))
             prompt += [IMAGE, *text]
         turns.append(turn(prompt, reply, *shown))
-    row = MAKER.row(Rollout(EXAMPLE, turns=tuple(turns)))
+    row = MAKER.sample(Rollout(EXAMPLE, turns=tuple(turns)))
     assert len(row.completion_ids) == len(row.tool_mask) == len(row.logprobs)
     assert [token for token, own in zip(row.completion_ids, row.tool_mask, strict=True) if own] == [
         token for one in turns for token in one.completion_ids

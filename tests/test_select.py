@@ -25,11 +25,11 @@ from vtagent.training import select as command
 from vtagent.training.data import Example, Mixture, by_source, open_examples
 from vtagent.training.rewards import build_grader
 from vtagent.training.rl.collect import WorkingStore
-from vtagent.training.selection.sampler import Sampler, select
+from vtagent.training.selection.runner import TrialRunner, select
 from vtagent.training.selection.trials import NEEDS_FULL, SUFFICES, Trial, TrialLog, kind_of, write_selected
 
 PICTURE = picture(224, 160)
-MADE: list[Sampler] = []
+MADE: list[TrialRunner] = []
 
 
 def example(name: str) -> Example:
@@ -53,8 +53,8 @@ def policy(asked: list[str] | None = None, **options: Any) -> ChatVLM:
     return scripted_vlm(say, **{"store": WorkingStore(), "temperature": 1.0, **options})
 
 
-def sampler(model: ChatVLM, samples: int = 2, **options: Any) -> Sampler:
-    made = Sampler(model, options.pop("grader", None) or build_grader("exact"), samples=samples, **options)
+def trial_runner(model: ChatVLM, samples: int = 2, **options: Any) -> TrialRunner:
+    made = TrialRunner(model, options.pop("grader", None) or build_grader("exact"), samples=samples, **options)
     MADE.append(made)
     return made
 
@@ -95,7 +95,7 @@ def test_a_question_is_of_one_kind_at_most_and_more_gain_never_unmakes_it(sample
 
 def test_every_question_is_answered_at_both_resolutions(tmp_path: Path) -> None:
     asked: list[str] = []
-    select(sampler(policy(asked)), ALL, log(tmp_path), gain=2)
+    select(trial_runner(policy(asked)), ALL, log(tmp_path), gain=2)
     assert Counter(asked) == {"easy": 12, "small": 12, "hard": 12}
     found = {trial.id: (trial.low, trial.full) for trial in log(tmp_path).trials.values()}
     assert found == {e.id: {"easy": (2, 2), "small": (0, 2), "hard": (0, 0)}[e.id.split()[0]] for e in ALL}
@@ -104,7 +104,7 @@ def test_every_question_is_answered_at_both_resolutions(tmp_path: Path) -> None:
 def test_the_answers_of_a_question_are_seeded_apart_and_the_same_again() -> None:
     def seeds(seed: int) -> list[int | None]:
         model = policy()
-        sampler(model, samples=4, seed=seed).counts([example("easy 1")])
+        trial_runner(model, samples=4, seed=seed).counts([example("easy 1")])
         return sorted(request.sampling.seed or 0 for request in model.engine.requests)
 
     assert len(set(seeds(0))) == 8
@@ -113,7 +113,7 @@ def test_the_answers_of_a_question_are_seeded_apart_and_the_same_again() -> None
 
 def test_the_selected_rows_are_read_by_our_own_loader_and_balanced_by_kind(tmp_path: Path) -> None:
     trials = log(tmp_path)
-    select(sampler(policy()), ALL, trials, gain=2)
+    select(trial_runner(policy()), ALL, trials, gain=2)
     write_selected(tmp_path / "selected.jsonl", trials.selected(2))
     examples = open_examples(str(tmp_path / "selected.jsonl"))
     assert {e.id: e for e in examples} == {e.id: e for e in ALL if not e.id.startswith("hard")}
@@ -122,7 +122,7 @@ def test_the_selected_rows_are_read_by_our_own_loader_and_balanced_by_kind(tmp_p
 
 
 def test_equal_pictures_are_one_file_and_rejected_ones_none(tmp_path: Path) -> None:
-    select(sampler(policy()), ALL, log(tmp_path), gain=2)
+    select(trial_runner(policy()), ALL, log(tmp_path), gain=2)
     (file,) = (tmp_path / "images").iterdir()
     assert file.read_bytes() == PICTURE
     assert file.suffix == ".png"
@@ -130,17 +130,17 @@ def test_equal_pictures_are_one_file_and_rejected_ones_none(tmp_path: Path) -> N
 
 def test_what_was_tried_is_not_tried_again(tmp_path: Path) -> None:
     asked: list[str] = []
-    select(sampler(policy(asked)), ALL[:4], log(tmp_path), gain=2)
+    select(trial_runner(policy(asked)), ALL[:4], log(tmp_path), gain=2)
     before = len(asked)
-    select(sampler(policy(asked)), ALL, log(tmp_path), gain=2)
+    select(trial_runner(policy(asked)), ALL, log(tmp_path), gain=2)
     assert (before, len(asked)) == (4 * 4, 9 * 4)
 
 
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from tests.test_select import ALL, log, policy, sampler
-from vtagent.training.selection import sampler as module
+from tests.test_select import ALL, log, policy, trial_runner
+from vtagent.training.selection import runner as module
 
 keep, kept = module._keep, []
 def mortal(log, *arguments, **options):
@@ -151,7 +151,7 @@ def mortal(log, *arguments, **options):
     kept.append(keep(log, *arguments, **options))
     return kept[-1]
 module._keep = mortal
-module.select(sampler(policy()), ALL, log(Path(sys.argv[1])), gain=2, batch=2)
+module.select(trial_runner(policy()), ALL, log(Path(sys.argv[1])), gain=2, batch=2)
 """
 
 
@@ -161,13 +161,13 @@ def test_a_selection_that_was_killed_in_mid_line_goes_on_after_the_last_whole_on
     asked: list[str] = []
     trials = log(tmp_path)
     assert len(trials.trials) == 5
-    select(sampler(policy(asked)), ALL, trials, gain=2)
+    select(trial_runner(policy(asked)), ALL, trials, gain=2)
     assert len(asked) == 4 * 4
     assert set(log(tmp_path).trials) == {e.id for e in ALL}
 
 
 def test_a_run_that_fails_leaves_its_question_untried_and_counted(tmp_path: Path) -> None:
-    failures = select(sampler(policy()), [example("easy 1"), example("broken 1")], log(tmp_path), gain=2)
+    failures = select(trial_runner(policy()), [example("easy 1"), example("broken 1")], log(tmp_path), gain=2)
     (reason,) = failures
     assert "this one always fails" in reason
     assert set(log(tmp_path).trials) == {"easy 1"}
@@ -177,14 +177,14 @@ def test_a_judge_that_is_down_leaves_the_question_untried(tmp_path: Path) -> Non
     grader = build_grader("exact+judge", judge_model=ScriptedChat(lines=[ConnectionError("refused")]))
     assert grader.judge is not None
     grader.judge.backoff = 0.0
-    doubtful = sampler(policy(), grader=grader)
+    doubtful = trial_runner(policy(), grader=grader)
     assert doubtful.counts([example("easy 1"), example("small 1")]) == [(2, 2), "the judge gave no verdict"]
 
 
 def test_it_stops_when_there_are_enough_of_both_kinds(tmp_path: Path) -> None:
     many = [example(f"{word} {number}") for number in range(20) for word in ("easy", "small")]
     trials = log(tmp_path)
-    select(sampler(policy()), many, trials, gain=2, want=2, batch=4)
+    select(trial_runner(policy()), many, trials, gain=2, want=2, batch=4)
     assert 4 <= len(trials.trials) < 40
     assert Counter(kind for kind, _ in trials.selected(2, 2)) == {SUFFICES: 2, NEEDS_FULL: 2}
 
@@ -194,7 +194,7 @@ def test_shards_share_the_work_and_the_folder(tmp_path: Path) -> None:
     for part in (1, 2):
         trials = TrialLog(tmp_path, {}, name=f"trials-{part}-of-2.jsonl")
         before = set(trials.trials)
-        select(sampler(policy()), ALL, trials, gain=2, shard=(part, 2))
+        select(trial_runner(policy()), ALL, trials, gain=2, shard=(part, 2))
         done.append(set(trials.trials) - before)
     assert not done[0] & done[1]
     assert set(log(tmp_path).trials) == done[0] | done[1] == {e.id for e in ALL}

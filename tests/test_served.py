@@ -136,9 +136,9 @@ def lazy() -> LazyVLM:
 
 @pytest.mark.parametrize("name", ["base", "zoom"])
 def test_a_checkpoints_sizes_are_read_without_loading_it(name: str) -> None:
-    from vtagent.models.families import resolve
+    from vtagent.models.families import checkpoint_path
 
-    assert sizes_of(name) == VLProcessor.from_pretrained(resolve(name)).vision
+    assert sizes_of(name) == VLProcessor.from_pretrained(checkpoint_path(name)).vision
 
 
 def test_of_a_checkpoint_that_is_not_here_the_name_tells_the_family() -> None:

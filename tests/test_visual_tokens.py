@@ -90,7 +90,7 @@ def test_fit_is_stable_and_equal_to_snap_wherever_snap_is_stable(spec: VisionSpe
         assert fitted == snapped
 
 
-def test_a_thin_picture_whose_snapped_size_the_processor_would_refuse_is_shortened() -> None:
+def test_a_thin_image_whose_snapped_size_the_processor_would_refuse_is_shortened() -> None:
     assert QWEN2_5_VL.snap(8200, 41) == (8204, 28)  # 293 to 1
     assert QWEN2_5_VL.fit(8200, 41) == (5600, 28)
 

@@ -416,7 +416,7 @@ def test_who_closes_while_it_is_being_closed_breaks_nothing_off() -> None:
 
     async def work() -> None: ...
 
-    thread = LoopThread("test", at_end=finish)
+    thread = LoopThread("test", at_end=finish, closed="the test is over")
     thread.run(work()).result(60)
     first = threading.Thread(target=thread.close, args=(ModelError("closed"),))
     first.start()

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vtagent.models.engine import EngineImage, Generation, Sampling
-from vtagent.models.vllm.data_urls import DataURLs
-from vtagent.models.vllm.wire import ReplyAccumulator
+from vtagent.models.vllm.wire import DataURLs, ReplyAccumulator
 
 PROMPT = [1, 2, 3]
 logits = st.lists(st.floats(-20, 20), min_size=2, max_size=20)
@@ -73,5 +72,5 @@ def test_the_kept_urls_stay_inside_their_bound() -> None:
     first = urls.of(noise_image("first"))
     for number in range(20):
         urls.of(noise_image(str(number)))
-        assert sum(map(len, urls._kept.values())) == urls._size <= 3 * one
+        assert sum(map(len, urls._urls._values.values())) == urls._urls.total <= 3 * one
     assert urls.of(noise_image("first")) is not first

@@ -470,7 +470,7 @@ def test_a_picture_that_another_tool_returns_becomes_a_view() -> None:
 
     result = run([other("page"), ANSWER], [page])
     assert [view["kind"] for view in result["views"]] == ["low", "tool"]
-    assert result["usage"]["visual_tokens"] == 300 + 300
+    assert result["usage"]["visual_tokens"] == 300 + 80  # the tool's picture is shown at half its sides, too
     assert result["usage"]["full_visual_tokens"] == 1200 + 300
 
 
@@ -491,9 +491,9 @@ async def test_pictures_in_a_command_of_a_tool_become_views_too(by: type[BaseMes
     asking = {"messages": [asked("?", picture())]}
     result = await agent.ainvoke(asking) if asynchronously else agent.invoke(asking)
     assert "base64" not in repr(result)
-    seen = ("tool", 300) if by is ToolMessage else ("low", 80)  # 640 × 480, or half of it snapped to the grid
+    seen = ("tool" if by is ToolMessage else "low", 80)  # half of 640 × 480, snapped to the grid
     assert [(view["kind"], view["tokens"]) for view in result["views"][:2]] == [("low", 300), seen]
-    assert urls(model.seen[1]) == ["scale=0.5", "" if by is ToolMessage else "scale=0.5"]
+    assert urls(model.seen[1]) == ["scale=0.5", "scale=0.5"]
     assert result["usage"]["full_visual_tokens"] == 1200 + 300
 
 

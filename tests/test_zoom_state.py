@@ -121,12 +121,13 @@ def test_the_state_is_json() -> None:
         assert json.loads(json.dumps(fields)) == fields
 
 
-def weighty(text: str, tokens: int, new_ids: int = 30) -> AIMessage:
+def weighty(text: str, tokens: int, new_ids: int = 30, start: int = 0) -> AIMessage:
     """A reply of so many tokens with its record as `ChatVLM` keeps it; most ids are small, as in Qwen's vocabulary."""
     thought = " What I look for is there." * (tokens // 7 - 3) + "</think>"
     said = ScriptedChat(lines=[text.replace("</think>", thought)]).invoke("")
     record = make_record(
         said,
+        start=start,
         prompt_ids=[number * 7919 % 90_000 for number in range(new_ids)],
         completion_ids=[number * 7919 % 90_000 for number in range(tokens)],
         logprobs=[-1 / (3 + number) for number in range(tokens)],
@@ -142,7 +143,8 @@ def conversation(path: Path, tokens: int = 60, prompt: int = 100) -> tuple[Any, 
     The bundled policy's first prompt has about 100 tokens beside the image's; a Qwen model's 600, tools among them.
     """
     data = picture(640, 540, noise=True)
-    lines: list[Any] = [weighty(ZOOM, tokens, prompt), *[weighty(ANSWER, tokens)] * 5]
+    start = prompt + tokens
+    lines: list[Any] = [weighty(ZOOM, tokens, prompt), *[weighty(ANSWER, tokens, start=start)] * 5]
     for number, line in enumerate(lines):
         line.tool_calls = [{**call, "id": f"call_{number}"} for call in line.tool_calls]
     turns = [asked("What is the total?", data), *[HumanMessage(f"And line {n}?") for n in range(2, 6)]]

@@ -1,1 +1,1 @@
-"""Training over the graph that serves: documents, pretraining, evaluation. Everything here is run as a module."""
+"""Training over the graph that agents run: documents, pretraining, GRPO, evaluation. Each command is a module."""

@@ -1,15 +1,16 @@
-"""Measure a policy through the graph that agents run: accuracy against what looking costs, with intervals and plots.
+"""Measure a policy on the graph that agents run: accuracy against visual tokens, with intervals and plots.
 
     python -m vtagent.training.evaluate --model zoom
     python -m vtagent.training.evaluate --model zoom --mix large=2 small=1 --zoom-bias-sweep -4 -2 0 2 4
     python -m vtagent.training.evaluate --model runs/grpo/policy --modes full zoom --data my.jsonl --out runs/mine
 
-Modes: `full` shows every image at full resolution at once, `quarter` a quarter of the pixels and nothing more, `zoom`
-lets the policy decide; `forced-zoom` and `forced-direct` take that decision away; a sweep of --zoom-bias-sweep shifts
-it, for the whole curve of accuracy against cost (see training/measure/modes.py).
+Modes: `full` shows every image at full resolution at once, `quarter` only a quarter of the pixels, and `zoom` lets
+the policy decide. `forced-zoom` and `forced-direct` take that decision away. --zoom-bias-sweep shifts it and gives the
+whole curve of accuracy against cost (see training/measure/modes.py).
 
-The folder --out gets table.md, summary.json (the same with all figures), samples.jsonl (one line per question and mode,
-written as answers come) and plots. The same command goes on where an interrupted one ended; modes may be added later.
+The folder --out gets table.md, summary.json (the same with all figures), samples.jsonl (one line per question and
+mode, written as answers arrive) and plots. If the command is interrupted, the same command continues. You may add modes
+later.
 """
 
 from __future__ import annotations
@@ -23,19 +24,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from vtagent.errors import DataError, ModelError, VtagentError
+from vtagent.errors import DataError, ModelError
 from vtagent.images import MemoryImageStore
 from vtagent.models.chat import ChatVLM
-from vtagent.training.data import Example, open_examples, rendered
+from vtagent.training.command_line import add_grader_options, clean_exit, grader_of
+from vtagent.training.data import open_examples, rendered
+from vtagent.training.durable import write_whole
 from vtagent.training.measure.asking import evaluate
 from vtagent.training.measure.curves import plot_learning, read_history
-from vtagent.training.measure.identity import digest_of_examples, digest_of_weights, folder_name
-from vtagent.training.measure.journal import SAMPLES, Journal, write_whole
+from vtagent.training.measure.journal import SAMPLES, Journal, digest_of_examples, digest_of_weights, folder_name
 from vtagent.training.measure.modes import MODES, biased
 from vtagent.training.measure.outcomes import Outcome, wall_seconds
-from vtagent.training.measure.summaries import SummaryRow, resolved_mix, summarize
-from vtagent.training.measure.tables import markdown
-from vtagent.training.rewards.grading import STEPS, Cascade, build_grader
+from vtagent.training.measure.summaries import SummaryRow, markdown, resolved_mix, summarize
 
 __all__ = ["MODES", "Outcome", "SummaryRow", "evaluate", "main", "markdown", "summarize", "write"]
 
@@ -43,7 +43,16 @@ __all__ = ["MODES", "Outcome", "SummaryRow", "evaluate", "main", "markdown", "su
 def write(
     outcomes: Sequence[Outcome], out: Path, *, settings: Mapping[str, Any], mix: Mapping[str, float] | None = None
 ) -> list[SummaryRow]:
-    """Leave summary.json, table.md, samples.jsonl and the plots in `out`.
+    """Write summary.json, table.md, samples.jsonl and the plots.
+
+    Args:
+        outcomes: At most one for each question and mode.
+        out: The folder; made if missing.
+        settings: What was measured, for summary.json.
+        mix: As for `summarize`.
+
+    Returns:
+        The rows of the table.
 
     Raises:
         DataError: As `summarize`.
@@ -53,7 +62,7 @@ def write(
     rows = summarize(outcomes, mix=mix)
     walls = {mode: round(seconds, 2) for mode, seconds in wall_seconds(outcomes).items()}
     out.mkdir(parents=True, exist_ok=True)
-    summary = {"settings": dict(settings), "mix": mix, "wall seconds": walls, "rows": [row.json() for row in rows]}
+    summary = {"settings": dict(settings), "mix": mix, "wall seconds": walls, "rows": [asdict(row) for row in rows]}
     write_whole(out / "summary.json", json.dumps(summary, indent=1, default=str) + "\n")
     write_whole(out / "table.md", f"{markdown(rows)}\n\n{_notes(walls, mix)}\n")
     write_whole(out / SAMPLES, "".join(json.dumps(asdict(outcome)) + "\n" for outcome in outcomes))
@@ -63,15 +72,14 @@ def write(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command."""
+    """Run the command.
+
+    Args:
+        arguments: Words of the command line; those of this process if absent.
+    """
     parser = _parser()
-    options = parser.parse_args(arguments)
-    try:
-        _run(options)
-    except VtagentError as error:
-        parser.exit(1, f"{parser.prog}: {error}\n")
-    except KeyboardInterrupt:
-        parser.exit(130, f"\n{parser.prog}: interrupted; the same command goes on from here\n")
+    with clean_exit(parser):
+        _run(parser.parse_args(arguments))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -83,24 +91,20 @@ def _parser() -> argparse.ArgumentParser:
     add("--data", help=".jsonl or .parquet file, folder or hub id (default: fresh documents)")
     add("--columns", nargs="+", default=[], metavar="NAME=COLUMN", help="where --data has image, question, answers, …")
     add("--split", default="test", help="of a hub id or saved folder (default: test)")
-    add("--count", type=int, help="only the first so many questions of --data")
-    add("--scale", type=float, help="first look of the modes that offer the tool: share of both sides (default: 0.5)")
-    add("--max-zooms", type=int, help="views that they may ask for (default: 1)")
+    add("--count", type=int, help="use only the first COUNT questions of --data")
+    add("--scale", type=float, help="in the modes that offer the tool: share of both sides first shown (default: 0.5)")
+    add("--max-zooms", type=int, help="in these modes: views that a run may ask for (default: 1)")
     add("--documents", type=int, default=500, help="fresh documents per print size (default: 500)")
-    add("--seed", type=int, default=0, help="of the fresh documents (default: 0)")
+    add("--seed", type=int, default=0, help="seed of the fresh documents (default: 0)")
     add("--domain", choices=("training", "wide"), default="training", help="how documents look")
-    add("--mix", nargs="+", metavar="SOURCE=WEIGHT", help="how sources count in the overall row (default: by size)")
-    add("--grader", default="exact", help=f"steps out of {', '.join(STEPS)}, joined by + (default: exact)")
-    add("--judge-model", help="for a grader with `judge`: its name at the server, or provider:model")
-    add("--judge-url", help="OpenAI-compatible server of the judge")
+    add("--mix", nargs="+", metavar="SOURCE=WEIGHT", help="weights of sources in the overall row (default: by size)")
+    add_grader_options(parser)
     add("--temperature", type=float, default=0.0, help="0 is greedy (default)")
-    add("--max-tokens", type=int, default=96, help="longest reply; models that reason need more (default: 96)")
-    add("--concurrency", type=int, default=64, help="questions at a time (default: %(default)s)")
-    add("--timeout", type=float, help="seconds a question may take before it counts as failed (default: no limit)")
-    add(
-        "--history", type=Path, help="a training run's folder, trainer_state.json or CSV: its learning curves are drawn"
-    )
-    add("--out", type=Path, help="folder (default: runs/evaluate/, and a name made of the model and the settings)")
+    add("--max-tokens", type=int, default=96, help="tokens per reply; models that reason need more (default: 96)")
+    add("--concurrency", type=int, default=64, help="number of concurrent questions (default: %(default)s)")
+    add("--timeout", type=float, help="seconds after which a question counts as failed (default: no limit)")
+    add("--history", type=Path, help="folder of a training run, trainer_state.json or CSV: plot its learning curves")
+    add("--out", type=Path, help="folder (default: runs/evaluate/, with a name made of the model and the settings)")
     return parser
 
 
@@ -113,11 +117,12 @@ def _run(options: argparse.Namespace) -> None:
         if options.data
         else rendered(options.documents, seed=options.seed, domain=options.domain)
     )
-    look = _look(options)
-    if not 0 < look.get("scale", 1) <= 1 or look.get("max_zooms", 1) < 1:
+    given = {"scale": options.scale, "max_zooms": options.max_zooms}
+    zooming = {name: value for name, value in given.items() if value is not None}
+    if not 0 < zooming.get("scale", 1) <= 1 or zooming.get("max_zooms", 1) < 1:
         raise DataError("--scale must be above 0 and at most 1, --max-zooms at least 1")
-    if mix:
-        resolved_mix(mix, sorted({example.source for example in examples}))  # a slip is told before the long part
+    if mix:  # a wrong name fails here, before the long part
+        resolved_mix(mix, sorted({example.source for example in examples}))
     settings = {
         "model": str(options.model),
         "weights": digest_of_weights(options.model),
@@ -126,20 +131,22 @@ def _run(options: argparse.Namespace) -> None:
         "max_tokens": options.max_tokens,
         "grader": options.grader,
         "judge": options.judge_model,
-        **look,
+        **zooming,
     }
     out = options.out or Path("runs/evaluate") / folder_name(settings)
-    judge = {"judge_model": options.judge_model, "judge_url": options.judge_url}
-    grader = build_grader(options.grader, cache=out / "judge", **judge)
+    grader = grader_of(options, out)
     history = read_history(options.history) if options.history else None
-    with Journal(out, settings) as journal:
-        model = ChatVLM.from_pretrained(
-            options.model, store=MemoryImageStore(), temperature=options.temperature, max_tokens=options.max_tokens
-        )
-        asyncio.run(_asked(model, examples, journal, grader, options))
-        outcomes = journal.outcomes
+    journal = Journal(out, settings)
+    asyncio.run(grader.check())
+    model = ChatVLM.from_pretrained(
+        options.model, store=MemoryImageStore(), temperature=options.temperature, max_tokens=options.max_tokens
+    )
+    modes = [*options.modes, *(biased(value) for value in options.zoom_bias_sweep)]
+    limits = {"concurrency": options.concurrency, "timeout": options.timeout, **zooming}
+    asyncio.run(evaluate(model, examples, modes, grader=grader, journal=journal, **limits))
+    outcomes = journal.outcomes
     if history and not plot_learning(history, out / "curves.png"):
-        print(f"{options.history} has logged none of what curves are drawn of", file=sys.stderr)
+        print(f"{options.history} has no metrics to plot", file=sys.stderr)
     command = {name: value for name, value in vars(options).items() if value is not None}
     write(outcomes, out, settings={**settings, "command": command}, mix=mix)
     print((out / "table.md").read_text(encoding="utf-8"))
@@ -149,24 +156,8 @@ def _run(options: argparse.Namespace) -> None:
         raise ModelError(f"every run failed, the first with {failures[0]}")
 
 
-async def _asked(
-    model: ChatVLM, examples: list[Example], journal: Journal, grader: Cascade, options: argparse.Namespace
-) -> None:
-    """Ask what the journal does not know yet."""
-    await grader.check()
-    modes = [*options.modes, *(biased(value) for value in options.zoom_bias_sweep)]
-    limits = {"concurrency": options.concurrency, "timeout": options.timeout}
-    await evaluate(model, examples, modes, grader=grader, journal=journal, **limits, **_look(options))
-
-
-def _look(options: argparse.Namespace) -> dict[str, Any]:
-    """How the modes that offer the tool look, where it is not as usual."""
-    look = {"scale": options.scale, "max_zooms": options.max_zooms}
-    return {name: value for name, value in look.items() if value is not None}
-
-
 def _mix(words: Sequence[str]) -> dict[str, float]:
-    """`["large=2", "small=1"]` as weights."""
+    """Read weights such as `["large=2", "small=1"]`."""
     mix = {}
     for word in words:
         name, _, weight = word.rpartition("=")
@@ -180,7 +171,7 @@ def _mix(words: Sequence[str]) -> dict[str, float]:
 
 
 def _notes(walls: Mapping[str, float], mix: Mapping[str, float] | None) -> str:
-    """What stands below the table."""
+    """The text below the table."""
     times = ", ".join(f"{mode} {seconds:.1f} s" for mode, seconds in walls.items())
     parts = ", ".join(f"{source} {weight:g}" for source, weight in mix.items()) if mix else ""
     return f"Wall time: {times}." + (f"\nOverall counts {parts}." if parts else "")

@@ -4,10 +4,10 @@
     python -m training.grpo --config training/recipes/tiny.yaml --penalty always --output_dir runs/always
     accelerate launch --multi_gpu --num_processes 2 -m training.grpo --config training/recipes/tiny.yaml
 
-Settings are TRL's (`GRPOConfig`, `ModelConfig`), ours beside them, in a YAML file and on the command line, which has
-the last word. `--multi_gpu` is for CPUs too: without, accelerate starts one process where it finds no second GPU.
-Interrupted at any moment, the same command goes on from its last checkpoint, as if it had never stopped.
-In `output_dir` are left: policy/, runs/ (metrics for TensorBoard), rollouts/ (see `python -m training.rollouts`), and
+Settings are TRL's (`GRPOConfig`, `ModelConfig`) and those of this package. Put them in a YAML file or on the command
+line; the command line wins. Add `--multi_gpu` for CPUs too: without it, accelerate starts a single process if it finds
+no second GPU. If a run is interrupted, the same command continues from its last checkpoint, as if it had never stopped.
+`output_dir` gets policy/, runs/ (metrics for TensorBoard), rollouts/ (see `python -m training.rollouts`), and
 evaluation/ with the table that is printed at the end.
 """
 
@@ -20,12 +20,13 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vtagent.errors import ModelError, SettingsError, VtagentError
-from vtagent.training.measure.journal import write_whole
+from vtagent.errors import ModelError, SettingsError, VtagentError, one_line
+from vtagent.training.command_line import grader_of, setting
+from vtagent.training.durable import checkpoints, write_whole
 
 if TYPE_CHECKING:
     from vtagent.training.rl.settings import GraphGRPOConfig
@@ -40,43 +41,37 @@ _FREE = {"output_dir", "logging_dir", "report_to", "disable_tqdm", "run_name", "
     "engine_url",
     "judge_url",
 }
-"""Settings that may differ when a run is gone on with: parameters do not depend on them."""
+"""Settings that may change when a run is resumed: the trained parameters do not depend on them."""
 
 
 @dataclass
 class RunArguments:
-    """What is trained on, how it is graded, and what is done with the policy."""
+    """Settings of a run beside TRL's: the data, the grader, and what happens to the policy."""
 
-    data: str = field(
-        default="rendered",
-        metadata={
-            "help": "rendered, rendered-wide, a .jsonl or .parquet file, a folder, or a data set's id on the hub."
-        },
+    data: str = setting(
+        "rendered", "rendered, rendered-wide, a .jsonl or .parquet file, a folder, or a data set's id on the hub."
     )
-    columns: list[str] = field(
-        default_factory=list, metadata={"help": "NAME=COLUMN for image, question, answers, source where they differ."}
+    columns: list[str] = setting(list, "NAME=COLUMN for image, question, answers, source where they differ.")
+    split: str = setting("train", "Part of a data set.")
+    count: int | None = setting(None, "Maximum number of examples.")
+    mix: list[str] = setting(
+        list, "SOURCE=WEIGHT: proportions of sources in every stretch of data; *=WEIGHT is all others."
     )
-    split: str = field(default="train", metadata={"help": "Part of a data set."})
-    count: int | None = field(default=None, metadata={"help": "At most so many examples."})
-    mix: list[str] = field(
-        default_factory=list,
-        metadata={"help": "SOURCE=WEIGHT: so many of each source in every stretch of data; *=WEIGHT is all others."},
-    )
-    grader: str = field(default="exact", metadata={"help": "Steps out of exact, anls, numeric, math, judge, with +."})
-    judge_model: str | None = field(default=None, metadata={"help": "The judge's name at its server."})
-    judge_url: str | None = field(default=None, metadata={"help": "An OpenAI-compatible server."})
-    engine_url: str | None = field(
-        default=None, metadata={"help": "Sample from this vLLM server, which takes over the weights before each step."}
-    )
-    freeze_vision: bool = field(default=False, metadata={"help": "Train the language model alone."})
-    half_precision: bool = field(default=False, metadata={"help": "Save the policy in float16."})
-    evaluate_documents: int = field(
-        default=0, metadata={"help": "Fresh pages of each print size to measure the policy on. 0: no evaluation."}
-    )
+    grader: str = setting("exact", "Steps out of exact, anls, numeric, math, judge, with +.")
+    judge_model: str | None = setting(None, "The judge's name at its server.")
+    judge_url: str | None = setting(None, "An OpenAI-compatible server.")
+    engine_url: str | None = setting(None, "Sample from this vLLM server, which loads the weights before each step.")
+    freeze_vision: bool = setting(False, "Train only the language model.")
+    half_precision: bool = setting(False, "Save the policy in float16.")
+    evaluate_documents: int = setting(0, "Fresh pages of each print size to measure the policy on. 0: no evaluation.")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command."""
+    """Run the command.
+
+    Args:
+        arguments: Words of the command line; those of this process if absent.
+    """
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     try:
         _run(list(sys.argv[1:] if arguments is None else arguments))
@@ -85,13 +80,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _run(arguments: list[str]) -> None:
-    # TRL still calls these by their old names; its users can do nothing about it.
+    # TRL still uses the old names; its users cannot change that.
     warnings.filterwarnings("ignore", r"`(is_)?gradient_checkpointing` is deprecated", FutureWarning)
     from transformers.utils import logging
 
-    from vtagent.training.rl.checkpoints import StopWhenAsked, checkpoints
+    from vtagent.training.rl.callbacks import StopWhenAsked
 
-    logging.disable_progress_bar()  # of weights being read and written
+    logging.disable_progress_bar()  # for reading and writing weights
 
     run, args, model_args = parse(arguments)
     folder = Path(args.output_dir)
@@ -116,10 +111,16 @@ def _run(arguments: list[str]) -> None:
 
 
 def parse(arguments: list[str]) -> tuple[RunArguments, GraphGRPOConfig, Any]:
-    """The settings, from a YAML file and the command line.
+    """Read the settings from a YAML file and the command line.
+
+    Args:
+        arguments: Words of the command line.
+
+    Returns:
+        The settings of this package, of GRPO, and of the model (TRL's `ModelConfig`).
 
     Raises:
-        SettingsError: a setting that does not exist, or that cannot be.
+        SettingsError: A setting that does not exist, or a value that it cannot have.
     """
     from trl import ModelConfig, TrlParser
 
@@ -137,9 +138,9 @@ def parse(arguments: list[str]) -> tuple[RunArguments, GraphGRPOConfig, Any]:
     except OSError as error:
         raise SettingsError(f"{error.filename}: {error.strerror}") from error
     except (ValueError, IndexError) as error:
-        raise SettingsError(" ".join(str(error).split())) from error
+        raise SettingsError(one_line(error, limit=1000)) from error
     args.remove_unused_columns = False
-    args.disable_tqdm = True  # our own progress is shown
+    args.disable_tqdm = True  # `ShowProgress` adds the metrics
     return run, args, model_args
 
 
@@ -147,34 +148,31 @@ def _trainer(run: RunArguments, args: GraphGRPOConfig, model_args: Any) -> Any:
     from transformers import AutoModelForImageTextToText, PrinterCallback
     from trl import get_peft_config
 
-    from vtagent.models.families import resolve
+    from vtagent.models.families import checkpoint_path
     from vtagent.models.processor import VLProcessor
     from vtagent.models.vllm.engine import VLLMEngine
     from vtagent.training.data import mixed, open_examples
-    from vtagent.training.rewards import build_grader
+    from vtagent.training.rl.callbacks import ShowProgress
     from vtagent.training.rl.guards import check_settings, check_trl
-    from vtagent.training.rl.progress import ShowProgress
     from vtagent.training.rl.trainer import GraphGRPOTrainer
 
     if not model_args.model_name_or_path:
         raise SettingsError("give a model to start from: --model_name_or_path base")
     if model_args.load_in_4bit or model_args.load_in_8bit:
         raise SettingsError("load_in_4bit and load_in_8bit have no effect; leave them out, and set dtype: bfloat16")
-    # The trainer checks again, with the number of examples; what is wrong by itself is told before they are read.
+    # The trainer checks again, with the number of examples. This check fails before they are read.
     check_trl()
     check_settings(args, external_engine=run.engine_url is not None, adapters=model_args.use_peft)
-    path = _at_revision(resolve(model_args.model_name_or_path), model_args.model_revision)
+    path = _at_revision(checkpoint_path(model_args.model_name_or_path), model_args.model_revision)
     processor = VLProcessor.from_pretrained(path)
-    grader = build_grader(
-        run.grader, judge_model=run.judge_model, judge_url=run.judge_url, cache=Path(args.output_dir) / "judge"
-    )
+    grader = grader_of(run, Path(args.output_dir))
     count = run.count
     if count is None and run.data.startswith("rendered"):
         count = args.prompts_per_window * args.steps(args.prompts_per_window)
     examples = open_examples(run.data, columns=run.columns, split=run.split, count=count, seed=args.seed)
     if run.mix:
         examples = mixed(examples, run.mix, seed=args.seed)
-        args.shuffle_dataset = False  # the mixture's order is random already, and even
+        args.shuffle_dataset = False  # the mixture is shuffled already, with evenly spread sources
     asyncio.run(grader.check())
     try:
         model = AutoModelForImageTextToText.from_pretrained(
@@ -183,7 +181,7 @@ def _trainer(run: RunArguments, args: GraphGRPOConfig, model_args: Any) -> Any:
             attn_implementation=model_args.attn_implementation or "sdpa",
         )
     except (OSError, ValueError) as error:
-        raise ModelError(f"no model at {path!r}: {' '.join(str(error).split())[:200]}") from error
+        raise ModelError(f"no model at {path!r}: {one_line(error)}") from error
     if run.freeze_vision:
         model.model.visual.requires_grad_(False)
     trainer = GraphGRPOTrainer(
@@ -201,7 +199,14 @@ def _trainer(run: RunArguments, args: GraphGRPOConfig, model_args: Any) -> Any:
 
 
 def _at_revision(path: str, revision: str) -> str:
-    """Where a hub's model lies in that revision, fetched whole, so that processor and weights are of one."""
+    """Fetch a revision of a hub model, so that processor and weights belong together.
+
+    Returns:
+        The local folder, or `path` itself for the revision "main".
+
+    Raises:
+        ModelError: There is no such revision.
+    """
     if revision == "main":
         return path
     from huggingface_hub import snapshot_download
@@ -209,15 +214,19 @@ def _at_revision(path: str, revision: str) -> str:
     try:
         return snapshot_download(path, revision=revision)
     except (OSError, ValueError) as error:
-        said = " ".join(str(error).split())[:200]
-        raise ModelError(f"no model at {path!r} in revision {revision!r}: {said}") from error
+        raise ModelError(f"no model at {path!r} in revision {revision!r}: {one_line(error)}") from error
 
 
 def remember(settings: dict[str, Any], folder: Path, *, going_on: bool) -> None:
-    """Keep a run's settings beside it; a run is gone on with under its own settings only.
+    """Write the settings of a run to its folder. A run can be resumed only with the settings it was started with.
+
+    Args:
+        settings: All settings; those in `_FREE` are left out.
+        folder: The output folder of the run; made if missing.
+        going_on: Whether the run is resumed.
 
     Raises:
-        SettingsError: the folder's checkpoints were made under others, or its settings cannot be read.
+        SettingsError: The run was started with other settings, or they cannot be read.
     """
     path = folder / RUN
     now = json.loads(json.dumps({name: value for name, value in settings.items() if name not in _FREE}, default=str))
@@ -226,7 +235,7 @@ def remember(settings: dict[str, Any], folder: Path, *, going_on: bool) -> None:
             before = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise SettingsError(f"{path} is not JSON; remove it, or name another --output_dir") from error
-        # A setting that the run was begun without is newer than the run, which went as it does by default.
+        # A setting that is missing there is newer than the run; the run had its default.
         other = sorted(name for name in before if name not in _FREE and before[name] != now.get(name))
         if other:
             name = other[0]
@@ -239,7 +248,13 @@ def remember(settings: dict[str, Any], folder: Path, *, going_on: bool) -> None:
 
 
 def save_policy(trainer: Any, folder: Path, *, half: bool) -> None:
-    """Write the trained policy as any `from_pretrained` reads it, adapters merged; called by all processes together."""
+    """Write the trained policy in the form that `from_pretrained` reads, with adapters merged.
+
+    Args:
+        trainer: The trainer. All its processes must call this together.
+        folder: The folder to write.
+        half: Whether to write float16.
+    """
     from vtagent.training.rl.weights import plain_model, whole_weights
 
     weights = whole_weights(trainer.model, trainer.accelerator)
@@ -251,11 +266,11 @@ def save_policy(trainer: Any, folder: Path, *, half: bool) -> None:
     plain.save_pretrained(folder, state_dict=weights)
     path = folder / "config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
-    config.pop("use_cache", None)  # off for training alone
-    if half:  # transformers has written down the trained model's own dtype
+    config.pop("use_cache", None)  # off only for training
+    if half:  # transformers has written the dtype of the trained model
         for part in (config, config["text_config"], config["vision_config"]):
             part["dtype"] = "float16"
-    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    write_whole(path, json.dumps(config, indent=2, sort_keys=True) + "\n")
     trainer.processing_class.save_pretrained(folder)
 
 

@@ -1,50 +1,62 @@
-"""Train the bundled policy `base` from nothing: python -m vtagent.training.pretrain --out runs/base
+"""Train the bundled policy `base` from scratch.
 
-Shows progress, writes a learning curve (curve.csv, curve.png), and saves its whole state every few minutes and when it
-is interrupted; the same command goes on where it stopped. Left out on purpose: GPUs, several processes, anything but
-our own rendered pages.
+    python -m vtagent.training.pretrain --out runs/base
+
+It shows its progress, writes a learning curve (curve.csv, curve.png), and saves its whole state every few minutes and
+when it is interrupted. The same command continues where it stopped. It runs on one CPU process and on rendered pages
+only, on purpose.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
-import os
 import signal
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import FrameType
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from vtagent.training.durable import replacing
+from vtagent.training.measure.plots import Series, plot_curves
 from vtagent.training.pretraining.batched import ATTENTION, encode_pages, hidden_states, packed_loss
-from vtagent.training.pretraining.lessons import GLYPH_INDEX, SLOTS, LessonBatch, Lessons
+from vtagent.training.pretraining.lessons import GLYPH_INDEX, SLOTS, LessonBatch, LessonDataset
 from vtagent.training.pretraining.policy import build_model, save_policy
 from vtagent.training.pretraining.probe import probe
-from vtagent.training.pretraining.rows import tokenizer
+from vtagent.training.pretraining.supervision import tokenizer
+from vtagent.training.progress import StopRequest
 
 STATE = "state.pt"
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What a run is; a saved state goes on only under the same settings."""
+    """Settings of a run. A saved state can be continued only with the same settings."""
 
     steps: int = 6000
     seed: int = 0
+    """Seed of the initial weights. The pages depend on the step number alone."""
     muon_lr: float = 2e-3
+    """Learning rate of the hidden matrices."""
     adam_lr: float = 2e-3
+    """Learning rate of all other parameters."""
     warmup: int = 50
+    """Steps in which the learning rates rise to their full value."""
     glyph_weight: float = 0.3
+    """Weight of the glyph loss beside the language loss."""
 
 
 class Trainer:
-    """Model, glyph head, optimisers and step number: all that a run is, saved and loaded whole."""
+    """The whole state of a run, saved and loaded together: model, glyph head, optimisers and step number.
+
+    Args:
+        settings: The settings of the run.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -70,7 +82,14 @@ class Trainer:
         return min((step + 1) / self.settings.warmup, 1.0) * max(0.0, 1 - step / self.settings.steps)
 
     def update(self, batch: LessonBatch) -> dict[str, float]:
-        """One optimiser step."""
+        """Make one optimiser step.
+
+        Args:
+            batch: Views of pages, the glyphs in their slots, and packed questions where the lesson has any.
+
+        Returns:
+            "glyph_accuracy", and "loss" where the lesson has questions.
+        """
         self.model.train()
         with torch.autocast("cpu", torch.bfloat16, enabled=fast_bfloat16()):
             views = [encode_pages(self.model.model.visual, pixels) for pixels in batch.views]
@@ -92,7 +111,15 @@ class Trainer:
         return losses
 
     def _glyphs(self, tokens: Tensor, slots: Tensor) -> tuple[Tensor, float]:
-        """Cross-entropy over slots, empty ones weighing an eighth; and the share of filled slots that are right."""
+        """Cross-entropy over slots, where an empty slot has an eighth of the weight of a filled one.
+
+        Args:
+            tokens: Visual tokens, shape (batch, tokens, width).
+            slots: Glyph numbers, 0 for an empty slot, shape (batch, tokens, slots), int64.
+
+        Returns:
+            The loss, a scalar, and the share of filled slots that are right.
+        """
         logits = self.glyph_head(tokens).view(*slots.shape, -1).float()
         filled = slots > 0
         losses = F.cross_entropy(logits.flatten(0, -2), slots.flatten(), reduction="none").view(slots.shape)
@@ -101,7 +128,7 @@ class Trainer:
         return (losses * weights).sum() / weights.sum(), (right.sum() / filled.sum().clamp(min=1)).item()
 
     def save(self, folder: Path) -> None:
-        """Write the state beside the old one, then swap: an interrupt at any moment leaves a whole file."""
+        """Write the state to `folder`. An interrupt at any moment leaves a whole file."""
         state = {
             "settings": asdict(self.settings),
             "step": self.step,
@@ -111,11 +138,15 @@ class Trainer:
             "optimizers": [o.state_dict() for o in self.optimizers],
             "schedules": [s.state_dict() for s in self.schedules],
         }
-        torch.save(state, folder / (STATE + ".new"))
-        os.replace(folder / (STATE + ".new"), folder / STATE)
+        with replacing(folder / STATE) as part:
+            torch.save(state, part)
 
     def load(self, folder: Path) -> None:
-        """Go on from `folder`'s state; refuses one that was written under other settings."""
+        """Load the state in `folder`.
+
+        Raises:
+            SystemExit: It belongs to a run with other settings.
+        """
         state = torch.load(folder / STATE, weights_only=True)
         if state["settings"] != asdict(self.settings):
             raise SystemExit(f"{folder / STATE} belongs to a run with other settings: {state['settings']}")
@@ -129,7 +160,7 @@ class Trainer:
 
 
 def fast_bfloat16() -> bool:
-    """Whether this processor multiplies bfloat16 matrices in hardware (AMX); elsewhere float32 is faster."""
+    """Whether this processor multiplies bfloat16 matrices in hardware (AMX). Without it, float32 is faster."""
     return bool(torch.cpu._is_amx_tile_supported())
 
 
@@ -141,24 +172,27 @@ def run(
     probe_every: int = 250,
     workers: int = 1,
 ) -> Trainer:
-    """Train to the end, or until interrupted (SIGINT, SIGTERM), and leave everything in `out`.
+    """Train to the end, or until interrupted (SIGINT, SIGTERM).
 
     Args:
-        settings: What the run is.
-        out: Its folder; a state found there is gone on with.
+        settings: The settings of the run.
+        out: The folder of the run. A state in it is continued.
         save_every: Steps between two saves of the state.
         probe_every: Steps between two points of the learning curve.
-        workers: Processes that render pages.
+        workers: Processes that render pages; 0 renders in this one.
+
+    Returns:
+        The trainer in its last state.
     """
     out.mkdir(parents=True, exist_ok=True)
     trainer = Trainer(settings)
     if (out / STATE).exists():
         trainer.load(out)
         print(f"going on from step {trainer.step} of {settings.steps}", flush=True)
-    stop = _Stop()
+    stop = StopRequest()
     curve = Curve(out / "curve.csv", trainer.step)
     loader = DataLoader(
-        Lessons(start=trainer.step, steps=settings.steps),
+        LessonDataset(start=trainer.step, steps=settings.steps),
         batch_size=None,
         num_workers=workers,
         prefetch_factor=4 if workers else None,
@@ -192,21 +226,13 @@ def _leave_interrupts_to_the_trainer(_: int) -> None:
         signal.signal(name, signal.SIG_IGN)
 
 
-class _Stop:
-    """Turns the first interrupt into a request; a second one kills as usual."""
-
-    def __init__(self) -> None:
-        self.asked = False
-        for name in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(name, self._ask)
-
-    def _ask(self, number: int, _: FrameType | None) -> None:
-        self.asked = True
-        signal.signal(number, signal.SIG_DFL)
-
-
 class Curve:
-    """Running means between probes, and the learning curve on disk."""
+    """The learning curve on disk, and the figures since its last point.
+
+    Args:
+        path: The CSV file. The image has the same name.
+        step: The step that the run continues from; later rows are dropped.
+    """
 
     def __init__(self, path: Path, step: int) -> None:
         self.path = path
@@ -215,19 +241,24 @@ class Curve:
         self.rows: list[dict[str, str]] = [row for row in rows if int(row["step"]) <= step]
 
     def add(self, lesson: str, losses: dict[str, float]) -> None:
-        """Remember one step's figures under its lesson's name."""
+        """Remember the figures of one step under the name of its lesson."""
         for name, value in losses.items():
             self.recent.setdefault(f"{lesson}/{name}", []).append(value)
 
     def line(self, trainer: Trainer) -> str:
-        """One line of progress with the time that is left."""
+        """One line of progress, with the minutes spent and left."""
         means = "  ".join(f"{name} {sum(v[-25:]) / len(v[-25:]):.3f}" for name, v in sorted(self.recent.items()))
         left = trainer.seconds / trainer.step * (trainer.settings.steps - trainer.step)
         spent = f"{trainer.seconds / 60:.1f} min, {left / 60:.0f} left"
         return f"step {trainer.step}/{trainer.settings.steps}  {spent}  {means}"
 
     def write(self, trainer: Trainer, measured: dict[str, float]) -> None:
-        """Append a row to the CSV, redraw the picture, forget the running means."""
+        """Append a row to the CSV file, draw the image again, and start new means.
+
+        Args:
+            trainer: The trainer, for its step and time.
+            measured: What the probe has measured, by name.
+        """
         row: dict[str, object] = {"step": trainer.step, "minutes": round(trainer.seconds / 60, 2)}
         row |= {name: round(value, 4) for name, value in measured.items()}
         row |= {name: round(sum(v) / len(v), 4) for name, v in self.recent.items()}
@@ -235,33 +266,23 @@ class Curve:
         self.rows.append({k: str(v) for k, v in row.items()})
         self.recent.clear()
         names = list(dict.fromkeys(name for row in self.rows for name in row))
-        new = self.path.with_name(self.path.name + ".new")  # then swapped, as the state is
-        with new.open("w", newline="") as file:
+        with replacing(self.path) as part, part.open("w", newline="") as file:
             writer = csv.DictWriter(file, names)
             writer.writeheader()
             writer.writerows(self.rows)
-        os.replace(new, self.path)
-        self._draw(list(measured))
-
-    def _draw(self, names: Sequence[str]) -> None:
-        import matplotlib
-
-        matplotlib.use("Agg")
-        from matplotlib import pyplot as plt
-
-        figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
-        for name in names:
+        lines = {}
+        for name in measured:
             points = [(float(r["minutes"]), float(r[name])) for r in self.rows if r.get(name)]
-            axes.plot(*zip(*points, strict=True), marker=".", label=name)
-        axes.set(xlabel="minutes", ylabel="share", ylim=(0, 1), title="Pretraining of the bundled policy")
-        axes.grid(alpha=0.3)
-        axes.legend()
-        figure.savefig(self.path.with_suffix(".png"), dpi=110)
-        plt.close(figure)
+            lines[name] = Series([x for x, _ in points], [y for _, y in points])
+        plot_curves({"Pretraining of the bundled policy": lines}, self.path.with_suffix(".png"), x="minutes")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command."""
+    """Run the command.
+
+    Args:
+        arguments: Words of the command line; those of this process if absent.
+    """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/base"), help="folder of this run (default: %(default)s)")
     for name, kind in (("steps", int), ("seed", int), ("muon_lr", float), ("adam_lr", float)):

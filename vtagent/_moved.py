@@ -11,24 +11,86 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 
 MODULES: Mapping[str, str] = {
+    "vtagent.graphs.in_sight": "vtagent.conversation",
     "vtagent.graphs.in_use": "vtagent.graphs.checkpoints",
+    "vtagent.graphs.ledger": "vtagent.graphs.budgets",
     "vtagent.graphs.offload": "vtagent.graphs.checkpoints",
+    "vtagent.graphs.replies": "vtagent.graphs.tool_calls",
+    "vtagent.graphs.resolve": "vtagent.graphs.model_call",
     "vtagent.graphs.served": "vtagent.graphs.server",
+    "vtagent.graphs.tally": "vtagent.graphs.agent_zooms",
+    "vtagent.graphs.unreadable": "vtagent.graphs.intake",
+    "vtagent.models.data_urls": "vtagent.models.vllm.wire",
+    "vtagent.models.decoder": "vtagent.models.local.decoder",
+    "vtagent.models.dialogue": "vtagent.models.template",
+    "vtagent.models.kv_rows": "vtagent.models.local.kv_cache",
+    "vtagent.models.packed_tower": "vtagent.models.local.ops",
+    "vtagent.models.prefix_cache": "vtagent.models.local.prefix_cache",
+    "vtagent.models.prompt_pass": "vtagent.models.local.decoder",
+    "vtagent.models.replies": "vtagent.models.streaming",
+    "vtagent.models.rotary": "vtagent.models.local.ops",
+    "vtagent.models.row": "vtagent.models.local.sequence",
+    "vtagent.models.sampling": "vtagent.models.local.sampling",
+    "vtagent.models.scheduler": "vtagent.models.local.scheduler",
     "vtagent.models.served": "vtagent.models.openai_server",
     "vtagent.models.served_weights": "vtagent.models.vllm.weights",
+    "vtagent.models.tower": "vtagent.models.local.vision_tower",
     "vtagent.models.transformers": "vtagent.models.local.engine",
+    "vtagent.models.vision": "vtagent.models.local.vision",
+    "vtagent.models.vllm_http": "vtagent.models.vllm.http",
+    "vtagent.models.vllm_weights": "vtagent.models.vllm.weights",
+    "vtagent.models.vllm_wire": "vtagent.models.vllm.wire",
     "vtagent.served": "vtagent.models.openai_server",
     "vtagent.tools.shown": "vtagent.conversation",
+    "vtagent.training.data.opening": "vtagent.training.data.files",
+    "vtagent.training.data.pictures": "vtagent.training.data.image_bytes",
+    "vtagent.training.measure.ablation": "vtagent.training.ablation",
+    "vtagent.training.measure.identity": "vtagent.training.measure.journal",
+    "vtagent.training.measure.progress": "vtagent.training.progress",
+    "vtagent.training.measure.tables": "vtagent.training.measure.summaries",
     "vtagent.training.pages": "vtagent.training.documents",
     "vtagent.training.pages.documents": "vtagent.training.documents.render",
     "vtagent.training.pages.values": "vtagent.training.documents.values",
+    "vtagent.training.rl.images": "vtagent.training.rl.forward",
+    "vtagent.training.rl.order": "vtagent.training.rl.checkpoints",
+    "vtagent.training.rl.page": "vtagent.training.rollouts",
+    "vtagent.training.rl.probes": "vtagent.training.measure.asking",
+    "vtagent.training.rl.progress": "vtagent.training.rl.callbacks",
+    "vtagent.training.rl.rows": "vtagent.training.rl.samples",
+    "vtagent.training.rl.serving": "vtagent.training.rl.weights",
+    "vtagent.training.selection.report": "vtagent.training.select",
+    "vtagent.training.selection.sampler": "vtagent.training.selection.runner",
+    "vtagent.training.supervised": "vtagent.training.pretraining",
+    "vtagent.training.supervised.batched": "vtagent.training.pretraining.batched",
+    "vtagent.training.supervised.lessons": "vtagent.training.pretraining.lessons",
+    "vtagent.training.supervised.packing": "vtagent.training.pretraining.packing",
+    "vtagent.training.supervised.policy": "vtagent.training.pretraining.policy",
+    "vtagent.training.supervised.probe": "vtagent.training.pretraining.probe",
+    "vtagent.training.supervised.rows": "vtagent.training.pretraining.supervision",
 }
 """Old module → the module that holds its public names now."""
 
 NAMES: Mapping[str, Mapping[str, str]] = {
+    "vtagent.graphs.checkpoints": {"names_instead_of_pictures": "names_instead_of_images"},
+    "vtagent.ingest": {"ingest_one": "ingest_message"},
+    "vtagent.models.families": {"resolve": "checkpoint_path"},
+    "vtagent.models.local.sequence": {"Row": "SequenceState"},
+    "vtagent.models.local.vision_tower": {"Tower": "VisionTower"},
+    "vtagent.models.vllm.wire": {
+        "Reply": "ReplyAccumulator",
+        "Served": "ServedModel",
+        "Trouble": "TransientError",
+        "body": "request_body",
+        "served": "find_model",
+    },
     "vtagent.training.data": {"Rows": "MemoryTable"},
+    "vtagent.training.data.image_bytes": {"picture_bytes": "image_bytes"},
+    "vtagent.training.pretraining.lessons": {"Lessons": "LessonDataset"},
+    "vtagent.training.pretraining.packing": {"PackedRow": "PackedSequence"},
+    "vtagent.training.rl.samples": {"Row": "TrainingSample", "RowMaker": "SampleMaker"},
+    "vtagent.training.selection.runner": {"Sampler": "TrialRunner"},
 }
-"""Module → old name → present name in the same module."""
+"""Module, by its present path → old name → present name."""
 
 
 def renamed(module: str, name: str) -> object:
@@ -52,7 +114,7 @@ def renamed(module: str, name: str) -> object:
 
 
 class _MovedModules(MetaPathFinder, Loader):
-    """Finds the modules of `MODULES`; last in `sys.meta_path`, so that a module that exists is never hidden."""
+    """Finds the modules of `MODULES`. It comes first: an old folder with leftover bytecode would count as a package."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
@@ -67,10 +129,11 @@ class _MovedModules(MetaPathFinder, Loader):
         warnings.warn(f"{old} has moved to {new}", DeprecationWarning, stacklevel=2)
         present = importlib.import_module(new)
         module.__doc__ = f"Moved to `{new}`."
-        module.__dict__["__getattr__"] = lambda name: getattr(present, name)
+        names = NAMES.get(new, {})
+        module.__dict__["__getattr__"] = lambda name: getattr(present, names.get(name, name))
 
 
 def install() -> None:
     """Make the old paths importable. Importing `vtagent` calls this; a second call has no effect."""
     if not any(isinstance(finder, _MovedModules) for finder in sys.meta_path):
-        sys.meta_path.append(_MovedModules())
+        sys.meta_path.insert(0, _MovedModules())

@@ -25,6 +25,7 @@ from langgraph.checkpoint.sqlite import SqliteSaver
 from rich.text import Text
 
 from vtagent.errors import DataError, ModelError, VtagentError
+from vtagent.eyes import Vision
 from vtagent.garbage import collect_garbage
 from vtagent.graphs import ZoomContext, create_zoom_agent, images_in_use
 from vtagent.graphs.zoom import ZoomAgent
@@ -32,9 +33,8 @@ from vtagent.images import DirectoryImageStore, ImageStore
 from vtagent.options import zoom_token_id
 from vtagent.terminal import FORCED, Output, check_utf_8, printable, spinner
 from vtagent.views import View
-from vtagent.visual_tokens import VisionSpec
 
-Load = Callable[[str | None, str | None, ImageStore], tuple[str, BaseChatModel, VisionSpec]]
+Load = Callable[[str | None, str | None, ImageStore], tuple[str, BaseChatModel, Vision]]
 
 
 def chat(options: argparse.Namespace, load: Load) -> None:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from langchain_core.messages import HumanMessage
 
 from vtagent.errors import DataError, ImageError, ModelError, VtagentError
+from vtagent.eyes import Vision
 from vtagent.images import ImageStore, MemoryImageStore
 from vtagent.options import parsers, zoom_token_id
 from vtagent.terminal import check_utf_8, path_taken, printable, show, spinner
@@ -27,7 +28,6 @@ from vtagent.views import View, ViewRenderer
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
 
-    from vtagent.visual_tokens import VisionSpec
 
 DEFAULT_MODEL = "zoom"
 
@@ -170,7 +170,7 @@ def _models(options: argparse.Namespace) -> None:
 
 def _load(
     name: str | None, base_url: str | None, store: ImageStore, *, timeout: float
-) -> tuple[str, BaseChatModel, VisionSpec]:
+) -> tuple[str, BaseChatModel, Vision]:
     """Loads a model from this machine, or connects to a server.
 
     Args:
@@ -192,7 +192,7 @@ def _load(
     return load_served(name, base_url, timeout)
 
 
-def _load_local(name: str, store: ImageStore) -> tuple[str, BaseChatModel, VisionSpec]:
+def _load_local(name: str, store: ImageStore) -> tuple[str, BaseChatModel, Vision]:
     """Loads a model on this machine; see `_load`. A download shows its own progress, any other loading a spinner."""
     downloads = "/" in name and not Path(name).exists()
     with nullcontext() if downloads else spinner(f"loading {name}"):

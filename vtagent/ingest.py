@@ -20,14 +20,15 @@ import binascii
 import re
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import unquote
 
 from langchain_core.messages import BaseMessage, HumanMessage, SystemMessage, ToolMessage
 
-from vtagent.errors import ImageError, ImageNotFound, ImageRefused, ImageTooLarge, UnreadableImage
+from vtagent._moved import renamed
+from vtagent.errors import ImageError, ImageNotFound, ImageRefused, ImageTooLarge, UnreadableImage, one_line
 from vtagent.images import ImageStore
-from vtagent.views import View, is_reference
+from vtagent.views import View, asked_for, is_reference
 
 __all__ = ["Fetch", "ingest", "ingest_message"]
 
@@ -121,15 +122,22 @@ def _replaced(block: dict[Any, Any], store: ImageStore, fetch: Fetch | None) -> 
         return block
     if kind in ("image_url", "input_image"):
         link = block.get("image_url")
-        return _from_url(link.get("url") if isinstance(link, Mapping) else link, block, store, fetch)
+        return _asked(block, _from_url(link.get("url") if isinstance(link, Mapping) else link, block, store, fetch))
     mime = block.get("mime_type") or block.get("mimeType") or block.get("media_type")
     if kind != "image" and not (kind in ("file", "media") and str(mime).startswith("image/")):
         return block
     source: Mapping[Any, Any] = block["source"] if isinstance(block.get("source"), Mapping) else block
     for key in ("base64", "data"):
         if source.get(key) is not None:
-            return _from_base64(source[key], store)
-    return _from_url(source.get("url"), block, store, fetch)
+            return _asked(block, _from_base64(source[key], store))
+    return _asked(block, _from_url(source.get("url"), block, store, fetch))
+
+
+def _asked(block: Mapping[Any, Any], reference: dict[str, Any]) -> dict[str, Any]:
+    """The reference with the caller's own `detail` or `media_resolution`, which the request will carry."""
+    if asked := asked_for(block):
+        reference["extras"] = {**reference["extras"], **asked}
+    return reference
 
 
 def _from_url(url: object, block: Mapping[Any, Any], store: ImageStore, fetch: Fetch | None) -> dict[str, Any]:
@@ -150,8 +158,7 @@ def _from_url(url: object, block: Mapping[Any, Any], store: ImageStore, fetch: F
     try:
         data = fetch(url)
     except Exception as error:  # whatever the caller's client raises
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ImageNotFound(f"could not fetch {url[:200]!r}: {reason}") from error
+        raise ImageNotFound(f"could not fetch {url[:200]!r}: {one_line(error)}") from error
     return View(store.put(data)).block()
 
 
@@ -172,3 +179,9 @@ def _from_base64(text: object, store: ImageStore) -> dict[str, Any]:
     except (binascii.Error, ValueError) as error:
         raise UnreadableImage(f"image data is not valid base64 ({error})") from None
     return View(store.put(data)).block()
+
+
+if not TYPE_CHECKING:  # type checkers must not accept every name
+
+    def __getattr__(name: str) -> object:
+        return renamed(__name__, name)

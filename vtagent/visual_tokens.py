@@ -1,8 +1,7 @@
-"""What a picture costs a model family: the size its processor resizes it to, and the visual tokens of that size.
+"""What an image costs a model family: the size that its processor resizes the image to, and the visual tokens of it.
 
-The arithmetic is that of the `smart_resize` step in transformers' Qwen2-VL image processors (used by Qwen2.5-VL and
-Qwen3-VL too), restated in plain numbers so that accounting needs neither numpy nor torch. Tests hold it equal to the
-processors.
+The arithmetic is `smart_resize` of transformers' Qwen2-VL image processors, which Qwen2.5-VL and Qwen3-VL use too. Here
+it needs neither numpy nor torch. Tests compare it with the processors.
 """
 
 from __future__ import annotations
@@ -17,14 +16,17 @@ __all__ = ["QWEN2_5_VL", "QWEN3_VL", "VisionSpec"]
 
 @dataclass(frozen=True)
 class VisionSpec:
-    """What a model family's processor does to the size of an image.
+    """How a model family's processor changes the size of an image.
 
     Attributes:
         patch_size: Side of one vision patch, in pixels.
         merge_size: Patches per side that are merged into one visual token.
-        min_pixels: Smaller pictures are enlarged to at least this many pixels.
-        max_pixels: Larger pictures are shrunk to at most this many pixels.
-        max_aspect: Longest allowed ratio of the sides; the processors raise above it.
+        min_pixels: Smaller images are enlarged to at least this many pixels.
+        max_pixels: Larger images are reduced to at most this many pixels.
+        max_aspect: Largest allowed ratio of the sides; the processors raise above it.
+
+    Raises:
+        ValueError: The numbers contradict each other.
     """
 
     patch_size: int
@@ -44,14 +46,21 @@ class VisionSpec:
 
     @property
     def factor(self) -> int:
-        """Side of the square of pixels that becomes one token; every rendered side is a multiple of it."""
+        """Side of the square that becomes one visual token, in pixels. Every rendered side is a multiple of it."""
         return self.patch_size * self.merge_size
 
     def snap(self, width: int, height: int) -> tuple[int, int]:
-        """The size, (width, height) in pixels, to which the processor resizes a picture of this size.
+        """The size to which the processor resizes an image.
+
+        Args:
+            width: The image's width, in pixels.
+            height: The image's height, in pixels.
+
+        Returns:
+            (width, height), in pixels.
 
         Raises:
-            ImageTooLarge: The sides differ by more than `max_aspect`, where the processor raises too.
+            ImageTooLarge: The ratio of the sides is above `max_aspect`. The processor raises too.
             ValueError: A side is not positive.
         """
         if min(width, height) < 1:
@@ -71,17 +80,24 @@ class VisionSpec:
         return w, h
 
     def fit(self, width: int, height: int) -> tuple[int, int]:
-        """The size, (width, height) in pixels, at which a picture is rendered: one the processor then leaves alone.
+        """The size at which an image is rendered, so that the processor does not resize it.
 
-        This is `snap`, except for the few thin pictures (such as 8200x41) whose snapped size the processor would refuse
-        or resize once more; those are squeezed along their longer side.
+        This is `snap`, except for a few thin images (such as 8200x41) whose snapped size the processor would refuse or
+        resize again. Their longer side is shortened.
+
+        Args:
+            width: The image's width, in pixels.
+            height: The image's height, in pixels.
+
+        Returns:
+            (width, height), in pixels.
 
         Raises:
-            ImageTooLarge: As `snap`, or the limits of this spec admit no stable size.
+            ImageTooLarge: As `snap`; or the limits of this spec allow no stable size.
             ValueError: As `snap`.
         """
         size = self.snap(width, height)
-        for _ in range(32):  # settles at once or in a few steps; the bound keeps contradictory limits from looping
+        for _ in range(32):  # a few steps are enough; the bound ends the loop where the limits contradict each other
             w, h = size
             size = min(w, self.max_aspect * h), min(h, self.max_aspect * w)
             if (again := self.snap(*size)) == size:
@@ -109,18 +125,32 @@ class VisionSpec:
         return min(whole, low, key=math.prod)  # what is enlarged to `min_pixels` may come out larger than the whole
 
     def grid(self, width: int, height: int) -> tuple[int, int, int]:
-        """Patches of a picture of this size after `snap`, as the processor's `image_grid_thw`: (1, rows, columns)."""
+        """The patches of an image after `snap`, as in the processor's `image_grid_thw`.
+
+        Args:
+            width: The image's width before `snap`, in pixels.
+            height: The image's height before `snap`, in pixels.
+
+        Returns:
+            (1, rows, columns), in patches.
+        """
         w, h = self.snap(width, height)
         return 1, h // self.patch_size, w // self.patch_size
 
     def tokens(self, width: int, height: int, *, low: bool = False) -> int:
-        """Visual tokens of a picture of this size (in pixels, before `snap`); `low` is no setting of these models."""
+        """The visual tokens of an image.
+
+        Args:
+            width: The image's width before `snap`, in pixels.
+            height: The image's height before `snap`, in pixels.
+            low: Ignored: these models have no low setting.
+        """
         _, rows, columns = self.grid(width, height)
         return rows * columns // self.merge_size**2
 
 
 QWEN2_5_VL = VisionSpec(patch_size=14, merge_size=2, min_pixels=4 * 28**2, max_pixels=16384 * 28**2)
-"""Qwen2.5-VL with the limits its checkpoints ship."""
+"""Qwen2.5-VL, with the limits of its published checkpoints."""
 
 QWEN3_VL = VisionSpec(patch_size=16, merge_size=2, min_pixels=64 * 32**2, max_pixels=16384 * 32**2)
-"""Qwen3-VL with the limits its checkpoints ship."""
+"""Qwen3-VL, with the limits of its published checkpoints."""

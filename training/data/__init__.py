@@ -1,13 +1,12 @@
-"""Questions about images with their gold answers, and where they come from."""
+"""Questions about images with gold answers: from rendered pages, files and data sets; selected, joined and mixed."""
 
 from typing import TYPE_CHECKING
 
 from vtagent._moved import renamed
 from vtagent.training.data.columns import Columns
-from vtagent.training.data.examples import Domain, Example, RenderedPages, rendered
-from vtagent.training.data.files import FileExamples
+from vtagent.training.data.examples import Domain, Example, ExampleSequence, RenderedPages, rendered
+from vtagent.training.data.files import FileExamples, open_examples
 from vtagent.training.data.mixing import Joined, Mixture, Part, by_source, mixed
-from vtagent.training.data.opening import open_examples
 from vtagent.training.data.tables import ArrowTable, MemoryTable, Table, open_table
 
 __all__ = [
@@ -15,6 +14,7 @@ __all__ = [
     "Columns",
     "Domain",
     "Example",
+    "ExampleSequence",
     "FileExamples",
     "Joined",
     "MemoryTable",
@@ -29,7 +29,7 @@ __all__ = [
     "rendered",
 ]
 
-if not TYPE_CHECKING:  # type checkers shall not take every name for an attribute
+if not TYPE_CHECKING:  # type checkers must not accept every name
 
     def __getattr__(name: str) -> object:
         return renamed(__name__, name)

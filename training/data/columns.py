@@ -1,7 +1,7 @@
-"""Which columns of a table hold the image, the question, the gold answers and the source.
+"""Finds the columns of a table that hold the image, the question, the gold answers and the source.
 
-A column is named by a path: `info.tgt_width` is a field of a struct, `turns.0.text` goes through a list. What is not
-named is looked for under the names that data sets use, the published VisionThink rows' among them (`images`,
+A column is given by a path: `info.tgt_width` is a field of a struct, `turns.0.text` indexes a list. A column without a
+path is searched for under the names that data sets use, including those of VisionThink's published rows (`images`,
 `problem`, `original_answer`, `data_source`, `info`).
 """
 
@@ -25,24 +25,31 @@ _USUAL = {
 
 @dataclass(frozen=True)
 class Columns:
-    """The path of each column; None: look for it."""
+    """The path of each column; None: search for it."""
 
     image: str | None = None
     question: str | None = None
     answers: str | None = None
-    """A text, a number, or a list of them, any of which is right."""
+    """A text, a number, or a list of them. Any of them is right."""
     source: str | None = None
     id: str | None = None
     width: str | None = None
     height: str | None = None
-    """Pixels of the low view: where a row has them, its image is resized to twice as much: half of it is that view."""
+    """Size of the low view in pixels. If a row has it, its image is resized to twice this size: the view at half the
+    sides then has exactly this size."""
 
     @classmethod
     def parse(cls, pairs: Sequence[str]) -> Columns:
-        """Read `["image=page", "answers=gold.0"]`, as given on a command line or in a recipe.
+        """Read the paths from a command line or a recipe.
+
+        Args:
+            pairs: "NAME=PATH" for each column, such as `["image=page", "answers=gold.0"]`.
+
+        Returns:
+            The columns.
 
         Raises:
-            DataError: Something else.
+            DataError: A pair has another form, an unknown name, or a name that was given before.
         """
         names = {field.name for field in fields(cls)}
         named: dict[str, str] = {}
@@ -54,10 +61,17 @@ class Columns:
         return cls(**named)
 
     def found_in(self, names: Collection[str], *, where: str) -> Columns:
-        """These columns, those not named filled in from a table's top-level column names.
+        """Fill in the columns that have no path yet.
+
+        Args:
+            names: The top-level columns of the table.
+            where: The table's name, for the error.
+
+        Returns:
+            The completed columns. Those that a table need not have may still be None.
 
         Raises:
-            DataError: A column is not there.
+            DataError: The table lacks a column.
         """
         found: dict[str, str] = {}
         for name, usual in _USUAL.items():
@@ -75,15 +89,14 @@ class Columns:
                 raise DataError(f"{where}: no column {path!r}; it has {_listed(names)}")
         return filled
 
-    @property
-    def tops(self) -> tuple[str, ...]:
-        """The top-level columns that are read."""
-        paths = [getattr(self, field.name) for field in fields(self)]
+    def tops(self, *names: str) -> tuple[str, ...]:
+        """The top-level columns that these paths start from; those of all paths without `names`."""
+        paths = [getattr(self, name) for name in names or [field.name for field in fields(self)]]
         return tuple(dict.fromkeys(path.split(".")[0] for path in paths if path is not None))
 
 
 def value_at(row: Mapping[str, Any], path: str | None) -> Any:
-    """What stands at the path; None where nothing does."""
+    """Return the value that `path` leads to in a row; None if the path is None or leads nowhere."""
     value: Any = row
     for step in path.split(".") if path else ():
         if isinstance(value, Mapping):
@@ -96,7 +109,7 @@ def value_at(row: Mapping[str, Any], path: str | None) -> Any:
 
 
 def texts(value: object) -> tuple[str, ...]:
-    """Gold answers as texts, stripped, without repetitions or empty ones.
+    """Return gold answers as stripped texts, without empty ones and without repetitions.
 
     Example:
         >>> texts(["48.10", " 48.10 ", 48, None])

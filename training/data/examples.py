@@ -1,73 +1,65 @@
-"""Questions about images with their gold answers, rendered afresh."""
+"""`Example`, a question about an image with its gold answers, and the sequences that examples are read from.
+
+`RenderedPages` and `rendered` draw examples on demand; `files` reads them from tables.
+"""
 
 from __future__ import annotations
 
 import io
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, overload
 
-from vtagent.training.documents.render import TRAINING_LOOK, WIDE_LOOK, PrintSize, render_document
+from vtagent.training.documents import TRAINING_LOOK, WIDE_LOOK, PrintSize, render_document
 
 Domain = Literal["training", "wide"]
 LOOKS = {"training": TRAINING_LOOK, "wide": WIDE_LOOK}
+_PRINTS: tuple[PrintSize, PrintSize] = ("large", "small")
 
 
 @dataclass(frozen=True)
 class Example:
-    """One question."""
+    """One question about one image."""
 
     id: str
     image: bytes
-    """An encoded file."""
+    """An encoded image file."""
     question: str
     answers: tuple[str, ...]
-    """Gold answers, any of which is right; the first is the one to show. Never empty."""
+    """Gold answers, never empty. Any of them is right; the first is shown to people."""
     source: str
-    """A name to report by, such as "small print"."""
+    """The name that results are reported under, such as "small print"."""
 
     @property
     def answer(self) -> str:
-        """The gold answer to show."""
+        """The gold answer that is shown to people."""
         return self.answers[0]
 
 
-def rendered(
-    count: int, *, seed: int, prints: tuple[PrintSize, ...] = ("large", "small"), domain: Domain = "training"
-) -> Iterator[Example]:
-    """`count` fresh documents of each print size, one question each, to evaluate on.
+class ExampleSequence(Sequence[Example], ABC):
+    """Examples that are read or rendered when they are asked for.
 
-    Seeds here never meet those of pretraining or of `RenderedPages`, whose pages are numbered under other words.
-    """
-    for print_size in prints:
-        for number in range(count):
-            yield _asked(f"evaluation/{domain}/{seed}/{number}", print_size, domain, number)
-
-
-class RenderedPages(Sequence[Example]):
-    """Fresh pages to train on, rendered when asked for: the print sizes take turns, one question each.
-
-    No page is one of `rendered`, which are kept for evaluation, or of pretraining.
+    A subclass defines `__len__` and `at`. It also overrides `sources` if it knows them without reading examples.
     """
 
-    def __init__(
-        self,
-        count: int,
-        *,
-        seed: int = 0,
-        prints: Sequence[PrintSize] = ("large", "small"),
-        domain: Domain = "training",
-    ) -> None:
-        self._count, self.seed, self.prints, self.domain = count, seed, tuple(prints), domain
+    @abstractmethod
+    def at(self, index: int) -> Example:
+        """Return one example.
+
+        Args:
+            index: 0 or greater, and less than `len(self)`.
+        """
 
     @property
-    def sources(self) -> list[str]:
-        """The source of each page."""
-        return [f"{self.prints[place % len(self.prints)]} print" for place in range(self._count)]
+    def sources(self) -> Sequence[str]:
+        """The source of each example. This default reads every example."""
+        return [example.source for example in self]
 
-    def __len__(self) -> int:
-        return self._count
+    def _slice(self, places: range) -> Sequence[Example]:
+        """The examples at these places; read at once unless a subclass does it lazily."""
+        return [self[place] for place in places]
 
     @overload
     def __getitem__(self, index: int) -> Example: ...
@@ -77,15 +69,60 @@ class RenderedPages(Sequence[Example]):
 
     def __getitem__(self, index: int | slice) -> Example | Sequence[Example]:
         if isinstance(index, slice):
-            return [self[place] for place in range(*index.indices(self._count))]
-        number, turn = divmod(range(self._count)[index], len(self.prints))
-        return _asked(f"practice/{self.domain}/{self.seed}/{number}", self.prints[turn], self.domain, number)
+            return self._slice(range(*index.indices(len(self))))
+        return self.at(range(len(self))[index])
 
 
-def _asked(page: str, print_size: PrintSize, domain: Domain, number: int) -> Example:
-    """One page and a question about one of its fields."""
-    document = render_document(page, print_size=print_size, look=LOOKS[domain])
-    rng = random.Random(page)
+def rendered(count: int, *, seed: int, domain: Domain = "training") -> Iterator[Example]:
+    """Render pages for evaluation, with one question each.
+
+    No page occurs in pretraining or in `RenderedPages`: their seeds begin with other words.
+
+    Args:
+        count: Pages of each print size.
+        seed: Seed of the evaluation set.
+        domain: "training", or "wide" for an appearance that training never shows.
+
+    Yields:
+        The examples, all of one print size before the next.
+    """
+    for print_size in _PRINTS:
+        for number in range(count):
+            yield _render_example(f"evaluation/{domain}/{seed}/{number}", print_size, domain, number)
+
+
+class RenderedPages(ExampleSequence):
+    """Pages to train on, rendered when they are asked for. Print sizes alternate; each page has one question.
+
+    No page occurs in `rendered`, which is for evaluation, or in pretraining.
+
+    Args:
+        count: Number of pages.
+        seed: Seed of the pages.
+        domain: "training", or "wide" for an appearance that training never shows.
+    """
+
+    def __init__(self, count: int, *, seed: int = 0, domain: Domain = "training") -> None:
+        self._count, self.seed, self.domain = count, seed, domain
+
+    @property
+    def sources(self) -> list[str]:
+        """The source of each page, known without rendering it."""
+        return [f"{_PRINTS[place % 2]} print" for place in range(self._count)]
+
+    def __len__(self) -> int:
+        return self._count
+
+    def at(self, index: int) -> Example:
+        """Render one page; see `ExampleSequence.at`."""
+        number, turn = divmod(index, 2)
+        return _render_example(f"practice/{self.domain}/{self.seed}/{number}", _PRINTS[turn], self.domain, number)
+
+
+def _render_example(page_seed: str, print_size: PrintSize, domain: Domain, number: int) -> Example:
+    """Render one page and draw a question about one of its fields."""
+    document = render_document(page_seed, print_size=print_size, look=LOOKS[domain])
+    rng = random.Random(page_seed)
     field = rng.choice(document.fields)
     file = io.BytesIO()
     document.image.save(file, "PNG")

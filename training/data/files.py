@@ -1,40 +1,52 @@
-"""Questions from a table: every row looked at once, the bad ones dropped and counted, pictures read when asked for."""
+"""Examples from the rows of tables, and `open_examples`, which opens examples of any kind by name.
+
+Bad rows are dropped and counted at once; images are read when they are needed.
+"""
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, overload
+from typing import Any
 
 from vtagent.errors import DataError, ImageError
+from vtagent.images import decode
 from vtagent.training.data.columns import Columns, texts, value_at
-from vtagent.training.data.examples import Example
-from vtagent.training.data.image_bytes import LIMITS, image_bytes, resized, whole
-from vtagent.training.data.tables import Table
+from vtagent.training.data.examples import Domain, Example, ExampleSequence, RenderedPages
+from vtagent.training.data.image_bytes import LIMITS, image_bytes, resized
+from vtagent.training.data.mixing import Joined, Part
+from vtagent.training.data.tables import Table, open_table
+
+RENDERED: dict[str, Domain] = {"rendered": "training", "rendered-wide": "wide"}
+PAGES = 1000
+"""Number of rendered pages when no count is given."""
+
+_log = logging.getLogger(__name__)
 
 _PLACEHOLDER = "<image>"
-_TOGETHER = 500  # rows looked at between two reports of progress
+_CHUNK = 500
+"""Rows that are checked between two reports of progress."""
 
 
-class FileExamples(Sequence[Example]):
+class FileExamples(ExampleSequence):
     """The good rows of a table, in its order.
 
     Args:
-        table: Where the rows are.
-        columns: What to read; what it does not name is looked for.
-        limit: So many good rows are enough; the rest is not looked at.
-        prefix: What every example's id begins with, to tell tables apart that are read together.
+        table: The table.
+        columns: Paths of the columns; a column without a path is searched for under its usual names.
+        limit: Stop checking after this many good rows.
+        prefix: Put before every example's id, so that the ids of several tables differ.
 
     Raises:
-        DataError: A missing column, two rows with one id, or no good row.
+        DataError: A column is missing, two rows have one id, or no row is good.
 
     Attributes:
         kept: The numbers of the good rows.
-        sources: The source of each of them.
-        dropped: How many rows were left out, by reason: "an empty question", "an empty answer", "an
+        dropped: The number of rows that were dropped, by reason: "an empty question", "an empty answer", "an
             unreadable image".
     """
 
@@ -54,16 +66,21 @@ class FileExamples(Sequence[Example]):
         self.kept = self._good_rows(limit)
         if not self.kept:
             raise DataError(f"no usable row: {self.summary}")
-        names = self._tops("source", "id")
+        names = self.columns.tops("source", "id")
         heads = [self.table.row(number, names) for number in self.kept] if names else [{} for _ in self.kept]
-        self.sources = [self._source(value_at(head, self.columns.source)) for head in heads]
+        self._sources = [self._source(value_at(head, self.columns.source)) for head in heads]
         ids = [value_at(head, self.columns.id) for head in heads]
         self._ids = ["" if id_ is None else str(id_) for id_ in ids]
         self._refuse_equal_ids()
 
     @property
+    def sources(self) -> list[str]:
+        """The source of each good row, known without reading its image."""
+        return self._sources
+
+    @property
     def summary(self) -> str:
-        """One line on what was read and what was dropped."""
+        """One line that counts the good rows and the dropped ones."""
         line = f"{self.table.name}: {len(self.kept)} of {len(self.table)} rows"
         reasons = [f"{count} with {reason} ({self._first[reason]})" for reason, count in self.dropped.items()]
         return f"{line}; dropped {', '.join(reasons)}" if reasons else line
@@ -71,80 +88,69 @@ class FileExamples(Sequence[Example]):
     def __len__(self) -> int:
         return len(self.kept)
 
-    @overload
-    def __getitem__(self, index: int) -> Example: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Example]: ...
-
-    def __getitem__(self, index: int | slice) -> Example | Sequence[Example]:
-        """One question, its picture read now.
+    def at(self, index: int) -> Example:
+        """Read one row and its image; see `ExampleSequence.at`.
 
         Raises:
-            ImageError: The picture is no longer there.
+            ImageError: The image is no longer there.
         """
-        if isinstance(index, slice):
-            return [self[place] for place in range(*index.indices(len(self)))]
         number = self.kept[index]
-        row = self.table.row(number, self.columns.tops)
-        picture, size = self._picture(row), self._size(row)
+        row = self.table.row(number, self.columns.tops())
+        image, size = self._image(row), self._size(row)
         return Example(
             id=self.prefix + (self._ids[index] or f"{self.table.name}/{number}"),
-            image=resized(picture, size) if size else picture,
+            image=resized(image, size) if size else image,
             question=_question(value_at(row, self.columns.question)),
             answers=texts(value_at(row, self.columns.answers)),
-            source=self.sources[index],
+            source=self._sources[index],
         )
 
-    def _picture(self, row: Mapping[str, Any]) -> bytes:
+    def _image(self, row: Mapping[str, Any]) -> bytes:
         return image_bytes(value_at(row, self.columns.image), self.table.folder)
 
     def _size(self, row: Mapping[str, Any]) -> tuple[int, int] | None:
-        """Width and height that the whole picture shall have, if the row says."""
+        """Width and height in pixels to which the row's image must be resized, if the row says so."""
         width, height = value_at(row, self.columns.width), value_at(row, self.columns.height)
         return (2 * int(width), 2 * int(height)) if width and height else None
 
     def _good_rows(self, limit: int | None) -> list[int]:
-        """The numbers of rows with a question, an answer and a picture that decodes, several looked at together."""
+        """The numbers of rows with a question, an answer and an image that decodes; checked in several threads."""
         total = len(self.table)
         kept: list[int] = []
         with ThreadPoolExecutor(os.cpu_count()) as threads:
-            for start in range(0, total, _TOGETHER):
-                numbers = range(start, min(start + _TOGETHER, total))
-                for number, (reason, more) in zip(numbers, threads.map(self._fault, numbers), strict=True):
+            for start in range(0, total, _CHUNK):
+                numbers = range(start, min(start + _CHUNK, total))
+                for number, (reason, detail) in zip(numbers, threads.map(self._fault, numbers), strict=True):
                     if limit is not None and len(kept) >= limit:
                         break
                     if not reason:
                         kept.append(number)
                     else:
-                        self._first.setdefault(reason, f"first: row {number + 1}{more}")
+                        self._first.setdefault(reason, f"first: row {number + 1}{detail}")
                         self.dropped[reason] += 1
-                if total > _TOGETHER:
+                if total > _CHUNK:
                     print(f"\rchecked {numbers[-1] + 1}/{total} rows of {self.table.name}", end="", file=sys.stderr)
                 if limit is not None and len(kept) >= limit:
                     break
-        if total > _TOGETHER:
+        if total > _CHUNK:
             print(file=sys.stderr)
         return kept
 
     def _fault(self, number: int) -> tuple[str, str]:
-        row = self.table.row(number, self.columns.tops)
+        """The reason to drop a row and a detail to print after it; two empty strings for a good row."""
+        row = self.table.row(number, self.columns.tops())
         if not _question(value_at(row, self.columns.question)):
             return "an empty question", ""
         if not texts(value_at(row, self.columns.answers)):
             return "an empty answer", ""
         try:
-            fault = whole(self._picture(row))
+            decode(self._image(row), limits=LIMITS)
             size = self._size(row)
         except (ImageError, ValueError, TypeError) as error:
             return "an unreadable image", f", {error}"
-        if size and not fault and (min(size) < 1 or size[0] * size[1] > LIMITS.max_pixels):
-            fault = f"wanted at {size[0]}×{size[1]}"
-        return ("an unreadable image", f", {fault}") if fault else ("", "")
-
-    def _tops(self, *names: str) -> list[str]:
-        paths = [getattr(self.columns, name) for name in names]
-        return list(dict.fromkeys(path.split(".")[0] for path in paths if path is not None))
+        if size and (min(size) < 1 or size[0] * size[1] > LIMITS.max_pixels):
+            return "an unreadable image", f", wanted at {size[0]}×{size[1]}"
+        return "", ""
 
     def _source(self, value: object) -> str:
         if value is None or str(value).strip() == "":
@@ -161,5 +167,50 @@ class FileExamples(Sequence[Example]):
 
 
 def _question(value: object) -> str:
-    """The text without the mark of where the image was."""
+    """The question without the placeholder for its image; empty if the value is not a text."""
     return value.replace(_PLACEHOLDER, " ").strip() if isinstance(value, str) else ""
+
+
+def open_examples(
+    name: str,
+    *,
+    columns: Sequence[str] = (),
+    split: str = "train",
+    count: int | None = None,
+    seed: int = 0,
+) -> ExampleSequence:
+    """Open the examples that `name` stands for. Each is read or rendered when it is asked for.
+
+    Bad rows are dropped; one line in the log counts them.
+
+    Args:
+        name: "rendered" or "rendered-wide" for pages that are drawn here; a .jsonl or .parquet file; a folder of
+            .parquet files or of `Dataset.save_to_disk`; else the id of a data set on the hub. Several names are
+            separated by commas and read one after the other. Their ids then begin with the name and "#", because two
+            files may use the same ids.
+        columns: "NAME=COLUMN" for each column that is not found by its usual names; see `Columns`.
+        split: The split of a data set that has several.
+        count: Keep the first `count` good examples. By default all rows of a file, and 1,000 rendered pages.
+        seed: Seed of rendered pages.
+
+    Returns:
+        The examples.
+
+    Raises:
+        DataError: `count` is below 1, or the name stands for nothing usable.
+    """
+    if count is not None and count < 1:
+        raise DataError(f"{name}: {count} questions wanted; at least one")
+    if name in RENDERED:
+        return RenderedPages(count or PAGES, seed=seed, domain=RENDERED[name])
+    names = [part.strip() for part in name.split(",")]
+    opened = [_open(part, columns, split, count, prefix=f"{part}#" if len(names) > 1 else "") for part in names]
+    examples = opened[0] if len(opened) == 1 else Joined(opened)
+    return examples if count is None else Part(examples, range(min(count, len(examples))))
+
+
+def _open(name: str, columns: Sequence[str], split: str, limit: int | None, *, prefix: str) -> FileExamples:
+    examples = FileExamples(open_table(name, split=split), Columns.parse(columns), limit=limit, prefix=prefix)
+    if examples.dropped:
+        _log.warning("%s", examples.summary)
+    return examples

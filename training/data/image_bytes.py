@@ -1,4 +1,4 @@
-"""A picture in any form that data sets keep it in becomes the bytes of an image file."""
+"""Reads an image in any form that data sets store it in, and returns the bytes of an image file."""
 
 from __future__ import annotations
 
@@ -11,22 +11,25 @@ from typing import Any
 
 from PIL import Image
 
-from vtagent.errors import ImageError, ImageNotFound, UnreadableImage
+from vtagent.errors import ImageNotFound, UnreadableImage
 from vtagent.images import ImageLimits, decode
 
 LIMITS = ImageLimits()
 
 
 def image_bytes(value: Any, folder: Path) -> bytes:
-    """The encoded picture.
+    """Return the bytes of an image file. They are not decoded here.
 
     Args:
         value: Bytes; a path, relative to `folder` or absolute; a base64 data URL; a Pillow image; {"bytes": …, "path":
             …} as `datasets` stores it; or a list of exactly one of these.
         folder: Where relative paths start.
 
+    Returns:
+        The encoded image. A Pillow image becomes a PNG.
+
     Raises:
-        ImageError: None of these, several pictures, or no such file. Whether the bytes are a picture is not looked at.
+        ImageError: The value has none of these forms, holds several images, or its file does not exist.
     """
     match value:
         case bytes() | bytearray():
@@ -57,23 +60,21 @@ def image_bytes(value: Any, folder: Path) -> bytes:
 
 
 def resized(data: bytes, size: tuple[int, int]) -> bytes:
-    """The picture at exactly this width and height, as a PNG.
+    """Resize an encoded image.
+
+    Args:
+        data: The encoded image.
+        size: Width and height of the result in pixels.
+
+    Returns:
+        The bytes of a PNG.
 
     Raises:
-        ImageError: It cannot be decoded.
+        ImageError: The image cannot be decoded.
     """
     file = io.BytesIO()
     decode(data, limits=LIMITS).resize(size, Image.Resampling.LANCZOS).save(file, "PNG", compress_level=1)
     return file.getvalue()
-
-
-def whole(data: bytes) -> str | None:
-    """None for a picture that decodes to its last row, else what is wrong with it."""
-    try:
-        decode(data, limits=LIMITS)
-    except ImageError as error:
-        return str(error)
-    return None
 
 
 def _from_data_url(text: str) -> bytes:

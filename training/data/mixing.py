@@ -1,8 +1,7 @@
-"""Questions of several sources in fixed proportions, in an order that is a function of the seed and the place alone.
+"""Sequences made of other sequences: mixtures of sources in fixed proportions, selections, concatenations.
 
-Every block of the order holds each source as often as its weight says, in an order of its own; a source that runs out
-starts again, shuffled anew. Place 10,000 is found without walking the 9,999 before it, so a run that was interrupted
-goes on where it was.
+The order of a mixture is a function of its seed and the place alone. Place 10,000 is computed without the 9,999 places
+before it, so an interrupted run continues where it stopped.
 """
 
 from __future__ import annotations
@@ -12,23 +11,25 @@ from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from itertools import accumulate
-from typing import overload
 
 from vtagent.errors import DataError
-from vtagent.training.data.examples import Example
+from vtagent.training.data.examples import Example, ExampleSequence
 
 
-class Mixture(Sequence[Example]):
-    """Examples of several sources, interleaved.
+class Mixture(ExampleSequence):
+    """Interleaves the examples of several sources in blocks.
+
+    A block holds each source as often as its weight says and is shuffled on its own. A source that runs out starts
+    again in a new order.
 
     Args:
         parts: The examples of each source.
-        weights: How many of each source stand in one block; 1 where it does not say.
-        seed: Another seed, another order.
-        length: How many places there are; by default so many that every example of every source comes up.
+        weights: How often each source occurs in a block; 1 for a source without a weight.
+        seed: Seed of the order.
+        length: Number of places. By default long enough for every example of every source.
 
     Raises:
-        DataError: A weight for no source, a weight below 1, or an empty source.
+        DataError: A weight names no source or is below 1, or a source is empty.
 
     Example:
         >>> mixture = Mixture({"large print": large, "small print": small}, {"large print": 2}, seed=0)
@@ -59,83 +60,73 @@ class Mixture(Sequence[Example]):
             raise DataError("nothing to mix")
         blocks = max(-(-len(part) // self.weights[name]) for name, part in self.parts.items())
         self.length = blocks * len(self._block) if length is None else length
-        self._order = lru_cache(maxsize=4 * len(self.parts))(self._pass)
+        self._order = lru_cache(maxsize=4 * len(self.parts))(self._shuffled)
 
     def __len__(self) -> int:
         return self.length
 
-    @overload
-    def __getitem__(self, index: int) -> Example: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Example]: ...
-
-    def __getitem__(self, index: int | slice) -> Example | Sequence[Example]:
-        if isinstance(index, slice):
-            return [self[place] for place in range(*index.indices(len(self)))]
-        source, row = self.place(index)
-        return self.parts[source][row]
+    def at(self, index: int) -> Example:
+        """Read one example; see `ExampleSequence.at`."""
+        source, number = self.place(index)
+        return self.parts[source][number]
 
     def place(self, index: int) -> tuple[str, int]:
-        """Which row of which source stands at this place."""
+        """Return the source at `index` and the number of the example within that source."""
         index = range(self.length)[index]
-        number, offset = divmod(index, len(self._block))
+        block_number, offset = divmod(index, len(self._block))
         block = list(self._block)
-        random.Random(f"block/{self.seed}/{number}").shuffle(block)
+        random.Random(f"block/{self.seed}/{block_number}").shuffle(block)
         source = block[offset]
-        turn = number * self.weights[source] + block[:offset].count(source)
-        again, at = divmod(turn, len(self.parts[source]))
-        return source, self._order(source, again)[at]
+        turn = block_number * self.weights[source] + block[:offset].count(source)
+        times_through, place = divmod(turn, len(self.parts[source]))
+        return source, self._order(source, times_through)[place]
 
     @property
     def sources(self) -> list[str]:
-        """The source at each place."""
+        """The source at each place, known without reading examples."""
         return [self.place(index)[0] for index in range(self.length)]
 
-    def _pass(self, source: str, again: int) -> list[int]:
-        """The order of a source's rows when it is gone through for the n-th time."""
+    def _shuffled(self, source: str, times_through: int) -> list[int]:
+        """The order of a source's examples after it has been gone through so many times."""
         order = list(range(len(self.parts[source])))
-        random.Random(f"pass/{self.seed}/{source}/{again}").shuffle(order)
+        random.Random(f"pass/{self.seed}/{source}/{times_through}").shuffle(order)
         return order
 
 
-class Part(Sequence[Example]):
-    """Some of the examples of another sequence, read when asked for."""
+class Part(ExampleSequence):
+    """Some examples of another sequence. A slice of it is a `Part` again, and reads nothing.
+
+    Args:
+        examples: The other sequence.
+        places: The places to take, in order.
+    """
 
     def __init__(self, examples: Sequence[Example], places: Sequence[int]) -> None:
         self._examples, self._places = examples, places
 
     @property
     def sources(self) -> list[str]:
-        """The source of each example."""
+        """The source of each example; reads examples only if the other sequence has to."""
         known = sources_of(self._examples)
         return [known[place] for place in self._places]
 
     def __len__(self) -> int:
         return len(self._places)
 
-    @overload
-    def __getitem__(self, index: int) -> Example: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Example]: ...
-
-    def __getitem__(self, index: int | slice) -> Example | Sequence[Example]:
-        if isinstance(index, slice):
-            return Part(self._examples, self._places[index])
+    def at(self, index: int) -> Example:
+        """Read one example; see `ExampleSequence.at`."""
         return self._examples[self._places[index]]
 
-
-def by_source(examples: Sequence[Example]) -> dict[str, Part]:
-    """The examples of each source, in their order; pictures are not read where the sequence knows its `sources`."""
-    places: dict[str, list[int]] = {}
-    for place, source in enumerate(sources_of(examples)):
-        places.setdefault(source, []).append(place)
-    return {source: Part(examples, found) for source, found in places.items()}
+    def _slice(self, places: range) -> Part:
+        return Part(self._examples, [self._places[place] for place in places])
 
 
-class Joined(Sequence[Example]):
-    """Several sequences as one, in their order."""
+class Joined(ExampleSequence):
+    """Several sequences one after the other. A slice of it is a `Part` and reads nothing.
+
+    Args:
+        parts: The sequences, in order.
+    """
 
     def __init__(self, parts: Sequence[Sequence[Example]]) -> None:
         self._parts = parts
@@ -143,37 +134,43 @@ class Joined(Sequence[Example]):
 
     @property
     def sources(self) -> list[str]:
-        """The source of each example."""
+        """The source of each example; reads examples only if one of the sequences has to."""
         return [source for part in self._parts for source in sources_of(part)]
 
     def __len__(self) -> int:
         return self._starts[-1]
 
-    @overload
-    def __getitem__(self, index: int) -> Example: ...
+    def at(self, index: int) -> Example:
+        """Read one example; see `ExampleSequence.at`."""
+        part = bisect_right(self._starts, index) - 1
+        return self._parts[part][index - self._starts[part]]
 
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Example]: ...
+    def _slice(self, places: range) -> Part:
+        return Part(self, places)
 
-    def __getitem__(self, index: int | slice) -> Example | Sequence[Example]:
-        if isinstance(index, slice):
-            return Part(self, range(*index.indices(len(self))))
-        place = range(len(self))[index]
-        part = bisect_right(self._starts, place) - 1
-        return self._parts[part][place - self._starts[part]]
+
+def by_source(examples: Sequence[Example]) -> dict[str, Part]:
+    """Split examples by source and keep their order. An `ExampleSequence` that knows its sources is not read."""
+    places: dict[str, list[int]] = {}
+    for place, source in enumerate(sources_of(examples)):
+        places.setdefault(source, []).append(place)
+    return {source: Part(examples, found) for source, found in places.items()}
 
 
 def mixed(examples: Sequence[Example], weights: Sequence[str], *, seed: int = 0) -> Mixture:
-    """The sources of these examples in the proportions named, as on a command line or in a recipe.
+    """Mix the sources of `examples` in the proportions that a command line or a recipe gives.
 
     Args:
-        examples: Of several sources.
-        weights: "SOURCE=WEIGHT" for each; "*=WEIGHT" stands for all that are not named. Sources without a weight are
-            left out.
-        seed: Of the order.
+        examples: Examples of several sources.
+        weights: "SOURCE=WEIGHT" for each source; "*=WEIGHT" for all sources that are not named. A source without a
+            weight is left out.
+        seed: Seed of the order.
+
+    Returns:
+        The mixture.
 
     Raises:
-        DataError: Something else, or a source that is not there.
+        DataError: A weight has another form, or its source does not exist.
 
     Example:
         >>> sources = mixed(open_examples("rendered"), ["large print=2", "small print=1"]).sources
@@ -196,6 +193,7 @@ def mixed(examples: Sequence[Example], weights: Sequence[str], *, seed: int = 0)
 
 
 def sources_of(examples: Sequence[Example]) -> Sequence[str]:
-    """The source of each; examples are read only where the sequence does not know its `sources`."""
-    known: Sequence[str] | None = getattr(examples, "sources", None)
-    return known if known is not None else [example.source for example in examples]
+    """The source of each example. Examples are read unless they are an `ExampleSequence` that knows its sources."""
+    if isinstance(examples, ExampleSequence):
+        return examples.sources
+    return [example.source for example in examples]

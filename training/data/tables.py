@@ -1,6 +1,6 @@
-"""Rows by number, from a JSONL file, Parquet files, a saved `datasets` folder or a data set of the Hugging Face hub.
+"""Tables of rows: a JSONL file, Parquet files, a saved `datasets` folder, or a data set of the Hugging Face hub.
 
-Pictures are not decoded here, and only JSONL is held in memory.
+Images are not decoded here. Only JSONL rows are held in memory; the other formats are memory-mapped.
 """
 
 from __future__ import annotations
@@ -11,20 +11,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from vtagent.errors import DataError
+from vtagent.errors import DataError, one_line
 
 
 class Table(Protocol):
-    """Rows that can be read in any order, again and again."""
+    """Rows that can be read in any order and more than once."""
 
     @property
     def name(self) -> str:
-        """What to call it."""
+        """The table's name in messages and ids."""
         ...
 
     @property
     def folder(self) -> Path:
-        """Where relative image paths start."""
+        """The folder that relative image paths start from."""
         ...
 
     @property
@@ -35,7 +35,12 @@ class Table(Protocol):
     def __len__(self) -> int: ...
 
     def row(self, number: int, columns: Sequence[str]) -> Mapping[str, Any]:
-        """These top-level columns of one row."""
+        """Read one row.
+
+        Args:
+            number: The row's number, from 0.
+            columns: The top-level columns to read.
+        """
         ...
 
 
@@ -49,7 +54,7 @@ class MemoryTable:
 
     @property
     def columns(self) -> Collection[str]:
-        """The columns that any row has; a row without one has nothing there."""
+        """All columns that occur; a row that lacks one has None there."""
         return dict.fromkeys(column for row in self.rows for column in row)
 
     def __len__(self) -> int:
@@ -62,7 +67,13 @@ class MemoryTable:
 
 
 class ArrowTable:
-    """A `datasets.Dataset`, memory-mapped; its image columns are read as they are stored."""
+    """A memory-mapped `datasets.Dataset`. Image columns are read as they are stored.
+
+    Args:
+        name: The table's name.
+        folder: Where relative image paths start.
+        dataset: The `datasets.Dataset`.
+    """
 
     def __init__(self, name: str, folder: Path, dataset: Any) -> None:
         self.name, self.folder = name, folder
@@ -83,21 +94,24 @@ class ArrowTable:
 
 
 def open_table(name: str, *, split: str = "train") -> Table:
-    """The rows of `name`.
+    """Open the table that `name` stands for.
 
     Args:
         name: A .jsonl or .parquet file; a folder of .parquet files, or one that `Dataset.save_to_disk` wrote; else the
             id of a data set on the hub.
-        split: Which part of a data set that has several.
+        split: The split of a data set that has several.
+
+    Returns:
+        The table.
 
     Raises:
-        DataError: There is no such thing, it cannot be read, or it has no rows.
+        DataError: It does not exist, cannot be read, or has no rows.
     """
     path = Path(name)
     if path.suffix in (".jsonl", ".ndjson"):
         table: Table = MemoryTable(path.stem, path.parent, _json_lines(path))
     elif path.suffix == ".parquet" or path.exists():
-        table = ArrowTable(path.stem, path if path.is_dir() else path.parent, _local(path, split))
+        table = ArrowTable(path.stem, path if path.is_dir() else path.parent, _load_local(path, split))
     elif name.count("/") <= 1 and not name.startswith((".", "/", "~")):
         table = ArrowTable(name.rpartition("/")[2], Path(), _load(name, split=split, where=name))
     else:
@@ -126,17 +140,17 @@ def _json_lines(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _local(path: Path, split: str) -> Any:
+def _load_local(path: Path, split: str) -> Any:
     files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
     if files:
         if not path.exists():
             raise DataError(f"{path}: no such file")
         return _load("parquet", split="train", where=str(path), data_files=[str(file) for file in files])
-    datasets = _datasets(str(path))
+    datasets = _import_datasets(str(path))
     try:
         loaded = datasets.load_from_disk(str(path))
-    except Exception as error:  # whatever the format refuses
-        raise DataError(f"{path}: neither .parquet files nor a saved data set ({_line(error)})") from error
+    except Exception as error:  # `datasets` raises many kinds
+        raise DataError(f"{path}: neither .parquet files nor a saved data set ({one_line(error)})") from error
     if not isinstance(loaded, datasets.DatasetDict):
         return loaded
     if split not in loaded:
@@ -145,20 +159,16 @@ def _local(path: Path, split: str) -> Any:
 
 
 def _load(name: str, *, split: str, where: str, **options: Any) -> Any:
-    datasets = _datasets(where)
+    datasets = _import_datasets(where)
     try:
         return datasets.load_dataset(name, split=split, **options)
-    except Exception as error:  # whatever the hub, the network or the format refuses
-        raise DataError(f"{where}: {_line(error)}") from error
+    except Exception as error:  # the hub, the network and the format raise many kinds
+        raise DataError(f"{where}: {one_line(error)}") from error
 
 
-def _datasets(where: str) -> Any:
+def _import_datasets(where: str) -> Any:
     try:
         import datasets
     except ModuleNotFoundError as error:
         raise DataError(f"{where}: reading it needs an extra: pip install 'vtagent[train]'") from error
     return datasets
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__

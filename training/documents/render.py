@@ -1,9 +1,9 @@
-"""Render one small document, a card, form or receipt, from a seed: its pixels, its fields and where every glyph stands.
+"""Renders a small document (a card, form or receipt) from a seed: its pixels, its fields and the place of every glyph.
 
-The domain of the bundled policy is exactly what this module draws; `vtagent/policies/*/README.md` states it for
-users. A page holds two to four fields of one print size. Print is measured by the height of a capital in pixels, since
-fonts of equal nominal size differ by a third in what they print: large print is chosen so that at half the side length
-it is as tall as small print in full, so a quarter of the pixels is enough for one and far too little for the other.
+This module defines the domain of the bundled policies; `vtagent/policies/*/README.md` describes it for users. A page
+holds two to four fields of one print size. Print size is the height of a capital in pixels, because fonts of one
+nominal size differ by a third in that height. Large print at half the sides is as tall as small print at full size: a
+quarter of the pixels is enough to read large print and far too little for small print.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -28,7 +28,7 @@ PAGE = (224, 160)
 PrintSize = Literal["large", "small"]
 
 CAPITAL_HEIGHT: dict[PrintSize, tuple[float, float]] = {"large": (14.0, 16.0), "small": (7.0, 8.0)}
-"""Height of a capital letter in pixels, lowest and highest."""
+"""Least and greatest height of a capital letter in pixels."""
 
 PILLOW_FONT = "Aileron"
 TRAINING_FONTS = (
@@ -41,64 +41,85 @@ TRAINING_FONTS = (
     "cmss10",
 )
 HELD_OUT_FONTS = ("DejaVuSans-Oblique", "DejaVuSansMono-Bold", "DejaVuSerif-Bold", "STIXGeneralBol")
-"""Never seen in training; used only by the wide-domain check."""
+"""Fonts that training never shows; only `WIDE_LOOK` uses them."""
 
 LAYOUTS = ("card", "form", "receipt")
 
 
 @dataclass(frozen=True)
 class Look:
-    """The ranges a page's appearance is drawn from; each pair is (lowest, highest)."""
+    """The ranges from which the appearance of a page is drawn. A pair is (least, greatest) unless its text differs."""
 
     fonts: tuple[str, ...] = TRAINING_FONTS
     tilt: float = 2.0
-    """Largest rotation in degrees, either way."""
+    """Greatest rotation in degrees, in either direction."""
     least_tilt: float = 0.0
-    """Smallest."""
+    """Least rotation in degrees."""
     noise: tuple[float, float] = (0.0, 5.0)
     """Standard deviation of the paper's noise in grey levels."""
     jpeg: tuple[int, int] = (55, 95)
-    """JPEG quality; half of the pages are never compressed."""
+    """JPEG quality. Half of the pages are not compressed."""
     margin: tuple[int, int] = (6, 6)
-    """Least distance of print from the page's edge in pixels, across and down."""
+    """Least distance of print from the page's edge in pixels: (horizontal, vertical)."""
     edge: tuple[int, int] | None = None
-    """How much further from it print may stand at most, across and down; absent: anywhere on the page."""
+    """Greatest distance of print from that margin in pixels: (horizontal, vertical). None: print may stand anywhere."""
     paper: tuple[int, int] = (232, 255)
+    """Grey level of the paper, 0 to 255. Each colour channel may be up to 8 levels darker."""
     ink: tuple[int, int] = (0, 60)
+    """Grey level of the ink, 0 to 255. Each colour channel may be up to 24 levels lighter."""
 
 
 TRAINING_LOOK = Look()
 WIDE_LOOK = Look(
     fonts=HELD_OUT_FONTS, tilt=2.5, least_tilt=2.0, noise=(5.0, 8.0), jpeg=(40, 55), margin=(2, 3), edge=(4, 2)
 )
-"""Fonts, tilt, noise, compression and offsets that training never shows: print stands nearer to two edges."""
+"""Fonts, tilt, noise, compression and margins that training never shows. Print stands nearer to the edges."""
 
 
 @dataclass(frozen=True)
 class Glyph:
-    """One printed character and the centre of its box in page pixels, after tilt."""
+    """A printed character and its place on the finished page. A glyph outside the page has a place outside it."""
 
     char: str
     x: float
+    """Centre of the character, in pixels from the left edge of the page."""
     y: float
+    """Centre of the character, in pixels from the top edge of the page."""
 
 
 @dataclass(frozen=True)
 class Document:
-    """A rendered page. `image` is RGB ."""
+    """A rendered page."""
 
     image: Image.Image
+    """RGB."""
     fields: tuple[Field, ...]
+    """From top to bottom."""
     print_size: PrintSize
     font: str
     layout: str
+    """One of `LAYOUTS`."""
     tilt: float
+    """Rotation in degrees, counter-clockwise."""
     glyphs: tuple[Glyph, ...] = field(repr=False)
+
+
+class _Text(NamedTuple):
+    """A text and the place of its left end on the baseline, in pixels, before the page is turned."""
+
+    x: float
+    y: float
+    text: str
 
 
 @lru_cache(maxsize=256)
 def load_font(name: str, em: int) -> ImageFont.FreeTypeFont:
-    """The font at `em` pixels. Its file comes with Pillow or matplotlib: nothing is fetched, no system font is used."""
+    """Load a font from the files of Pillow or matplotlib. Nothing is downloaded and no system font is used.
+
+    Args:
+        name: One of `TRAINING_FONTS` or `HELD_OUT_FONTS`.
+        em: Size in pixels.
+    """
     if name == PILLOW_FONT:
         font = ImageFont.load_default(em)
         assert isinstance(font, ImageFont.FreeTypeFont)
@@ -112,7 +133,7 @@ def load_font(name: str, em: int) -> ImageFont.FreeTypeFont:
 
 @lru_cache(maxsize=64)
 def em_for_capitals(name: str, height: float) -> int:
-    """The em size in pixels whose capital H is nearest to `height` pixels tall."""
+    """Return the font size in pixels at which a capital H is nearest to `height` pixels tall; at least 6."""
     _, top, _, bottom = load_font(name, 100).getbbox("H")
     return max(6, round(100 * height / (bottom - top)))
 
@@ -125,14 +146,17 @@ def render_document(
     fields: Callable[[random.Random], tuple[Field, ...]] = draw_page,
     size: tuple[int, int] = PAGE,
 ) -> Document:
-    """Draw the page that belongs to `seed`: same seed, same pixels.
+    """Render the page of a seed. The same arguments give the same pixels.
 
     Args:
-        seed: Any int or string; seeds that begin with different words never collide.
+        seed: Any int or string. Seeds that begin with different words never collide.
         print_size: "large" or "small".
-        look: Where fonts, tilt, noise and margins come from.
-        fields: Draws what is printed; asked again while that does not fit.
-        size: Width and height in pixels.
+        look: The ranges of fonts, tilt, noise and margins.
+        fields: Draws the fields. It is called again while its fields do not fit on the page.
+        size: Width and height of the page in pixels.
+
+    Returns:
+        The page with its fields and glyphs.
 
     Raises:
         ValueError: A hundred draws of `fields` did not fit.
@@ -142,7 +166,7 @@ def render_document(
     layout = rng.choice(LAYOUTS)
     for _ in range(100):
         drawn = fields(rng)
-        if placed := _place(rng, drawn, font_name, layout, print_size, look, size):
+        if placed := _lay_out(rng, drawn, font_name, layout, print_size, look, size):
             break
     else:
         raise ValueError(f"{len(drawn)} fields in {print_size} print do not fit on {size[0]}×{size[1]} pixels")
@@ -154,13 +178,22 @@ def render_document(
 def render_strings(
     seed: int | str, *, print_size: PrintSize, look: Look = TRAINING_LOOK
 ) -> tuple[Image.Image, tuple[Glyph, ...]]:
-    """A page full of random characters: the densest lesson in what glyphs look like, for pretraining's first stage."""
+    """Render a page full of random characters, for the first phase of pretraining.
+
+    Args:
+        seed: Any int or string.
+        print_size: "large" or "small".
+        look: The ranges of fonts, tilt and noise. Its margins do not apply.
+
+    Returns:
+        The page as an RGB image, and its glyphs.
+    """
     rng = random.Random(f"strings/{seed}/{print_size}")
     font_name = rng.choice(look.fonts)
     em = em_for_capitals(font_name, round(rng.uniform(*CAPITAL_HEIGHT[print_size]), 1))
     font = load_font(font_name, em)
     pitch = em * rng.uniform(1.15, 1.5)
-    lines: list[tuple[float, float, str]] = []
+    lines: list[_Text] = []
     y = em * rng.uniform(0.8, 1.4)
     while y < PAGE[1] - 3:
         x = rng.uniform(2, 10)
@@ -168,7 +201,7 @@ def render_strings(
         while end < PAGE[0] - 1.5 * em:
             text += rng.choice(PRINTED) if rng.random() < 0.88 else " "
             end += _advance(font, text[-1])
-        lines.append((round(x), round(y), text))
+        lines.append(_Text(round(x), round(y), text))
         y += pitch
     image, glyphs, _ = _print_page(rng, font, lines, "card", look, PAGE)
     return image, glyphs
@@ -177,31 +210,39 @@ def render_strings(
 def _print_page(
     rng: random.Random,
     font: ImageFont.FreeTypeFont,
-    lines: list[tuple[float, float, str]],
+    lines: Sequence[_Text],
     layout: str,
     look: Look,
     size: tuple[int, int],
 ) -> tuple[Image.Image, tuple[Glyph, ...], float]:
-    """Ink the lines, turn the plate, press it on paper, age it."""
+    """Draw the texts as a mask of ink, turn the mask, apply it to paper, and compress half of the pages as JPEG.
+
+    Returns:
+        The RGB image, its glyphs, and its tilt in degrees.
+    """
     tilt = rng.uniform(-look.tilt, look.tilt)
     tilt = math.copysign(look.least_tilt + abs(tilt) * (1 - look.least_tilt / look.tilt), tilt)
     shade = rng.randint(*look.paper)
     paper = tuple(shade - rng.randint(0, 8) for _ in range(3))
     shade = rng.randint(*look.ink)
     ink = tuple(shade + rng.randint(0, 24) for _ in range(3))
-    plate = Image.new("L", size, 0)  # how much ink stands where, 0 to 255
+    plate = Image.new("L", size, 0)  # coverage by ink, 0 to 255
     draw = ImageDraw.Draw(plate)
     _decorate(rng, draw, font, lines, layout)
     glyphs: list[Glyph] = []
-    for x, y, text in lines:
-        draw.text((x, y), text, font=font, fill=255, anchor="ls")
-        glyphs.extend(_glyphs_of_line(font, x, y, text))
+    for line in lines:
+        draw.text((line.x, line.y), line.text, font=font, fill=255, anchor="ls")
+        glyphs.extend(_glyphs_of(font, line))
     plate = plate.rotate(tilt, Image.Resampling.BICUBIC)
-    page = _age(rng, _printed(rng, plate, paper, ink, look), look)
+    page = _printed(rng, plate, paper, ink, look)
+    if rng.random() < 0.5:
+        buffer = io.BytesIO()
+        page.save(buffer, "JPEG", quality=rng.randint(*look.jpeg))
+        page = Image.open(buffer).convert("RGB")
     return page, tuple(_turned(glyphs, tilt, size)), tilt
 
 
-def _place(
+def _lay_out(
     rng: random.Random,
     fields: Sequence[Field],
     font_name: str,
@@ -209,8 +250,13 @@ def _place(
     print_size: PrintSize,
     look: Look,
     size: tuple[int, int],
-) -> tuple[ImageFont.FreeTypeFont, list[tuple[float, float, str]]] | None:
-    """Choose size, pitch and offset; None when the text does not fit even at the smallest size of this print."""
+) -> tuple[ImageFont.FreeTypeFont, list[_Text]] | None:
+    """Choose the font size, the line pitch and the offset of the block of fields.
+
+    Returns:
+        The font, and for each field its label and then its value. None if the fields do not fit even at the smallest
+        size of this print.
+    """
     width, height = size
     lowest, highest = CAPITAL_HEIGHT[print_size]
     across, down = margins(look, size)
@@ -240,7 +286,7 @@ def _place(
     top, bottom = down + ascent, height - down - block - em * 0.2
     first = _near_an_end(rng.uniform(top, bottom), top, bottom, edge_down)
     spread = rng.uniform(0, width - across - left - needed) if layout == "receipt" else 0.0
-    lines: list[tuple[float, float, str]] = []
+    lines: list[_Text] = []
     for row, f in enumerate(fields):
         y = round(first + row * pitch)
         x_label = round(left)
@@ -250,22 +296,30 @@ def _place(
             x_value = round(left + max(label_widths) + gap)
         else:
             x_value = round(left + needed + spread - value_widths[row])
-        lines.append((x_label, y, labels[row]))
-        lines.append((x_value, y, f.value))
+        lines.append(_Text(x_label, y, labels[row]))
+        lines.append(_Text(x_value, y, f.value))
     return font, lines
 
 
 def margins(look: Look, size: tuple[int, int] = PAGE) -> tuple[int, int]:
-    """Least distance of print from the edges of a page that is not turned yet, across and down.
+    """Return the least distance of print from the edges before the page is turned.
 
-    A turned line needs room at its ends: half the page's width times the slope, above and below.
+    The greatest tilt moves the end of a line by half the page's width times the slope, so lines need that much more
+    room.
+
+    Args:
+        look: Its `margin` and `tilt` count.
+        size: Width and height of the page in pixels.
+
+    Returns:
+        The horizontal and the vertical distance in pixels.
     """
     slope = np.tan(np.radians(look.tilt))
     return look.margin[0] + round(slope * size[1] / 2), look.margin[1] + round(slope * size[0] / 2)
 
 
 def _near_an_end(place: float, low: float, high: float, within: float | None) -> float:
-    """A place between `low` and `high`, brought `within` so much of the end that it is nearer to."""
+    """Move `place`, between `low` and `high`, to at most `within` pixels from the nearer end. None: do not move it."""
     if within is None or within >= (high - low) / 2:
         return place
     share = (place - low) / (high - low)
@@ -276,10 +330,10 @@ def _decorate(
     rng: random.Random,
     draw: ImageDraw.ImageDraw,
     font: ImageFont.FreeTypeFont,
-    lines: Sequence[tuple[float, float, str]],
+    lines: Sequence[_Text],
     layout: str,
 ) -> None:
-    """Rules, leaders or a frame, with much less ink than the print."""
+    """Draw rules, leaders or a frame, with much less ink than the print."""
     faint = 60
     if layout == "form" and rng.random() < 0.5:
         for x, y, text in lines[1::2]:
@@ -297,7 +351,8 @@ def _advance(font: ImageFont.FreeTypeFont, char: str) -> float:
     return font.getlength(char)
 
 
-def _glyphs_of_line(font: ImageFont.FreeTypeFont, x: float, y: float, text: str) -> list[Glyph]:
+def _glyphs_of(font: ImageFont.FreeTypeFont, line: _Text) -> list[Glyph]:
+    x, y, text = line
     glyphs: list[Glyph] = []
     for char in text:
         advance = _advance(font, char)
@@ -308,7 +363,7 @@ def _glyphs_of_line(font: ImageFont.FreeTypeFont, x: float, y: float, text: str)
 
 
 def _turned(glyphs: Sequence[Glyph], tilt: float, size: tuple[int, int]) -> list[Glyph]:
-    """Where glyphs land when the page turns by `tilt` degrees counter-clockwise about its middle."""
+    """The glyphs after the page is turned by `tilt` degrees counter-clockwise about its centre."""
     cos, sin = np.cos(np.radians(tilt)), np.sin(np.radians(tilt))
     cx, cy = size[0] / 2, size[1] / 2
     return [
@@ -320,7 +375,20 @@ def _turned(glyphs: Sequence[Glyph], tilt: float, size: tuple[int, int]) -> list
 def _printed(
     rng: random.Random, plate: Image.Image, paper: tuple[int, ...], ink: tuple[int, ...], look: Look
 ) -> Image.Image:
-    """Ink on paper, with grey noise over both."""
+    """Apply ink to paper and add grey noise to both.
+
+    Noise and coverage are (H, W) float32 arrays; the pixels are (H, W, 3) uint8.
+
+    Args:
+        rng: Draws the noise.
+        plate: Coverage by ink, mode L.
+        paper: RGB colour of the paper.
+        ink: RGB colour of the ink.
+        look: Its `noise` counts.
+
+    Returns:
+        An RGB image of the plate's size.
+    """
     sigma = rng.uniform(*look.noise)
     grain = np.random.Generator(np.random.SFC64(rng.getrandbits(64))).standard_normal(plate.size[::-1], np.float32)
     cover = np.asarray(plate, np.float32) / 255
@@ -328,12 +396,3 @@ def _printed(
     for channel, (light, dark) in enumerate(zip(paper, ink, strict=True)):
         pixels[..., channel] = np.clip(light + (dark - light) * cover + sigma * grain + 0.5, 0, 255)
     return Image.fromarray(pixels)
-
-
-def _age(rng: random.Random, page: Image.Image, look: Look) -> Image.Image:
-    """A JPEG round trip for half of the pages."""
-    if rng.random() < 0.5:
-        buffer = io.BytesIO()
-        page.save(buffer, "JPEG", quality=rng.randint(*look.jpeg))
-        page = Image.open(buffer).convert("RGB")
-    return page

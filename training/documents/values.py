@@ -1,4 +1,4 @@
-"""What a document says: twelve labels, the kinds of value they take, and the ways to ask for one."""
+"""Draws the fields of a document: twelve labels, the kind of value of each, and the questions that ask for a value."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 QUESTIONS = ("What is the {}?", "Which {} is printed?", "Read the {}.", "Please tell me the {}.", "{}?")
-"""Every phrasing that the bundled policy knows."""
+"""Every phrasing that the bundled policies know."""
 
 READ_ALL = "Read everything."
-"""Asks for all fields, a line each; a lesson in reading before one in searching."""
+"""Asks for all fields, one on each line. Pretraining uses it to teach reading before searching."""
 
 CODE_LETTERS = "ABCDEFGHJKLMNPRSTUVWXYZ"
-"""Capitals without I, O and Q, which several fonts print like 1 and 0."""
+"""Capitals without I, O and Q, because several fonts print these like 1 and 0."""
 
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 PRINTED = string.digits + string.ascii_letters + ".,-/$:"
-"""Every character a value or label can hold, but the space."""
+"""Every character that a value or a label can contain, except the space."""
 
 CONSONANTS = "bdfgklmnprstvz"
 VOWELS = "aeiou"
@@ -29,10 +29,11 @@ class Field:
     """A printed label and the value beside it."""
 
     label: str
+    """One of `LABELS`; empty for a text without a label."""
     value: str
 
     def question(self, rng: random.Random) -> str:
-        """One phrasing, drawn at random."""
+        """Draw a question for this field's value."""
         return rng.choice(QUESTIONS).format(self.label)
 
 
@@ -41,7 +42,7 @@ def _digits(rng: random.Random, count: int) -> str:
 
 
 def _word(rng: random.Random, shortest: int, longest: int) -> str:
-    """A pronounceable word that no list holds, so that it must be read and cannot be guessed."""
+    """Make up a pronounceable word. No word list contains it, so a model must read it and cannot guess it."""
     length = rng.randint(shortest, longest)
     start = rng.randint(0, 1)
     letters = [rng.choice(CONSONANTS if (start + i) % 2 else VOWELS) for i in range(length)]
@@ -50,10 +51,6 @@ def _word(rng: random.Random, shortest: int, longest: int) -> str:
 
 def _name(rng: random.Random) -> str:
     return f"{_word(rng, 3, 5)} {_word(rng, 3, 5)}"
-
-
-def _city(rng: random.Random) -> str:
-    return _word(rng, 4, 8)
 
 
 def _date(rng: random.Random) -> str:
@@ -77,61 +74,45 @@ def _code(rng: random.Random) -> str:
     return f"{letters}-{_digits(rng, rng.randint(2, 4))}"
 
 
-def _telephone(rng: random.Random) -> str:
-    return f"{_digits(rng, 3)}-{_digits(rng, 4)}"
-
-
-def _number(rng: random.Random) -> str:
-    return _digits(rng, rng.randint(5, 7))
-
-
-def _quantity(rng: random.Random) -> str:
-    return str(rng.randint(1, 999))
-
-
-def _room(rng: random.Random) -> str:
-    return rng.choice(CODE_LETTERS) + _digits(rng, rng.randint(2, 3))
-
-
 KINDS: dict[str, Callable[[random.Random], str]] = {
     "Name": _name,
-    "City": _city,
+    "City": lambda rng: _word(rng, 4, 8),
     "Date": _date,
     "Due": _date,
     "Total": _amount,
     "Tax": _amount,
     "Ref": _code,
     "Code": _code,
-    "Tel": _telephone,
-    "ID": _number,
-    "Qty": _quantity,
-    "Room": _room,
+    "Tel": lambda rng: f"{_digits(rng, 3)}-{_digits(rng, 4)}",
+    "ID": lambda rng: _digits(rng, rng.randint(5, 7)),
+    "Qty": lambda rng: str(rng.randint(1, 999)),
+    "Room": lambda rng: rng.choice(CODE_LETTERS) + _digits(rng, rng.randint(2, 3)),
 }
-"""Each label and what draws its value."""
+"""Each label with the function that draws its value."""
 
 LABELS = tuple(KINDS)
 
 
 def draw_fields(rng: random.Random, *, count: int) -> tuple[Field, ...]:
-    """`count` fields with different labels and values."""
+    """Draw `count` fields with different labels."""
     labels = rng.sample(LABELS, count)
     return tuple(Field(label, KINDS[label](rng)) for label in labels)
 
 
 def draw_page(rng: random.Random) -> tuple[Field, ...]:
-    """What a page holds: two to four fields."""
+    """Draw the fields of a page: two to four, with different labels."""
     return draw_fields(rng, count=rng.randint(2, 4))
 
 
 def draw_lesson_page(rng: random.Random) -> tuple[Field, ...]:
-    """As `draw_page`, with more letters: most values are digits, so letters are what a learner sees too little of."""
+    """Draw a page as `draw_page` does, but with more letters, because most values are digits."""
     weights = {"Name": 4.0, "City": 4.0, "Ref": 2.0, "Code": 2.0}
     order = sorted(LABELS, key=lambda label: rng.expovariate(weights.get(label, 1.0)))
     return tuple(Field(label, KINDS[label](rng)) for label in order[: rng.randint(2, 4)])
 
 
 def draw_line(rng: random.Random) -> tuple[Field, ...]:
-    """One field, or as often a run of random characters without a label: the easiest thing to read."""
+    """Draw one field or, as often, one run of random characters without a label."""
     if rng.random() < 0.5:
         return draw_fields(rng, count=1)
     return (Field("", "".join(rng.choices(PRINTED, k=rng.randint(5, 12)))),)

@@ -1,1 +1,1 @@
-"""What is measured and how it is shown: modes of looking, outcomes, bootstrap intervals, summaries, tables, plots."""
+"""Measuring a policy: modes, outcomes, bootstrap intervals, summaries, tables and plots."""

@@ -1,67 +1,64 @@
-"""Ask every question in every mode through the compiled graph; runs that fail are outcomes like any other."""
+"""Asks every question in every mode by runs of the graph. A run that fails is an outcome, too.
+
+`evaluate` does so for all examples; `ForcedProbe` for a few of them during training, with the decision forced.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import logging
+import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from statistics import fmean
 from typing import Any
 
-from langchain_core.messages import HumanMessage
-
-from vtagent.graphs.zoom import ZoomAgent, create_zoom_agent
-from vtagent.images import ImageStore
+from vtagent.errors import described
+from vtagent.graphs.zoom import ZoomAgent, ZoomContext, create_zoom_agent
 from vtagent.models.chat import ChatVLM
 from vtagent.training.data import Example
 from vtagent.training.measure.journal import Journal
-from vtagent.training.measure.modes import Mode, in_order, mode_named
+from vtagent.training.measure.modes import MODES, Mode, in_order, mode_named
 from vtagent.training.measure.outcomes import Outcome, kept_tokens
-from vtagent.training.measure.progress import Progress
-from vtagent.training.rewards.grading import Grader, build_grader
-from vtagent.views import View
+from vtagent.training.progress import Progress
+from vtagent.training.rewards import Grader, build_grader
+from vtagent.training.run_example import grade, run_example
 
-_log = logging.getLogger(__name__)
+QUESTIONS = 32
+"""Maximum questions of a `ForcedProbe`."""
+_FORCED = {"forced/zoom": "forced-zoom", "forced/direct": "forced-direct"}
+"""Name of a probe's metric, and the mode that it measures."""
 
 
 async def ask(
     agent: ZoomAgent, model: ChatVLM, example: Example, mode: Mode, grader: Grader, *, timeout: float | None = None
 ) -> dict[str, Any]:
-    """Run the graph once; a run that raises, or takes longer than `timeout` seconds, fails by itself.
+    """Run the graph once and grade its answer.
 
-    An answer that the grader raises on is not graded.
+    Args:
+        agent: The compiled graph.
+        model: The policy.
+        example: The question and its image.
+        mode: How the policy looks.
+        grader: Says what is right.
+        timeout: Seconds that the run may take. None: no limit.
 
     Returns:
-        The fields of an `Outcome` that the run decides.
+        The fields of an `Outcome` that the run decides. A run that raises or takes too long has an `error`.
     """
-    start = time.monotonic()
-    store: ImageStore = model.store
-    try:
-        view = await asyncio.to_thread(lambda: View(store.put(example.image)))
-        message = HumanMessage([view.block(), {"type": "text", "text": example.question}])
-        run = agent.ainvoke({"messages": [message]}, context=mode.context(model))
-        state = await asyncio.wait_for(run, timeout)
-    except Exception as error:
-        said = f"no answer within {timeout:g} seconds" if isinstance(error, TimeoutError) else str(error)
-        failure = f"{type(error).__name__}: {' '.join(said.split())[:300]}"
+    run = await run_example(agent, example, mode.context(model), model.store, limit=timeout)
+    if run.error is not None:
         empty = {"answer": None, "zooms": 0, "visual_tokens": 0, "full_visual_tokens": 0}
-        return {**empty, "right": False, "error": failure, "seconds": time.monotonic() - start}
-    seconds = time.monotonic() - start
-    usage = state["usage"]
-    try:
-        right = await grader.grade(example.question, example.answers, state["answer"])
-    except Exception as error:  # a grader of any make: what it cannot say is not held against the answer
-        _log.warning("an answer is not graded: %s: %s", type(error).__name__, " ".join(str(error).split())[:300])
-        right = None
+        return {**empty, "right": False, "error": described(run.error), "seconds": run.seconds}
+    usage = run.state["usage"]
     return {
-        "answer": state["answer"],
-        "right": right,
+        "answer": run.state["answer"],
+        "right": await grade(grader, example, run.state["answer"]),
         "zooms": usage["zooms"],
         "visual_tokens": usage["visual_tokens"],
         "full_visual_tokens": usage["full_visual_tokens"],
-        "kept_visual_tokens": kept_tokens(state["views"]),
-        "seconds": seconds,
-        "stop": state["stop"],
+        "kept_visual_tokens": kept_tokens(run.state["views"]),
+        "seconds": run.seconds,
+        "stop": run.state["stop"],
     }
 
 
@@ -77,20 +74,21 @@ async def evaluate(
     scale: float | None = None,
     max_zooms: int | None = None,
 ) -> list[Outcome]:
-    """All examples in all modes, mode after mode, `concurrency` runs at a time, with progress on standard error.
+    """Ask all examples in all modes, one mode after the other, with progress on standard error.
 
     Args:
-        model: The policy, with the sampling it is to be measured with.
+        model: The policy, with the sampling to measure it with.
         examples: The questions.
         modes: Names for `measure.modes.mode_named`.
-        grader: Says what is right; equal to a gold answer after normalisation if absent.
-        journal: Where outcomes are kept as they come, and what it holds already is not asked again.
-        timeout: Seconds a run may take; one that takes longer has failed.
-        scale: Share of both sides at which the modes that offer the tool first show an image, instead of a half.
-        max_zooms: Views that a run in these modes may ask for, instead of one.
+        concurrency: Number of concurrent runs.
+        grader: Says what is right. Default: equal to a gold answer after normalisation.
+        journal: Keeps outcomes as they arrive. Questions whose outcome it holds are not asked again.
+        timeout: Seconds that a run may take. A run that takes longer has failed. None: no limit.
+        scale: Share of both sides at which the modes that offer the tool first show an image. Default: a half.
+        max_zooms: Views that a run in these modes may ask for. Default: one.
 
     Returns:
-        One outcome per example and mode, runs that failed included.
+        One outcome per example and mode, including failed runs.
     """
     examples = list(examples)
     grader = grader or build_grader("exact")
@@ -103,7 +101,10 @@ async def evaluate(
         if journal is not None and (outcome := journal.get(name, number)) is not None
     }
     outcomes = list(known.values())
-    progress = Progress(len(chosen) * len(examples), done=len(known), unit="questions")
+    total = len(chosen) * len(examples)
+    if known:
+        print(f"{len(known)} of {total} questions were done before", file=sys.stderr, flush=True)
+    progress = Progress(total, done=len(known), unit="questions")
     gate = asyncio.Semaphore(concurrency)
 
     async def one(name: str, number: int, start: float) -> None:
@@ -127,10 +128,62 @@ async def evaluate(
         progress.step(name)
 
     for name in chosen:
-        if forget := getattr(model.engine, "forget", None):
-            forget()  # what an earlier mode has computed would make this one look quick
+        model.engine.forget()  # cached results of an earlier mode would make this one look faster
         start = time.monotonic()
         await asyncio.gather(*(one(name, n, start) for n in range(len(examples)) if (name, n) not in known))
     progress.close()
     order = list(chosen)
     return sorted(outcomes, key=lambda outcome: (order.index(outcome.mode), outcome.number))
+
+
+class ForcedProbe:
+    """Measures during training what the decision is worth: accuracy with zooming forced and forbidden.
+
+    It always asks the same questions, at most `QUESTIONS` of the training examples. If the accuracy with forced zooming
+    falls, the policy is losing its ability to read. If both accuracies are equal, zooming gains nothing.
+
+    Args:
+        model: The policy, greedy. Its images go to its own store.
+        grader: Says what is right.
+        examples: What is trained on; evenly spaced ones are asked.
+        context: The settings of every run in training.
+        limit: Seconds that a run may take.
+        build: Makes the graph.
+    """
+
+    def __init__(
+        self,
+        model: ChatVLM,
+        grader: Grader,
+        examples: Sequence[Example],
+        *,
+        context: ZoomContext,
+        limit: float,
+        build: Callable[[ChatVLM], Any] = create_zoom_agent,
+    ) -> None:
+        self._model, self._grader, self._limit = model, grader, limit
+        self._agent = build(model)
+        self._modes = {name: MODES[mode].adapted(context.scale, context.max_zooms) for name, mode in _FORCED.items()}
+        step = max(1, len(examples) // QUESTIONS)
+        self._examples = [examples[place] for place in range(0, len(examples), step)][:QUESTIONS]
+
+    async def measure(self) -> dict[str, float]:
+        """Ask all questions in both modes.
+
+        Returns:
+            Accuracy by metric name. Failed runs and ungraded answers do not count.
+        """
+        found = {}
+        for name, mode in self._modes.items():
+            asked = await asyncio.gather(
+                *(
+                    ask(self._agent, self._model, example, mode, self._grader, timeout=self._limit)
+                    for example in self._examples
+                )
+            )
+            right = [
+                bool(fields["right"]) for fields in asked if not fields.get("error") and fields["right"] is not None
+            ]
+            if right:
+                found[f"{name}/accuracy"] = fmean(right)
+        return found

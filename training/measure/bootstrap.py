@@ -1,9 +1,9 @@
-"""Bootstrap intervals of means, of ratios of means, and of both over a weighted mix of sources.
+"""Bootstrap intervals of means, and of ratios of means, over a weighted mix of sources.
 
-The percentile bootstrap (Efron, 1979): questions are drawn again with replacement, within each source, and a figure's
-interval is where the middle 95 % of the redrawn figures lie. What was measured on one question is drawn together, so a
-ratio of two modes is paired. Where every question came out the same, the interval is a point: it knows nothing of what
-was never seen.
+This is the percentile bootstrap (Efron, 1979). Questions are drawn again with replacement within each source. The
+interval of a figure holds the middle 95 % of the redrawn figures. All measurements of one question are drawn together,
+so a ratio of two modes is paired. If every question had the same result, the interval is a single point: the bootstrap
+cannot tell about results that were never seen.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ Array = NDArray[np.float64]
 
 RESAMPLES = 2000
 _AT_ONCE = 2**22
-"""Numbers drawn at a time, to bound memory."""
+"""Numbers drawn at a time; bounds the memory."""
 
 
 def weighted_mean(strata: Sequence[Array], weights: Sequence[float]) -> Array:
-    """The mean of each measured quantity over strata that count as `weights` says.
+    """The weighted mean of each measured quantity over strata.
 
     Args:
-        strata: Per source an array (questions, quantities); none is empty.
-        weights: One per source, not negative; only their proportions matter.
+        strata: Per source an array of shape (questions, quantities). None is empty.
+        weights: One per source, not negative. Only their proportions matter.
 
     Returns:
         Shape (quantities,).
@@ -38,10 +38,16 @@ def weighted_mean(strata: Sequence[Array], weights: Sequence[float]) -> Array:
 def resampled_means(
     strata: Sequence[Array], weights: Sequence[float], *, resamples: int = RESAMPLES, seed: int = 0
 ) -> Array:
-    """`weighted_mean` of `resamples` redrawn data sets of the same sizes.
+    """The `weighted_mean` of redrawn data sets of the same sizes.
 
-    Redrawing n questions is drawing how often each distinct row occurs, so right-or-wrong data of any length cost a
-    handful of numbers a time.
+    To redraw n questions, it draws how often each distinct row occurs. Data of right and wrong have few distinct rows,
+    so they need only a few numbers per data set, whatever their length.
+
+    Args:
+        strata: Per source an array of shape (questions, quantities). None is empty.
+        weights: One per source, not negative. Only their proportions matter.
+        resamples: Number of redrawn data sets.
+        seed: The seed of the draws.
 
     Returns:
         Shape (resamples, quantities). Equal arguments give equal numbers.
@@ -59,10 +65,17 @@ def resampled_means(
     return means
 
 
-def interval(figures: Array, *, level: float = 0.95) -> tuple[float, float]:
-    """Where the middle `level` of redrawn figures lie; those that are not finite (a ratio to nothing) are left out."""
+def interval(figures: Array) -> tuple[float, float]:
+    """The interval that holds the middle 95 % of redrawn figures.
+
+    Args:
+        figures: Shape (resamples,). Figures that are not finite (a division by zero) are left out.
+
+    Returns:
+        Its ends; nan if no figure is finite.
+    """
     finite = figures[np.isfinite(figures)]
     if not len(finite):
         return float("nan"), float("nan")
-    low, high = np.quantile(finite, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(finite, [0.025, 0.975])
     return float(low), float(high)

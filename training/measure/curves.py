@@ -1,4 +1,4 @@
-"""Learning curves: what a training run has logged, read from its trainer_state.json or a CSV file, and drawn."""
+"""Learning curves of a training run, read from its trainer_state.json or a CSV file."""
 
 from __future__ import annotations
 
@@ -9,27 +9,32 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vtagent.errors import DataError
+from vtagent.training.durable import checkpoints
 from vtagent.training.measure.plots import Series, plot_curves
 
 History = Sequence[Mapping[str, float]]
 
 _NOT_SOURCES = {"all", "right", "wrong", "direct", "zoomed"}
-"""What follows the slash in metrics that are not of one source."""
+"""Words after the slash in metrics that do not belong to a source."""
 
 
 def read_history(path: Path) -> list[dict[str, float]]:
-    """The logged entries of a run, each with its `step`, values that are not numbers left out.
+    """Read the logged entries of a run.
 
     Args:
-        path: A trainer_state.json, a CSV file with a column `step`, or a run's folder: then the state there, or that
-            of its last checkpoint.
+        path: A trainer_state.json, a CSV file with a column `step`, or the folder of a run. In a folder, this reads the
+            trainer_state.json there, or that of the last checkpoint.
+
+    Returns:
+        One entry per line of the log, with its `step`. Values that are not numbers are left out.
 
     Raises:
-        DataError: Nothing there, or something else.
+        DataError: There is no such file, or it is something else.
     """
     if path.is_dir():
-        checkpoints = sorted(path.glob("checkpoint-*/trainer_state.json"), key=lambda found: _step_of(found.parent))
-        path = next(reversed([*checkpoints, *path.glob("trainer_state.json")]), path / "trainer_state.json")
+        folders = [path, *(checkpoint for _, checkpoint in reversed(checkpoints(path)))]
+        states = [folder / "trainer_state.json" for folder in folders]
+        path = next((state for state in states if state.exists()), states[0])
     try:
         text = path.read_text(encoding="utf-8")
         rows = list(csv.DictReader(text.splitlines())) if path.suffix == ".csv" else json.loads(text)["log_history"]
@@ -46,24 +51,36 @@ def read_history(path: Path) -> list[dict[str, float]]:
 
 
 def curve(history: History, name: str) -> Series | None:
-    """A metric over the steps at which it was logged (of two entries for a step the later); None if it never was."""
+    """A metric over the steps at which it was logged. The later of two entries for a step counts.
+
+    Args:
+        history: The log.
+        name: The metric.
+
+    Returns:
+        The series, or None if the metric was never logged.
+    """
     points = {entry["step"]: entry[name] for entry in history if name in entry}
     steps = sorted(points)
     return Series(steps, [points[step] for step in steps]) if steps else None
 
 
 def by_source(history: History, metric: str) -> dict[str, Series]:
-    """The curves of a metric that is logged as `metric/source`, one per source."""
+    """The curves of a metric that is logged as `metric/source`, by source."""
     names = sorted({name for entry in history for name in entry if name.startswith(f"{metric}/")})
     found = {name.partition("/")[2]: curve(history, name) for name in names}
     return {source: series for source, series in found.items() if series and source not in _NOT_SOURCES}
 
 
 def plot_learning(history: History, path: Path) -> bool:
-    """Share that zooms and accuracy per source, and tokens and reward for all, over training.
+    """Plot the share that zooms and the accuracy per source, and tokens and format for all questions.
+
+    Args:
+        history: The log of a run.
+        path: The PNG file to write.
 
     Returns:
-        False, and no file is written, if nothing of this was logged.
+        Whether a file was written. False: none of this was logged.
     """
     wholes = {"visual tokens, of full": "visual_tokens/of_full", "well-formed replies": "format/well_formed"}
     panels = {
@@ -83,8 +100,3 @@ def _number(value: object) -> float | None:
     except (TypeError, ValueError):
         return None
     return number if math.isfinite(number) else None
-
-
-def _step_of(checkpoint: Path) -> int:
-    number = checkpoint.name.rpartition("-")[2]
-    return int(number) if number.isdigit() else -1

@@ -1,109 +1,80 @@
-"""An evaluation's outcomes on disk, a JSON line each as they come: what is there when it is killed is not asked again.
+"""The outcomes of an evaluation on disk, one JSON line each. After a kill, only the missing questions are asked.
 
-A folder belongs to one evaluation. settings.json says which; it is refused to any other. A line that was being written
-when the process died is cut off; outcomes of runs that failed or could not be graded are asked anew.
+A folder belongs to one evaluation, which its settings.json names; any other one is refused. A line that was not
+complete when the process died is cut off. Questions whose run failed or could not be graded are asked again. Digests of
+the weights and of the questions are among the settings, so that no two evaluations are confused.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-import os
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
-from types import TracebackType
-from typing import Any, TextIO
+from typing import Any
 
 from vtagent.errors import DataError
+from vtagent.models.families import checkpoint_path
+from vtagent.training.data import Example
+from vtagent.training.durable import SETTINGS, claim, cut_to_whole_lines, read_whole_lines
 from vtagent.training.measure.outcomes import Outcome
 
 SAMPLES = "samples.jsonl"
-SETTINGS = "settings.json"
+_BLOCK, _BLOCKS = 2**16, 256
+"""Bytes per block, and blocks per file. Of a larger file, evenly spaced blocks are read."""
+_WEIGHTS = (".safetensors", ".bin", ".json", ".jinja")
 
 
 class Journal:
-    """The outcomes of one evaluation; use it as a context manager.
+    """The outcomes of one evaluation.
 
     Args:
         out: The folder; made if missing.
-        settings: All that decides an outcome, as JSON values: model, data, grader, sampling.
+        settings: Everything that decides an outcome, as JSON values: model, data, grader, sampling.
 
     Raises:
-        DataError: The folder holds an evaluation of other settings, or lines that are not ours.
+        DataError: The folder holds another evaluation, or lines that are not outcomes.
     """
 
     def __init__(self, out: Path, settings: Mapping[str, Any]) -> None:
         self.path = out / SAMPLES
         out.mkdir(parents=True, exist_ok=True)
-        _claim(out, settings)
+        if self.path.exists() and not (out / SETTINGS).exists():
+            raise DataError(f"{self.path} is there without {SETTINGS}: not known what it measured; name another --out")
+        claim(out, settings, what="evaluation")
+        cut_to_whole_lines(self.path)
         self._outcomes = _read(self.path)
         self.session = 1 + max((o.session for o in self._outcomes.values()), default=-1)
-        self._file: TextIO | None = None
 
     @property
     def outcomes(self) -> list[Outcome]:
-        """All that is known: of several outcomes of one question in one mode the last."""
+        """All outcomes. If a question was asked several times in one mode, the last one counts."""
         return list(self._outcomes.values())
 
     def get(self, mode: str, number: int) -> Outcome | None:
-        """The outcome of a question in a mode; None if it is still to be asked."""
+        """The outcome of a question in a mode. None: it has to be asked.
+
+        Args:
+            mode: The name of the mode.
+            number: The number of the example, from 0.
+        """
         outcome = self._outcomes.get((mode, number))
         return outcome if outcome is not None and outcome.right is not None and outcome.error is None else None
 
     def add(self, outcome: Outcome) -> None:
-        """Keep an outcome. It is in the file, whatever becomes of this process, when this returns."""
-        if self._file is None:
-            self._file = self.path.open("a", encoding="utf-8")
-        self._file.write(json.dumps(asdict(outcome)) + "\n")
-        self._file.flush()
+        """Keep an outcome. When this returns, it is in the file and survives the end of this process."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(asdict(outcome)) + "\n")
         self._outcomes[outcome.mode, outcome.number] = outcome
-
-    def __enter__(self) -> Journal:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-
-
-def _claim(out: Path, settings: Mapping[str, Any]) -> None:
-    """Write down whose folder this is, or compare."""
-    path = out / SETTINGS
-    settings = json.loads(json.dumps(settings))
-    if not path.exists():
-        if (out / SAMPLES).exists():
-            raise DataError(
-                f"{out / SAMPLES} is there without {SETTINGS}: not known what it measured; name another --out"
-            )
-        write_whole(path, json.dumps(settings, indent=1) + "\n")
-        return
-    try:
-        known = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(f"{path} is not JSON; remove the folder or name another --out") from error
-    different = [name for name in {**known, **settings} if known.get(name) != settings.get(name)]
-    if different:
-        name = different[0]
-        raise DataError(
-            f"{out} holds another evaluation ({name}: {known.get(name)!r} there, {settings.get(name)!r} here); "
-            "name another --out"
-        )
 
 
 def _read(path: Path) -> dict[tuple[str, int], Outcome]:
-    """The outcomes in the file, which is cut back to its last whole line."""
-    if not path.exists():
-        return {}
-    data = path.read_bytes()
-    whole = data.rpartition(b"\n")[0]
-    if len(data) > len(whole) + bool(whole):
-        os.truncate(path, len(whole) + bool(whole))
+    """The outcomes in the file, by mode and number."""
     known = {field.name for field in fields(Outcome)}
     outcomes = {}
-    for number, line in enumerate(whole.split(b"\n") if whole else [], 1):
+    for number, line in enumerate(read_whole_lines(path), 1):
         try:
             outcome = Outcome(**{name: value for name, value in json.loads(line).items() if name in known})
         except (ValueError, TypeError, AttributeError) as error:
@@ -112,8 +83,41 @@ def _read(path: Path) -> dict[tuple[str, int], Outcome]:
     return outcomes
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a file so that nobody ever meets half of it."""
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
+def digest_of_weights(model: str) -> str:
+    """A digest of the names, sizes and contents of the files in a checkpoint's folder.
+
+    Args:
+        model: The name of a bundled policy, a folder, or a hub id.
+
+    Returns:
+        16 hexadecimal digits; a hub id is returned as it is.
+    """
+    folder = Path(checkpoint_path(str(model)))
+    if not folder.is_dir():
+        return str(model)
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.iterdir() if path.suffix in _WEIGHTS):
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size}\n".encode())
+        step = max(_BLOCK, size // _BLOCKS)
+        with path.open("rb") as file:
+            for start in range(0, size, step):
+                file.seek(start)
+                digest.update(file.read(_BLOCK))
+    return digest.hexdigest()[:16]
+
+
+def digest_of_examples(examples: Sequence[Example]) -> str:
+    """A digest of the questions, gold answers and images, in their order."""
+    digest = hashlib.sha256()
+    for example in examples:
+        image = hashlib.sha256(example.image).hexdigest()
+        row = [example.id, image, example.question, example.answers, example.source]
+        digest.update(json.dumps(row).encode())
+    return digest.hexdigest()[:16]
+
+
+def folder_name(settings: Mapping[str, Any]) -> str:
+    """A readable name for the folder of an evaluation; other settings give another name."""
+    model = re.sub(r"[^\w.-]+", "-", str(settings["model"]).strip("/"))[-40:].strip("-.")
+    return f"{model}-{hashlib.sha256(json.dumps(dict(settings), sort_keys=True).encode()).hexdigest()[:8]}"

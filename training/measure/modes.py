@@ -1,17 +1,16 @@
-"""The ways of looking that are compared: full resolution, a quarter of it, the policy's own choice, and that steered.
+"""The modes that are compared: full resolution, a quarter of it, the policy's choice, and that choice steered.
 
     full           every image at full resolution at once; no tool
-    quarter        a quarter of the pixels and nothing more; no tool
-    zoom           a quarter of the pixels, and the policy decides whether it asks for more
-    forced-zoom    as zoom, but the first reply is made to call the tool
-    forced-direct  as zoom, tool and prompt included, but no reply can call it
-    zoom bias +2   as zoom, with 2 added to the log-odds of a call wherever one could begin
+    quarter        only a quarter of the pixels; no tool
+    zoom           a quarter of the pixels, and the policy decides whether to ask for more
+    forced-zoom    like zoom, but the first reply must call the tool
+    forced-direct  like zoom, with the same tool and prompt, but no reply can call the tool
+    zoom bias +2   like zoom, with 2 added to the log-odds of a call at the decision
 
-`forced-zoom` and `forced-direct` are what a zoom bias tends to as it grows without bound, but keep replies whole: a
-call is forced by opening it where the policy's own thought ends, and forbidden by banning the token that opens it. (A
-very large bias would win before and inside the call as well, and the reply would be that one token over and over.)
-Beside `zoom` they tell what the decision is worth; `forced-direct` beside `quarter` what merely offering the tool
-costs.
+`forced-zoom` and `forced-direct` are the limits of an ever larger or smaller zoom bias, which acts at the decision
+alone. A call is forced by opening it where the policy's own thought ends. It is forbidden by banning the token that
+opens it. Compare them with `zoom` to see what the decision is worth. Compare `forced-direct` with `quarter` to see what
+offering the tool costs.
 """
 
 from __future__ import annotations
@@ -35,22 +34,34 @@ _BIASED = re.compile(r"zoom bias ([+-]\d+(?:\.\d+)?)")
 
 @dataclass(frozen=True)
 class Mode:
-    """One way of looking."""
+    """How images are shown, and whether the policy may ask for more."""
 
     scale: float = 0.5
+    """Share of both sides at which an image is first shown."""
     max_zooms: int = 1
+    """Views that a run may ask for. 0 offers no tool."""
     zoom_bias: float = 0.0
+    """Added to the log-odds of a call at the decision."""
     call: Literal["any", "none"] | None = None
     """A tool choice that takes the decision away."""
 
     def adapted(self, scale: float | None, max_zooms: int | None) -> Mode:
-        """The mode with this first look and so many views, if it is one that offers the tool; None: as they are."""
+        """The mode with other settings, if it offers the tool; else the mode itself.
+
+        Args:
+            scale: Share of both sides at which an image is first shown. None: as it is.
+            max_zooms: Views that a run may ask for. None: as it is.
+        """
         if not self.max_zooms:
             return self
         return replace(self, scale=scale or self.scale, max_zooms=max_zooms or self.max_zooms)
 
     def context(self, model: ChatVLM) -> ZoomContext:
-        """The settings of a run in this mode."""
+        """The settings of a run in this mode.
+
+        Args:
+            model: The policy.
+        """
         steered = None if self.call is None else _steered(model, self.call)
         return ZoomContext(steered, scale=self.scale, max_zooms=self.max_zooms, zoom_bias=self.zoom_bias)
 
@@ -65,10 +76,10 @@ MODES: Mapping[str, Mode] = {
 
 
 def mode_named(name: str) -> Mode:
-    """The mode of a name out of `MODES` or `biased`.
+    """The mode with a name from `MODES` or `biased`.
 
     Raises:
-        ValueError: No mode has this name.
+        ValueError: There is no such mode.
     """
     if (bias := zoom_bias_of(name)) and name not in MODES:
         return Mode(zoom_bias=bias)
@@ -78,32 +89,32 @@ def mode_named(name: str) -> Mode:
 
 
 def biased(zoom_bias: float) -> str:
-    """The name of the mode with this bias; with none it is "zoom"."""
+    """The name of the mode with this bias; "zoom" for a bias of 0."""
     return f"zoom bias {zoom_bias:+g}" if zoom_bias else "zoom"
 
 
 def zoom_bias_of(name: str) -> float | None:
-    """The bias of a mode that belongs on the curve of a sweep ("zoom" itself has 0); None of any other mode."""
+    """The bias of a mode on the curve of a sweep; "zoom" has 0. None: the mode is not on that curve."""
     found = _BIASED.fullmatch(name)
     return float(found[1]) if found else 0.0 if name == "zoom" else None
 
 
 def in_order(names: Collection[str]) -> list[str]:
-    """Names as tables list them: the fixed modes first, then a sweep from its lowest bias to its highest."""
+    """Names in the order of tables: first the fixed modes, then a sweep from the lowest bias to the highest."""
     fixed = list(MODES)
     swept = sorted(set(names) - MODES.keys(), key=lambda name: zoom_bias_of(name) or 0.0)
     return [name for name in fixed if name in names] + swept
 
 
 class _Steered(ChatVLM):
-    """The same engine, with the tool choice made for it wherever the graph leaves it open."""
+    """A ChatVLM with a fixed tool choice wherever the graph leaves the choice open."""
 
     choice: Literal["any", "none"]
 
     def bind_tools(
         self, tools: Sequence[Any], *, tool_choice: Any = None, **kwargs: Any
     ) -> Runnable[LanguageModelInput, AIMessage]:
-        """As `ChatVLM.bind_tools`."""
+        """See `ChatVLM.bind_tools`."""
         return super().bind_tools(tools, tool_choice=tool_choice or self.choice, **kwargs)
 
     async def _agenerate(
@@ -119,13 +130,6 @@ class _Steered(ChatVLM):
 
 
 def _steered(model: ChatVLM, choice: Literal["any", "none"]) -> _Steered:
-    fields = {name: getattr(model, name) for name in ("temperature", "top_p", "top_k", "max_tokens", "seed", "stop")}
-    return _Steered(
-        engine=model.engine,
-        processor=model.processor,
-        store=model.store,
-        model=model.model_name,
-        timeout=model.timeout,
-        choice=choice,
-        **fields,
-    )
+    """The model with a fixed tool choice."""
+    names = ("engine", "processor", "store", "model_name", "timeout", "temperature", "top_p", "top_k", "max_tokens")
+    return _Steered(choice=choice, **{name: getattr(model, name) for name in (*names, "seed", "stop", "images_first")})

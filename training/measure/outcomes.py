@@ -1,4 +1,4 @@
-"""An outcome is what came of one question in one mode, and what it cost."""
+"""An outcome: the result of one question in one mode, and its cost."""
 
 from __future__ import annotations
 
@@ -23,34 +23,34 @@ class Outcome:
     gold: str
     answer: str | None
     right: bool | None
-    """None: the answer could not be graded (a judge was down). A run that failed is not right."""
+    """None: the answer could not be graded (a judge was down). A failed run is not right."""
     zooms: int
     visual_tokens: int
-    """Of all views that were shown."""
+    """The cost of all views that were shown."""
     full_visual_tokens: int
-    """What full resolution at once would have cost. 0 of a run that failed."""
+    """The cost of full resolution at once. 0 for a failed run."""
     seconds: float
-    """From the question's start to its answer, with all others under way."""
+    """From the start of the run to its answer, with the others in progress."""
     kept_visual_tokens: int = 0
-    """Of the views that remain when those are left out that another shows more finely; see `kept_tokens`."""
+    """The cost without views that another view shows at a larger scale. See `kept_tokens`."""
     stop: str | None = None
-    """Which budget forced the answer, if any."""
+    """The budget that forced the answer, if any."""
     error: str | None = None
     """Why the run failed."""
     number: int = 0
-    """Which of the examples it was, from 0."""
+    """The number of the example, from 0."""
     ended: float = 0.0
-    """Seconds from the start of its mode, in its session, to its end."""
+    """Seconds from the start of the mode in this session to the end of the run."""
     session: int = 0
-    """How many times the evaluation had been interrupted before."""
+    """How often the evaluation was interrupted before."""
 
 
 def kept_tokens(views: Sequence[ViewRecord]) -> int:
-    """Visual tokens of the views that no other one covers: the same image, all of its part, at a larger scale.
+    """Visual tokens of the views that no other view covers.
 
-    Where the whole image was zoomed this is its full resolution alone: the low view that stays in context beside it
-    is not counted. So a policy that zooms with share p keeps 25 % + p · 75 % of full resolution, and reads
-    25 % + p · 100 %; methods that prune tokens report the former.
+    A view covers another if it shows all of its part of the same image at least as finely. If the whole image was
+    zoomed, only its full resolution counts, although the low view stays in context. A policy that zooms with share p
+    keeps 25 % + p · 75 % of full resolution and reads 25 % + p · 100 %. Methods that prune tokens report the former.
     """
     distinct = {view["url"]: view for view in views}
     return sum(view["tokens"] for url, view in distinct.items() if not _is_covered(url, distinct))
@@ -67,7 +67,7 @@ def _is_covered(url: str, urls: Iterable[str]) -> bool:
 
 
 def wall_seconds(outcomes: Iterable[Outcome]) -> dict[str, float]:
-    """How long each mode took from its first question to its last answer, its interruptions left out."""
+    """Seconds that each mode took from its first question to its last answer, without interruptions."""
     ends: dict[tuple[str, int], float] = {}
     for outcome in outcomes:
         key = outcome.mode, outcome.session

@@ -1,14 +1,13 @@
-"""Outcomes become a row per mode and source, and one per mode for all sources, each figure with its interval.
+"""Summarises outcomes in a table: one row per mode and source, and one per mode over all sources, with intervals.
 
-The overall row weighs sources by how many questions each has, or by a given mix; so a table of two thirds large print
-and one third small needs no other questions than one of equal parts.
+The overall row weighs sources by their number of questions, or by a given mix. So you can report two thirds large print
+and one third small print from the same questions as equal parts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -18,6 +17,7 @@ from vtagent.training.measure.modes import in_order
 from vtagent.training.measure.outcomes import Outcome
 
 OVERALL = "overall"
+_NONE = "–"
 
 
 @dataclass(frozen=True)
@@ -31,47 +31,47 @@ class Estimate:
 
 @dataclass(frozen=True)
 class SummaryRow:
-    """One mode on one source, or on all of them."""
+    """A line of the results table: one mode on one source, or on all of them."""
 
     mode: str
     source: str
-    """`OVERALL` for all."""
+    """`OVERALL` for all sources."""
     questions: int
     accuracy: Estimate | None
-    """Share of the graded questions whose answer is right; a failed run's is not. None: nothing was graded."""
+    """Share of the graded questions with a right answer. A failed run is not right. None: nothing was graded."""
     zoomed: Estimate | None
-    """Share of the runs that saw more than the first view. None: every run failed, as for all figures of cost."""
+    """Share of the runs with more than the first view. None, as for all costs: every run failed."""
     of_full_accuracy: Estimate | None
-    """Accuracy over that of mode `full` on the same questions, paired. None where `full` was not asked."""
+    """Accuracy divided by that of mode `full` on the same questions. None: `full` was not asked."""
     visual_tokens: float | None
-    """Mean per question, of all views shown."""
+    """Mean cost per question of all views shown."""
     of_full_tokens: float | None
-    """Visual tokens over those of full resolution at once: 25 % + p · 100 % where a share p zooms on whole pages."""
+    """Visual tokens divided by those of full resolution at once: 25 % + p · 100 % if a share p zooms on whole pages."""
     kept_of_full_tokens: float | None
     """The same without low views that a zoom replaced: 25 % + p · 75 %. See `outcomes.kept_tokens`."""
     median_seconds: float | None
-    """Of a question, with the others under way."""
+    """Seconds per run, with the others in progress."""
     p95_seconds: float | None
     failed: int
-    """Runs that raised."""
+    """Number of runs that raised or took too long."""
     ungraded: int
-    """Answers that the grader could not judge; they are in no accuracy."""
-
-    def json(self) -> dict[str, Any]:
-        """The row as JSON values."""
-        return asdict(self)
+    """Number of answers that the grader could not judge. They are in no accuracy."""
 
 
 def summarize(outcomes: Sequence[Outcome], *, mix: Mapping[str, float] | None = None) -> list[SummaryRow]:
-    """Rows in the order of modes, sources by name, the overall row last where there are several sources.
+    """Summarise outcomes.
 
     Args:
         outcomes: At most one for each question and mode.
-        mix: How much a source counts in the overall row; sources that it leaves out count nothing. A name may be
-            shortened as long as one source alone begins with it. Absent: every question counts the same.
+        mix: The weight of each source in the overall row; a source that is missing has weight 0. A name may be
+            shortened as long as only one source begins with it. Default: every question has the same weight.
+
+    Returns:
+        Rows in the order of modes, then of source names. The overall row of a mode comes last; there is none if there
+        is only one source.
 
     Raises:
-        DataError: The mix names no source, or several.
+        DataError: A name of the mix fits no source, or several.
     """
     sources = sorted({outcome.source for outcome in outcomes})
     weights = None if mix is None else resolved_mix(mix, sources)
@@ -90,10 +90,17 @@ def summarize(outcomes: Sequence[Outcome], *, mix: Mapping[str, float] | None = 
 
 
 def resolved_mix(mix: Mapping[str, float], sources: Sequence[str]) -> dict[str, float]:
-    """The mix with its names written out.
+    """The mix with full names.
+
+    Args:
+        mix: Weights by source; names may be shortened.
+        sources: All sources.
+
+    Returns:
+        Weights by the full name of the source.
 
     Raises:
-        DataError: A name that is not the beginning of exactly one source, or a weight that is none.
+        DataError: A name that is not the beginning of exactly one source, or a weight that is not valid.
     """
     weights: dict[str, float] = {}
     for name, weight in mix.items():
@@ -156,7 +163,7 @@ def _is_graded(outcome: Outcome) -> bool:
 def _arrays(
     measured: Mapping[str, Sequence[Sequence[float]]], weights: Mapping[str, float]
 ) -> tuple[list[Array], list[float]] | None:
-    """The strata that have something; None where none has."""
+    """The strata that are not empty, each of shape (questions, quantities), with their weights; None if all are."""
     parts = {name: np.asarray(rows, float) for name, rows in measured.items() if rows}
     return ([*parts.values()], [weights[name] for name in parts]) if parts else None
 
@@ -169,7 +176,7 @@ def _mean(measured: Mapping[str, Sequence[Sequence[float]]], weights: Mapping[st
 def _estimate(
     measured: Mapping[str, Sequence[Sequence[float]]], weights: Mapping[str, float], *, ratio: bool = False
 ) -> Estimate | None:
-    """The mean of the only quantity, or that of the first over that of the second."""
+    """The mean of the only quantity, or the mean of the first divided by that of the second."""
     if (arrays := _arrays(measured, weights)) is None:
         return None
     mean, drawn = weighted_mean(*arrays), resampled_means(*arrays)
@@ -186,9 +193,67 @@ def _ratio(tokens: Array | None, of: int) -> float | None:
 
 
 def quantile(weighted: Sequence[tuple[float, float]], level: float) -> float | None:
-    """The least value that, with all below it, holds at least `level` of the weight; None of nothing."""
+    """A quantile of weighted values.
+
+    Args:
+        weighted: Pairs of value and weight.
+        level: The level of the quantile, 0 to 1.
+
+    Returns:
+        The smallest value such that it and all smaller values hold at least `level` of the weight. None: no values.
+    """
     if not weighted:
         return None
     values, weights = np.asarray(sorted(weighted), float).T
     reached = np.cumsum(weights) / np.sum(weights)
     return float(values[min(int(np.searchsorted(reached, level - 1e-12)), len(values) - 1)])
+
+
+def markdown(rows: Sequence[SummaryRow]) -> str:
+    """A table with one line per row. Columns that would be empty in every row are left out.
+
+    Example:
+        | mode | source | questions | accuracy (95 %) | zoomed | of full accuracy | visual tokens | of full | kept | … |
+    """
+    columns: Mapping[str, Callable[[SummaryRow], str]] = {
+        "mode": lambda row: row.mode,
+        "source": lambda row: row.source,
+        "questions": lambda row: str(row.questions),
+        "accuracy (95 % interval)": lambda row: _with_interval(row.accuracy),
+        "zoomed": lambda row: _percent(row.zoomed.value if row.zoomed else None),
+        "of full accuracy": lambda row: _NONE if row.mode == "full" else _with_interval(row.of_full_accuracy),
+        "visual tokens": lambda row: _NONE if row.visual_tokens is None else f"{row.visual_tokens:.1f}",
+        "of full": lambda row: _percent(row.of_full_tokens),
+        "kept": lambda row: _percent(row.kept_of_full_tokens),
+        "median s": lambda row: _seconds(row.median_seconds),
+        "95 % within s": lambda row: _seconds(row.p95_seconds),
+        "failed": lambda row: str(row.failed or _NONE),
+        "ungraded": lambda row: str(row.ungraded or _NONE),
+    }
+    filled = {name: [cell(row) for row in rows] for name, cell in columns.items()}
+    shown = {name: cells for name, cells in filled.items() if any(cell != _NONE for cell in cells)}
+    return markdown_table([*shown], zip(*shown.values(), strict=True))
+
+
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Write a table in Markdown.
+
+    Args:
+        head: The names of the columns.
+        rows: The cells of each line.
+    """
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    lines += ["| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in row) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def _with_interval(figure: Estimate | None) -> str:
+    return _NONE if figure is None else f"{figure.value:.1%} ({100 * figure.low:.1f}–{100 * figure.high:.1f})"
+
+
+def _percent(figure: float | None) -> str:
+    return _NONE if figure is None else f"{figure:.1%}"
+
+
+def _seconds(figure: float | None) -> str:
+    return _NONE if figure is None else f"{figure:.2f}"

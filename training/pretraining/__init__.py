@@ -1,1 +1,1 @@
-"""The policy before reinforcement learning: its architecture, its lessons, and a fast forward pass over equal pages."""
+"""Pretrains the bundled policy on rendered pages: model, curriculum, packed sequences, and a fast forward pass."""

@@ -1,9 +1,9 @@
-"""The forward pass of a Qwen3-VL over many equal-sized pages at once, equal to transformers' own and faster on CPU.
+"""The forward pass of a Qwen3-VL over many pages of one size, with gradients: transformers' numbers, faster on a CPU.
 
-transformers runs vision attention image by image on CPU and its patch embedding as a 3-D convolution. Pages of one
-size need neither: attention is one batched call, and the patch embedding one matrix product. Attention is written
-out, because PyTorch's fused kernel for CPU is slower than plain products in its backward pass once these run in
-bfloat16.
+On a CPU, transformers runs vision attention image by image, and the patch embedding as a 3-D convolution. For pages of
+one size, attention is one batched call and the patch embedding one matrix product. Attention is written out, because in
+bfloat16 the backward pass of PyTorch's fused CPU kernel is slower than plain products. Importing this module registers
+that attention with transformers, under the name `ATTENTION`.
 """
 
 from __future__ import annotations
@@ -16,13 +16,23 @@ from torch import Tensor
 from transformers import Qwen3VLForConditionalGeneration
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.qwen3_vl.modeling_qwen3_vl import rotate_half
-from transformers.vision_utils import get_vision_interpolation_indices_and_weights, get_vision_position_ids
+from transformers.vision_utils import get_vision_position_ids
 
+from vtagent.models.local.ops import learned_positions
 from vtagent.training.pretraining.packing import IGNORED, PackedBatch
 
 
 def patchify(pixels: Tensor, patch: int, merge: int) -> Tensor:
-    """(B, 3, H, W) uint8 → (B, patches, 3 · patch²) in [-1, 1], in the order that merging expects."""
+    """Cut images into patches, in the order that merging expects.
+
+    Args:
+        pixels: (images, 3, height, width) uint8.
+        patch: Side of a patch, in pixels.
+        merge: Patches per side that are merged into one visual token.
+
+    Returns:
+        (images, patches, 3 * patch ** 2) float32 in [-1, 1].
+    """
     b, c, h, w = pixels.shape
     x = pixels.float().div_(127.5).sub_(1.0)
     x = x.view(b, c, h // (patch * merge), merge, patch, w // (patch * merge), merge, patch)
@@ -30,7 +40,17 @@ def patchify(pixels: Tensor, patch: int, merge: int) -> Tensor:
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Softmax attention over (B, heads, T, D); `mask` is True where a query may look."""
+    """Softmax attention.
+
+    Args:
+        q: (batch, heads, tokens, head_dim), floating point.
+        k: As `q`.
+        v: As `q`.
+        mask: Bool, broadcast over (batch, heads, tokens, tokens): True where a query may attend.
+
+    Returns:
+        (batch, heads, tokens, head_dim), in the dtype of `q`.
+    """
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
     if mask is not None:
         scores = scores.masked_fill(~mask, float("-inf"))
@@ -40,30 +60,46 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
 def _language_attention(
     module: torch.nn.Module, q: Tensor, k: Tensor, v: Tensor, attention_mask: Tensor | None, **_: object
 ) -> tuple[Tensor, None]:
+    """`attend` with the signature of transformers' attention functions.
+
+    Args:
+        module: Not used.
+        q: (batch, heads, tokens, head_dim), floating point.
+        k: As `q`.
+        v: As `q`.
+        attention_mask: (batch, 1, tokens, tokens) bool: True where a query may attend.
+        **_: Not used.
+
+    Returns:
+        (batch, tokens, heads, head_dim) in the dtype of `q`, and None for the attention weights.
+    """
     return attend(q, k, v, attention_mask).transpose(1, 2), None
 
 
 ATTENTION = "vtagent_packed"
+"""Name of the language model's attention, for `attn_implementation`."""
+
 ALL_ATTENTION_FUNCTIONS.register(ATTENTION, _language_attention)
 
 
 def encode_pages(visual: Any, pixels: Tensor) -> Tensor:
-    """(B, 3, H, W) uint8 → visual tokens (B, tokens, language width). `visual` is a `Qwen3VLVisionModel`."""
+    """Encode pages of one size.
+
+    Args:
+        visual: A `Qwen3VLVisionModel`.
+        pixels: (pages, 3, height, width) uint8.
+
+    Returns:
+        Visual tokens (pages, visual tokens, language hidden), in the dtype of the weights (or of autocast).
+    """
     config = visual.config
     patch, merge = config.patch_size, config.spatial_merge_size
     b, _, h, w = pixels.shape
     grid = torch.tensor([[1, h // patch, w // patch]])
-    indices, weights = get_vision_interpolation_indices_and_weights(
-        grid,
-        num_grid_per_side=visual.num_grid_per_side,
-        mode=visual.interpolation_mode,
-        align_corners=visual.interpolation_align_corners,
-        spatial_merge_size=merge,
-    )
-    position = (visual.pos_embed(indices) * weights[:, :, None]).sum(1)
-    # A still image fills both frames of the temporal patch, so their weights add up.
+    # A still image fills both frames of a temporal patch, so the weights of the two frames are added.
     kernel = visual.patch_embed.proj.weight.sum(2).flatten(1)
-    x = F.linear(patchify(pixels, patch, merge), kernel, visual.patch_embed.proj.bias) + position
+    x = F.linear(patchify(pixels, patch, merge), kernel, visual.patch_embed.proj.bias)
+    x = x + learned_positions(visual, grid)
     cos, sin = visual.rotary_pos_emb(x, get_vision_position_ids(grid, merge))
     for block in visual.blocks:
         attention = block.attn
@@ -79,7 +115,16 @@ def encode_pages(visual: Any, pixels: Tensor) -> Tensor:
 
 
 def hidden_states(model: Qwen3VLForConditionalGeneration, batch: PackedBatch, images: list[Tensor]) -> Tensor:
-    """Language-model states (B, T, width). `images` are visual tokens (B, n, width), in their order in each row."""
+    """The language model's last hidden states.
+
+    Args:
+        model: The model.
+        batch: The packed rows.
+        images: (rows, visual tokens, hidden) each, floating point, in their order in the rows.
+
+    Returns:
+        (rows, tokens, hidden), in the dtype of the weights.
+    """
     language = model.model.language_model
     embedded = language.embed_tokens(batch.ids)
     features = torch.cat(images, 1).to(embedded.dtype)
@@ -91,7 +136,16 @@ def hidden_states(model: Qwen3VLForConditionalGeneration, batch: PackedBatch, im
 
 
 def packed_loss(model: Qwen3VLForConditionalGeneration, batch: PackedBatch, hidden: Tensor) -> Tensor:
-    """Weighted mean cross-entropy over the learned tokens; a scalar."""
+    """Weighted mean cross-entropy over the learned tokens.
+
+    Args:
+        model: The model; its head gives the logits.
+        batch: The packed rows, with targets and weights.
+        hidden: (rows, tokens, hidden), floating point: from `hidden_states`.
+
+    Returns:
+        () float32.
+    """
     logits = F.linear(hidden, model.lm_head.weight).float()
     losses = F.cross_entropy(logits.flatten(0, 1), batch.targets.flatten(), reduction="none", ignore_index=IGNORED)
     weights = batch.weights.flatten()

@@ -1,14 +1,14 @@
-"""The lessons of pretraining: batches of rendered pages with what is to be learned from them, drawn from a step number.
+"""The curriculum of pretraining: which lesson each step takes, and the batch of pages and targets of that step.
 
-Five lessons:
+A step's batch is a function of the step number. There are five lessons:
 
-* `glyphs`: windows full of random characters, for the vision tower alone: which glyph stands in which slot of a token.
-  The renderer knows every glyph's place, and this aligned supervision is what makes reading start at all.
-* `line`: a strip with one line of print, to be read aloud. Reading starts here, where there is nothing to search for.
-* `near`: 112 × 80 pixels, either a large-print page at half its sides or the window of a small-print page that holds
-  its text. Both show capitals seven to eight pixels tall, so reading is learned where pages are cheap.
-* `full`: whole pages, both prints.
-* `zoomed`: the two-turn protocol: half view, tool call, full view, answer.
+* `glyphs` trains the vision tower alone on windows full of random characters: which glyph stands in which slot of a
+  visual token. The renderer knows the place of every glyph. Without this aligned supervision reading does not start.
+* `line` reads aloud a strip with one line of print. There is nothing to search for, so reading starts here.
+* `near` shows 112 × 80 pixels: a large-print page at half its sides, or a window of a small-print page that holds all
+  its text. Capitals are seven to eight pixels tall in both, so most of reading is learned from few visual tokens.
+* `full` shows whole pages of both print sizes.
+* `zoomed` is the protocol of two turns: half view, tool call, full view, answer.
 
 Whether to zoom is drawn at random, whatever the print: that decision is left to reinforcement learning.
 """
@@ -26,102 +26,146 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
-from vtagent.training.documents.render import PAGE, Document, Glyph, PrintSize, render_document, render_strings
+from vtagent.training.documents import PAGE, Document, Glyph, PrintSize, render_document, render_strings
 from vtagent.training.documents.values import PRINTED, draw_lesson_page, draw_line
-from vtagent.training.pretraining.packing import PackedBatch, PackedRow, collate
-from vtagent.training.pretraining.policy import CALL_HEAD, CALL_TAIL, END
-from vtagent.training.pretraining.rows import (
-    FORMAT_WEIGHT,
+from vtagent.training.pretraining.packing import PackedBatch, PackedSequence, collate
+from vtagent.training.pretraining.supervision import (
     HALF,
     STRIP,
     TOKEN,
     add_image,
     answer,
     ask,
+    call_zoom,
     encode,
-    learn,
-    page_row,
+    pack_page,
+    start_trunk,
     tokenizer,
-    trunk,
 )
 
 Lesson = Literal["glyphs", "line", "near", "full", "zoomed"]
 
 SLOTS = (2, 4)
-"""Rows and columns of glyph slots in a token: 8 × 4 pixels, so that two glyphs rarely share one."""
+"""Rows and columns of glyph slots in a visual token. A slot is 4 × 8 pixels, so two glyphs rarely share one."""
 BATCH: dict[Lesson, int] = {"glyphs": 64, "line": 64, "near": 32, "full": 12, "zoomed": 12}
+"""Pages in a batch."""
 
 GLYPH_INDEX = {char: i + 1 for i, char in enumerate(PRINTED)}
-"""0 is an empty slot."""
+"""The class of each character in a slot; class 0 is an empty slot."""
 
 
 @dataclass(frozen=True)
 class LessonBatch:
-    """One step's work. `views` are in the order in which they stand in a row; glyph slots belong to the last one."""
+    """The batch of one step: B pages."""
 
     lesson: Lesson
-    views: tuple[Tensor, ...]  # each (B, 3, H, W) uint8
-    slots: Tensor  # (B, tokens, slots) int64
+    views: tuple[Tensor, ...]
+    """The views of each page, in the order of the conversation; each (B, 3, H, W) uint8."""
+    slots: Tensor
+    """(B, tokens, slots) int64: the glyphs of the last view."""
     packed: PackedBatch | None
+    """The conversations; None for `glyphs`, which trains the vision tower alone."""
 
 
 @dataclass(frozen=True)
-class Curriculum:
-    """Shares of the lessons over the run: (progress at which it begins, shares, probability of reading everything)."""
+class Phase:
+    """A stretch of the run in which lessons are drawn with the same probabilities."""
 
-    phases: tuple[tuple[float, dict[Lesson, float], float], ...] = (
-        (0.0, {"glyphs": 1.0}, 0.0),
-        (0.15, {"glyphs": 0.1, "line": 0.9}, 1.0),
-        (0.26, {"line": 0.2, "near": 0.8}, 0.3),
-        (0.41, {"near": 0.6, "full": 0.4}, 0.05),
-        (0.85, {"near": 0.35, "full": 0.35, "zoomed": 0.3}, 0.0),
-    )
-
-    def draw(self, step: int, steps: int) -> tuple[Lesson, float]:
-        """The lesson of a step and its chance of a read-everything branch."""
-        _, shares, read_all = next(phase for phase in reversed(self.phases) if step / steps >= phase[0])
-        rng = random.Random(f"lesson/{step}")
-        return rng.choices(list(shares), list(shares.values()))[0], read_all
+    start: float
+    """Share of the run, 0 to 1, at which the phase begins."""
+    shares: dict[Lesson, float]
+    """Probability of each lesson."""
+    read_all: float = 0.0
+    """Probability that a page has a branch that reads all its fields aloud."""
 
 
-class Lessons(IterableDataset[LessonBatch]):
-    """Batches from step `start` to `steps`; the same step gives the same batch, whoever asks and whenever."""
+PHASES = (
+    Phase(0.0, {"glyphs": 1.0}),
+    Phase(0.15, {"glyphs": 0.1, "line": 0.9}, read_all=1.0),
+    Phase(0.26, {"line": 0.2, "near": 0.8}, read_all=0.3),
+    Phase(0.41, {"near": 0.6, "full": 0.4}, read_all=0.05),
+    Phase(0.85, {"near": 0.35, "full": 0.35, "zoomed": 0.3}),
+)
+"""The phases of a run, from its first step to its last."""
+
+
+def draw_lesson(step: int, steps: int) -> tuple[Lesson, float]:
+    """Draw the lesson of a step.
+
+    Args:
+        step: Number of the step, from 0.
+        steps: Number of steps of the run.
+
+    Returns:
+        The lesson, and the probability of a branch that reads all fields.
+    """
+    phase = next(phase for phase in reversed(PHASES) if step / steps >= phase.start)
+    rng = random.Random(f"lesson/{step}")
+    return rng.choices(list(phase.shares), list(phase.shares.values()))[0], phase.read_all
+
+
+class LessonDataset(IterableDataset[LessonBatch]):
+    """The batches of a run. A step's batch is the same in every process and after every interruption.
+
+    Args:
+        start: The first step.
+        steps: Number of steps of the run; the last step is `steps - 1`.
+    """
 
     def __init__(self, *, start: int, steps: int) -> None:
         self.start, self.steps = start, steps
-        self.curriculum = Curriculum()
 
     def __iter__(self) -> Iterator[LessonBatch]:
         worker = torch.utils.data.get_worker_info()
         offset, stride = (worker.id, worker.num_workers) if worker else (0, 1)
         for step in range(self.start + offset, self.steps, stride):
-            lesson, read_all = self.curriculum.draw(step, self.steps)
+            lesson, read_all = draw_lesson(step, self.steps)
             yield draw_batch(lesson, step, read_all=read_all)
 
 
 def draw_batch(lesson: Lesson, step: int, *, read_all: float = 0.0) -> LessonBatch:
-    """The batch of one step."""
+    """Render the pages of one step.
+
+    Args:
+        lesson: What the step teaches.
+        step: Number of the step; the seed of its pages.
+        read_all: Probability of a branch that reads all fields of a page. `line` always has one and `zoomed` never.
+
+    Returns:
+        The batch.
+    """
     rng = random.Random(f"{lesson}/{step}")
     seeds = [f"train/{lesson}/{step}/{i}" for i in range(BATCH[lesson])]
     if lesson == "glyphs":
         return _glyph_batch(rng, step)
-    examples = [_EXAMPLES[lesson](rng, seed, read_all) for seed in seeds]
-    views = tuple(stack_pixels([e[0][i] for e in examples]) for i in range(len(examples[0][0])))
-    slots = torch.stack([glyph_slots(e[1], views[-1].shape[-1], views[-1].shape[-2]) for e in examples])
-    return LessonBatch(lesson, views, slots, collate([e[2] for e in examples], pad=tokenizer().pad_token_id))
+    pages = [_DRAW[lesson](rng, seed, read_all) for seed in seeds]
+    views = tuple(stack_pixels([page.views[i] for page in pages]) for i in range(len(pages[0].views)))
+    slots = torch.stack([glyph_slots(page.glyphs, views[-1].shape[-1], views[-1].shape[-2]) for page in pages])
+    packed = collate([page.packed for page in pages], pad=tokenizer().pad_token_id)
+    return LessonBatch(lesson, views, slots, packed)
 
 
 def half(image: Image.Image) -> Image.Image:
-    """The quarter-resolution view of a page, made as `vtagent.views` makes it."""
+    """The page at half its sides, resampled as `vtagent.views` does it."""
     return image.resize((image.width // 2, image.height // 2), Image.Resampling.BICUBIC)
 
 
 def stack_pixels(images: Sequence[Image.Image]) -> Tensor:
+    """Stack B RGB images of one size as (B, 3, H, W) uint8."""
     return torch.from_numpy(np.stack([np.asarray(image) for image in images])).permute(0, 3, 1, 2).contiguous()
 
 
 def glyph_slots(glyphs: Sequence[Glyph], width: int, height: int) -> Tensor:
-    """(tokens, slots): the glyph whose centre falls in each slot, 0 where none does."""
+    """Find the glyph whose centre falls in each slot.
+
+    Args:
+        glyphs: Glyphs of a view, in its pixels.
+        width: Width of the view in pixels.
+        height: Height of the view in pixels.
+
+    Returns:
+        (tokens, slots) int64: an index of `GLYPH_INDEX`, or 0 for an empty slot.
+    """
     rows, columns = SLOTS
     grid = np.zeros((height // TOKEN, width // TOKEN, rows, columns), np.int64)
     for glyph in glyphs:
@@ -133,11 +177,12 @@ def glyph_slots(glyphs: Sequence[Glyph], width: int, height: int) -> Tensor:
 
 
 def _shifted(glyphs: Sequence[Glyph], *, left: float = 0, top: float = 0, scale: float = 1.0) -> list[Glyph]:
+    """The glyphs of a page in the pixels of a view that begins at (left, top) and is scaled by `scale`."""
     return [Glyph(g.char, (g.x - left) * scale, (g.y - top) * scale) for g in glyphs]
 
 
 def _glyph_batch(rng: random.Random, step: int) -> LessonBatch:
-    """Three quarters small glyphs (windows, and large pages halved), one quarter large ones."""
+    """The batch of `glyphs`: three quarters small glyphs (windows, and large pages at half), one quarter large ones."""
     images: list[Image.Image] = []
     slots: list[Tensor] = []
     width, height = HALF
@@ -161,63 +206,70 @@ def _glyph_batch(rng: random.Random, step: int) -> LessonBatch:
     return LessonBatch("glyphs", (stack_pixels(images),), torch.stack(slots), None)
 
 
-Example = tuple[list[Image.Image], Sequence[Glyph], PackedRow]
+@dataclass(frozen=True)
+class _LessonPage:
+    """One page of a batch."""
+
+    views: Sequence[Image.Image]
+    """In the order of the conversation."""
+    glyphs: Sequence[Glyph]
+    """Those of the last view, in its pixels; empty if they are too small to be read."""
+    packed: PackedSequence
 
 
-def _line(rng: random.Random, seed: str, _: float) -> Example:
+def _line(rng: random.Random, seed: str, _: float) -> _LessonPage:
     if rng.random() < 0.5:
         document = render_document(seed, print_size="small", fields=draw_line, size=STRIP)
-        image, glyphs = document.image, document.glyphs
+        image, glyphs = document.image, list(document.glyphs)
     else:
         document = render_document(seed, print_size="large", fields=draw_line, size=(2 * STRIP[0], 2 * STRIP[1]))
-        image, glyphs = half(document.image), tuple(_shifted(document.glyphs, scale=0.5))
-    return [image], glyphs, page_row(rng, document, STRIP, tools=False, read_all=1.0)
+        image, glyphs = half(document.image), _shifted(document.glyphs, scale=0.5)
+    return _LessonPage([image], glyphs, pack_page(rng, document, STRIP, tools=False, read_all=1.0))
 
 
-def _near(rng: random.Random, seed: str, read_all: float) -> Example:
+def _near(rng: random.Random, seed: str, read_all: float) -> _LessonPage:
     kind = rng.random()
     print_size: PrintSize = "large" if kind < 0.6 else "small"
     document = render_document(seed, print_size=print_size, fields=draw_lesson_page)
     if kind < 0.6:
-        row = page_row(rng, document, HALF, tools=rng.random() < 0.5, read_all=read_all)
-        return [half(document.image)], _shifted(document.glyphs, scale=0.5), row
+        packed = pack_page(rng, document, HALF, tools=rng.random() < 0.5, read_all=read_all)
+        return _LessonPage([half(document.image)], _shifted(document.glyphs, scale=0.5), packed)
     if kind < 0.7:
-        row = page_row(rng, document, HALF, tools=rng.random() < 0.8, readable=False)
-        return [half(document.image)], [], row
+        packed = pack_page(rng, document, HALF, tools=rng.random() < 0.8, readable=False)
+        return _LessonPage([half(document.image)], [], packed)
     window = _window(rng, document)
     if window is None:
         return _near(rng, seed + "'", read_all)
     left, top = window
     image = document.image.crop((left, top, left + HALF[0], top + HALF[1]))
-    row = page_row(rng, document, HALF, tools=False, read_all=read_all)
-    return [image], _shifted(document.glyphs, left=left, top=top), row
+    packed = pack_page(rng, document, HALF, tools=False, read_all=read_all)
+    return _LessonPage([image], _shifted(document.glyphs, left=left, top=top), packed)
 
 
-def _full(rng: random.Random, seed: str, read_all: float) -> Example:
+def _full(rng: random.Random, seed: str, read_all: float) -> _LessonPage:
     document = render_document(seed, print_size=rng.choice(("large", "small")), fields=draw_lesson_page)
-    return [document.image], document.glyphs, page_row(rng, document, PAGE, tools=False, read_all=read_all)
+    packed = pack_page(rng, document, PAGE, tools=False, read_all=read_all)
+    return _LessonPage([document.image], document.glyphs, packed)
 
 
-def _zoomed(rng: random.Random, seed: str, _: float) -> Example:
+def _zoomed(rng: random.Random, seed: str, _: float) -> _LessonPage:
     document = render_document(seed, print_size=rng.choice(("large", "small")), fields=draw_lesson_page)
-    row = trunk(HALF, tools=True)
+    packed = start_trunk(HALF, tools=True)
     asked = rng.choice(document.fields)
-    ask(row, asked.question(rng))
-    learn(row, f"<think>{asked.label}</think>", FORMAT_WEIGHT)
-    learn(row, "<tool_call>", 0.0)
-    learn(row, CALL_HEAD + CALL_TAIL + "</tool_call>" + END, FORMAT_WEIGHT)
-    row.text(encode("\n<|im_start|>user\n<tool_response><|vision_start|>"))
-    add_image(row, PAGE)
-    row.text(encode("<|vision_end|></tool_response><|im_end|>\n<|im_start|>assistant\n"))
-    answer(row, asked.label, asked.value, 1.0)
-    return [half(document.image), document.image], document.glyphs, row
+    ask(packed, asked.question(rng))
+    call_zoom(packed, asked.label, decision=0.0)  # every page of this lesson calls, so the call must not be learned
+    packed.text(encode("\n<|im_start|>user\n<tool_response><|vision_start|>"))
+    add_image(packed, PAGE)
+    packed.text(encode("<|vision_end|></tool_response><|im_end|>\n<|im_start|>assistant\n"))
+    answer(packed, asked.label, asked.value, 1.0)
+    return _LessonPage([half(document.image), document.image], document.glyphs, packed)
 
 
-_EXAMPLES = {"line": _line, "near": _near, "full": _full, "zoomed": _zoomed}
+_DRAW = {"line": _line, "near": _near, "full": _full, "zoomed": _zoomed}
 
 
 def _window(rng: random.Random, document: Document) -> tuple[int, int] | None:
-    """Top left corner of a half-sized window that holds all print, or None."""
+    """Draw the top left corner, in pixels, of a window of size `HALF` that holds all print; None if no window does."""
     xs, ys = [g.x for g in document.glyphs], [g.y for g in document.glyphs]
     lefts = (max(0, int(max(xs)) + 6 - HALF[0]), min(PAGE[0] - HALF[0], int(min(xs)) - 6))
     tops = (max(0, int(max(ys)) + 7 - HALF[1]), min(PAGE[1] - HALF[1], int(min(ys)) - 7))

@@ -1,8 +1,8 @@
-"""Pack one page and many questions into one sequence: the page is encoded once, the questions do not see each other.
+"""Packs one page and many questions into one token sequence, so that the page is encoded once.
 
-A packed row is a trunk (system turn and image) and branches (question, reply, perhaps a zoomed image and a second
-reply). A branch attends to the trunk and to itself, and its positions go on where the trunk ends, so every branch
-computes exactly what a conversation of its own would.
+A packed sequence is a trunk (system turn and image) with branches (question, reply, perhaps a zoomed image and a second
+reply). A branch attends to the trunk and to itself, never to another branch, and its positions continue where the trunk
+ends. So each branch computes exactly what a conversation of its own would compute.
 """
 
 from __future__ import annotations
@@ -15,27 +15,40 @@ import torch
 from torch import Tensor
 
 IGNORED = -100
+"""Target of a token after which nothing is learned."""
 TRUNK = 0
+"""Segment of the trunk; the branches are segments 1, 2 and so on."""
 BUCKET = 32
-"""Rows are padded to a multiple of this: few distinct shapes, since oneDNN compiles a kernel for each one it meets."""
+"""Sequences are padded to a multiple of this many tokens: oneDNN compiles a kernel for each shape, so few may occur."""
 
 
 @dataclass
-class PackedRow:
-    """One row under construction. Lists run over tokens."""
+class PackedSequence:
+    """A packed sequence under construction. Its lists have one entry for each token."""
 
     image_token: int
+    """Id of the token that stands for a visual token."""
     ids: list[int] = field(default_factory=list)
     segments: list[int] = field(default_factory=list)
+    """`TRUNK`, or the number of the branch."""
     positions: list[tuple[int, int, int]] = field(default_factory=list)
+    """M-RoPE positions: time, row, column (Qwen2-VL, arXiv:2409.12191, section 2.1)."""
     targets: list[int] = field(default_factory=list)
+    """The token to learn after this one, or `IGNORED`."""
     weights: list[float] = field(default_factory=list)
+    """Loss weight of the target."""
     _segment: int = TRUNK
     _next: int = 0
     _trunk_end: int = 0
 
     def text(self, ids: Sequence[int], *, weights: Sequence[float] | None = None) -> None:
-        """Append tokens. With `weights` (one a token, 0 = not learned) each is the target of the token before it."""
+        """Append tokens of text.
+
+        Args:
+            ids: The tokens.
+            weights: A loss weight for each token. A token of positive weight becomes the target of the token before it.
+                By default nothing is learned.
+        """
         for i, token in enumerate(ids):
             if weights is not None and weights[i] > 0:
                 self.targets[-1], self.weights[-1] = token, weights[i]
@@ -43,7 +56,7 @@ class PackedRow:
             self._next += 1
 
     def image(self, rows: int, columns: int) -> None:
-        """Append the placeholders of an image of `rows` × `columns` visual tokens (M-RoPE: Qwen2-VL, section 2.1)."""
+        """Append the placeholders of an image of `rows` × `columns` visual tokens."""
         start = self._next
         for row in range(rows):
             for column in range(columns):
@@ -67,24 +80,49 @@ class PackedRow:
 
 @dataclass(frozen=True)
 class PackedBatch:
-    """Rows padded on the right. B rows, T tokens."""
+    """B packed sequences, padded on the right to T tokens."""
 
-    ids: Tensor  # (B, T)
-    positions: Tensor  # (3, B, T)
-    attend: Tensor  # (B, 1, T, T) bool
-    targets: Tensor  # (B, T), IGNORED where nothing is learned
-    weights: Tensor  # (B, T)
+    ids: Tensor
+    """(B, T) int64."""
+    positions: Tensor
+    """(3, B, T) int64."""
+    attend: Tensor
+    """(B, 1, T, T) bool, True where the query (third axis) attends to the key (fourth axis)."""
+    targets: Tensor
+    """(B, T) int64, `IGNORED` where nothing is learned."""
+    weights: Tensor
+    """(B, T) float32, 0 where nothing is learned."""
+
+    def part(self, places: slice) -> PackedBatch:
+        """The sequences at these places of the batch, still padded to T tokens."""
+        return PackedBatch(
+            self.ids[places],
+            self.positions[:, places],
+            self.attend[places],
+            self.targets[places],
+            self.weights[places],
+        )
 
 
-def collate(rows: Sequence[PackedRow], *, pad: int) -> PackedBatch:
-    """Pad and stack; padding sees itself only, so that no softmax is empty."""
-    longest = -(-max(len(row.ids) for row in rows) // BUCKET) * BUCKET
+def collate(sequences: Sequence[PackedSequence], *, pad: int) -> PackedBatch:
+    """Pad sequences and stack them.
+
+    Args:
+        sequences: B sequences.
+        pad: Id of the padding token.
+
+    Returns:
+        The batch. T is the length of the longest sequence, rounded up to a multiple of `BUCKET`. Padding attends to
+        padding, so that every softmax has a key.
+    """
+    longest = -(-max(len(sequence.ids) for sequence in sequences) // BUCKET) * BUCKET
 
     def stack(name: str, filler: float) -> Tensor:
-        lists = [getattr(row, name) for row in rows]
+        """One of the lists as (B, T, …): float32 for weights, else int64."""
+        lists = [getattr(sequence, name) for sequence in sequences]
         width = np.asarray(lists[0]).shape[1:]
         kind = np.float32 if name == "weights" else np.int64
-        array = np.full((len(rows), longest, *width), filler, kind)
+        array = np.full((len(sequences), longest, *width), filler, kind)
         for i, values in enumerate(lists):
             array[i, : len(values)] = values
         return torch.from_numpy(array)

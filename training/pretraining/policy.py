@@ -1,11 +1,11 @@
-"""The bundled policy before it has learned anything: its tokenizer, chat template, image processing and architecture.
+"""Builds the untrained bundled policy: tokenizer, chat template, image processing and model.
 
-Qwen3-VL in miniature. What differs from the large ones, and why:
+It is a small Qwen3-VL. It differs from the large ones in three points:
 
-* Characters are the vocabulary, so a printed value is read glyph by glyph; tags, labels, question phrasings and the
-  fixed parts of a tool call are single tokens, so that a whole reply is about fifteen tokens long.
-* Patches are 8 pixels wide and merged 2 × 2: a visual token covers 16 × 16 pixels, two or three small glyphs.
-* DeepStack is off: it feeds early vision layers into language layers, which four layers do not need.
+* The vocabulary is characters, so a printed value is read glyph by glyph. Tags, labels, question phrasings and the
+  fixed parts of a tool call are single tokens, so a whole reply takes about fifteen tokens.
+* Patches are 8 pixels wide and merged 2 × 2. A visual token covers 16 × 16 pixels: two or three small glyphs.
+* DeepStack, which feeds early vision layers into language layers, is off. Four layers do not need it.
 """
 
 from __future__ import annotations
@@ -42,11 +42,12 @@ TAGS = (
     "</tool_response>",
 )
 CALL_HEAD, CALL_TAIL = '{"name": "zoom_image", "arguments": {', "}}"
+"""The text of a call without arguments, in two tokens."""
 ROLES = ("system", "user", "assistant")
 
 PATCH_SIZE, MERGE_SIZE = 8, 2
 MIN_PIXELS, MAX_PIXELS = 16 * 16 * 4, 16 * 16 * 512
-"""4 to 512 visual tokens an image: a page in full is 140 of them, at half its sides 35."""
+"""4 to 512 visual tokens for each image. A page takes 140 tokens in full and 35 at half its sides."""
 
 CHAT_TEMPLATE = """\
 {%- macro parts(content, images_only=false) -%}
@@ -81,18 +82,18 @@ CHAT_TEMPLATE = """\
 {%- endfor -%}
 {%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif -%}
 """
-"""System text is left out on purpose, and so are the words beside an image that a tool returns: this policy has learned
-its protocol and reads no instructions. Offered tools become one token, since it knows one tool only."""
+"""The template omits system text and the words beside an image that a tool returns, because this policy has learned its
+protocol and reads no instructions. It knows one tool only, so offered tools become one token."""
 
 
 def phrase_tokens() -> tuple[str, ...]:
-    """The fixed halves of every question, such as "What is the "."""
+    """The texts before and after the label of every question, such as "What is the ", and `READ_ALL`."""
     halves = {half for question in QUESTIONS for half in question.split("{}") if len(half) > 1}
     return (*sorted(halves), READ_ALL)
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """About 150 tokens; any printable ASCII text can be spelled, other characters become `?`."""
+    """Build a tokenizer of about 150 tokens. It spells any printable ASCII text; other characters become `?`."""
     characters = [*string.digits, *string.ascii_letters, *string.punctuation, " ", "\n"]
     vocabulary = {token: i for i, token in enumerate(dict.fromkeys([*SPECIAL, *TAGS, *characters]))}
     backend = Tokenizer(models.WordLevel(vocabulary, unk_token="?"))
@@ -114,7 +115,15 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def build_model(tokenizer: PreTrainedTokenizerFast, *, seed: int = 0) -> Qwen3VLForConditionalGeneration:
-    """Untrained, fp32. Matrices N(0, 1 / fan-in), outputs into the residual stream a fifth of that."""
+    """Build the untrained model in float32.
+
+    Matrices are drawn from N(0, 1 / fan-in). Those that write into the residual stream have a fifth of that standard
+    deviation, and embeddings have 0.05.
+
+    Args:
+        tokenizer: The tokenizer of `build_tokenizer`.
+        seed: Seed of the weights.
+    """
     ids = tokenizer.get_vocab()
     config = Qwen3VLConfig(
         vision_config={
@@ -174,7 +183,13 @@ def build_model(tokenizer: PreTrainedTokenizerFast, *, seed: int = 0) -> Qwen3VL
 
 
 def save_policy(model: Qwen3VLForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """Write a checkpoint folder in half precision, as any `from_pretrained` reads it."""
+    """Write a checkpoint in half precision that every `from_pretrained` reads.
+
+    Args:
+        model: The policy.
+        tokenizer: Its tokenizer.
+        folder: Folder of the checkpoint; created if it is missing.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     half = {name: tensor.to(torch.float16) for name, tensor in model.state_dict().items() if name != "lm_head.weight"}
     model.save_pretrained(folder, state_dict=half)
@@ -187,7 +202,7 @@ def save_policy(model: Qwen3VLForConditionalGeneration, tokenizer: PreTrainedTok
 
 
 def image_processing() -> dict[str, object]:
-    """The image processor's settings: pixels to [-1, 1], sizes snapped to 16 pixels."""
+    """The image processor's settings: pixel values in [-1, 1], sides rounded to multiples of 16 pixels."""
     return {
         "image_processor_type": "Qwen2VLImageProcessor",
         "patch_size": PATCH_SIZE,

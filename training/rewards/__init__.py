@@ -1,8 +1,9 @@
-"""What a rollout is worth: graders say whether an answer is right, a group's verdicts become rewards."""
+"""Grades answers, by rules and by a judge, and turns the verdicts of a group of rollouts into rewards."""
 
 from vtagent.training.rewards.grading import Cascade, Grader, build_grader, chat_model
 from vtagent.training.rewards.group import (
     PENALTIES,
+    SIGNS,
     Penalty,
     Reward,
     RewardSettings,
@@ -15,6 +16,7 @@ from vtagent.training.rewards.rules import anls, exact, numeric
 
 __all__ = [
     "PENALTIES",
+    "SIGNS",
     "Cascade",
     "Grader",
     "Judge",

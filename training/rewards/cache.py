@@ -1,7 +1,7 @@
-"""Verdicts on disk: asked once, the same ever after, shared by all processes that open the folder.
+"""Stores the judge's verdicts on disk, shared by all processes that open the folder.
 
-Each process appends to a file of its own and reads everyone's, so no locks are needed and a process that dies in
-mid-line spoils that line alone. The lines hold what was judged, to be read by people, too.
+Each process appends to a file of its own and reads the files of all. So no locks are needed, and a process that dies in
+the middle of a line damages that line only. The lines also hold what was judged, so that people can read them.
 """
 
 from __future__ import annotations
@@ -16,20 +16,21 @@ from typing import Any
 
 from vtagent.errors import DataError
 
-_LOOK_AGAIN = 1.0  # seconds between two looks at what other processes have written
+_REFRESH_EVERY = 1.0
+"""Seconds between two reads of what other processes have written."""
 
 
 class VerdictCache:
-    """Right or wrong, by key.
+    """Verdicts (right or wrong) by key.
 
     Args:
-        folder: Made if missing.
+        folder: Folder of the verdicts; created if it is missing.
 
     Raises:
-        DataError: The folder cannot be made or read.
+        DataError: The folder cannot be created or read.
 
     Attributes:
-        damaged: Lines that could not be read, and were left out.
+        damaged: The number of lines that were skipped because they cannot be read.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -47,15 +48,21 @@ class VerdictCache:
         self._looked = time.monotonic()
 
     def get(self, key: str) -> bool | None:
-        """The verdict under this key, another process's from a moment ago included; None if there is none."""
+        """Return the verdict of a key, None if there is none. Other processes' verdicts appear after about a second."""
         with self._lock:
-            if key not in self._known and time.monotonic() - self._looked >= _LOOK_AGAIN:
+            if key not in self._known and time.monotonic() - self._looked >= _REFRESH_EVERY:
                 self._refresh()
                 self._looked = time.monotonic()
             return self._known.get(key)
 
     def put(self, key: str, right: bool, **about: Any) -> None:
-        """Keep a verdict, with what it is about. A disk that is full or gone costs the cache, not the verdict."""
+        """Store a verdict. If the disk fails, the verdict is still kept in memory.
+
+        Args:
+            key: Key of the question.
+            right: The verdict.
+            about: What was judged, stored beside the verdict; values that JSON can hold.
+        """
         line = json.dumps({"key": key, "right": right, **about}, ensure_ascii=True) + "\n"
         with self._lock:
             self._known[key] = right
@@ -63,7 +70,7 @@ class VerdictCache:
                 file.write(line.encode())
 
     def _refresh(self) -> None:
-        """Read what was appended since the last look; an unfinished last line is left for the next."""
+        """Read what was appended since the last read. An incomplete last line is left for the next one."""
         for path in sorted(self.folder.glob("*.jsonl")):
             start = self._read.get(path, 0)
             if path == self._own or path.stat().st_size <= start:
@@ -74,16 +81,15 @@ class VerdictCache:
             whole = text.rfind(b"\n") + 1
             self._read[path] = start + whole
             for line in text[:whole].splitlines():
-                self._take(line)
+                self._add_line(line)
 
-    def _take(self, line: bytes) -> None:
+    def _add_line(self, line: bytes) -> None:
         try:
             row = json.loads(line)
             key, right = row["key"], row["right"]
+            if not (isinstance(key, str) and isinstance(right, bool)):
+                raise TypeError
         except (ValueError, KeyError, TypeError):
             self.damaged += 1
-            return
-        if isinstance(key, str) and isinstance(right, bool):
-            self._known.setdefault(key, right)
         else:
-            self.damaged += 1
+            self._known.setdefault(key, right)

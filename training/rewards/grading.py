@@ -1,9 +1,11 @@
-"""A grader says whether a prediction is right; the usual one tries rules first and asks a judge for the rest.
+"""Graders decide whether a prediction is right. The usual one tries rules first and asks a judge about the rest.
 
-exact                 the same after normalisation
-exact+judge           … else a language model compares the meanings
-numeric               ChartQA's relaxed accuracy
-exact+math+judge      … for questions whose answers are formulas
+A recipe names a grader by its steps:
+
+    exact                 equal after normalisation
+    exact+judge           the same, and a language model compares the meanings of what is not equal
+    numeric               ChartQA's relaxed accuracy
+    exact+math+judge      for questions whose answers are formulas
 """
 
 from __future__ import annotations
@@ -18,33 +20,45 @@ from typing import Protocol
 
 from langchain_core.language_models import BaseChatModel
 
-from vtagent.errors import ModelError, VtagentError
+from vtagent.errors import ModelError, VtagentError, one_line
 from vtagent.training.rewards.cache import VerdictCache
 from vtagent.training.rewards.judge import Judge
 from vtagent.training.rewards.mathematics import Mathematics
 from vtagent.training.rewards.rules import Rule, close, exact, numeric
 
 RULES: Mapping[str, Rule] = {"exact": exact, "anls": close, "numeric": numeric}
+"""The rules that need no package of their own, by the name of their step."""
 STEPS = (*RULES, "math", "judge")
+"""All names of steps."""
 
 
 class Grader(Protocol):
-    """Anything that can tell right from wrong."""
+    """Decides whether predictions are right."""
 
     async def grade(self, question: str, answers: Sequence[str], prediction: str | None) -> bool | None:
-        """Whether the prediction answers the question as one of the gold answers does; None: unscorable."""
+        """Grade one prediction.
+
+        Args:
+            question: The question about the image.
+            answers: The gold answers, any of which is right.
+            prediction: What the policy answered; None: it gave no answer.
+
+        Returns:
+            Whether the prediction is right; None: unscorable.
+        """
         ...
 
 
 class Cascade:
-    """Rules in order, then the judge.
+    """Tries rules in order and then asks the judge.
 
     Args:
-        rules: The first that can tell has the word.
-        judge: Asked where no rule can tell; without one, such a prediction is wrong.
+        rules: The rules by name. The first rule that gives a verdict decides.
+        judge: Asked if no rule gives a verdict. Without a judge, such a prediction is wrong.
 
     Attributes:
-        counts: How many predictions each step has settled ("none" where there was no prediction).
+        counts: The number of predictions that each step decided. "none" counts missing predictions, "no rule" those
+            that no rule could decide.
     """
 
     def __init__(self, rules: Mapping[str, Rule], judge: Judge | None = None) -> None:
@@ -52,7 +66,7 @@ class Cascade:
         self.counts: Counter[str] = Counter()
 
     async def grade(self, question: str, answers: Sequence[str], prediction: str | None) -> bool | None:
-        """As `Grader.grade`. No prediction, or an empty one, is wrong."""
+        """Grade one prediction; see `Grader.grade`. A missing or blank prediction is wrong."""
         if prediction is None or not prediction.strip():
             self.counts["none"] += 1
             return False
@@ -70,10 +84,10 @@ class Cascade:
         return await self.judge.grade(question, answers, prediction)
 
     async def check(self) -> None:
-        """See that the judge, if there is one, can judge (`Judge.check`).
+        """Check that the judge, if there is one, works; see `Judge.check`.
 
         Raises:
-            ModelError: It cannot.
+            ModelError: The judge does not work.
         """
         if self.judge is not None:
             await self.judge.check()
@@ -87,17 +101,20 @@ def build_grader(
     cache: Path | None = None,
     concurrency: int = 16,
 ) -> Cascade:
-    """The grader that a recipe names.
+    """Build the grader that a recipe names.
 
     Args:
-        steps: Names of `STEPS` joined by "+"; `judge` only as the last.
-        judge_model: A chat model, or the name of one for `chat_model`.
-        judge_url: The OpenAI-compatible server that serves it.
-        cache: Folder of the judge's verdicts.
-        concurrency: Questions to the judge at once.
+        steps: Names out of `STEPS`, joined by "+"; `judge` only at the end.
+        judge_model: The judge's chat model, or its name for `chat_model`.
+        judge_url: URL of the OpenAI-compatible server that serves the judge.
+        cache: Folder of the judge's verdicts; None keeps them in memory only.
+        concurrency: Maximum number of questions to the judge in progress.
+
+    Returns:
+        The grader.
 
     Raises:
-        VtagentError: An unknown step, a judge without a model, a package that is not installed.
+        VtagentError: A step is unknown or misplaced, the judge has no model, or a package is not installed.
 
     Example:
         >>> import asyncio
@@ -118,7 +135,7 @@ def build_grader(
             kept = VerdictCache(cache) if cache else None
             if isinstance(judge_model, str):
                 model = chat_model(judge_model, judge_url)
-                judge = Judge(model, cache=kept, concurrency=concurrency, at_end=partial(_hang_up, model))
+                judge = Judge(model, cache=kept, concurrency=concurrency, at_end=partial(_close_connections, model))
             else:
                 judge = Judge(judge_model, cache=kept, concurrency=concurrency)
         else:
@@ -127,34 +144,37 @@ def build_grader(
 
 
 def chat_model(name: str, url: str | None = None) -> BaseChatModel:
-    """A chat model by name, at temperature 0 and without retries of its own.
+    """Make a chat model by name, at temperature 0. Behind a URL, it does not retry by itself.
 
     Args:
-        name: As the server at `url` calls it; without a URL, "provider:model" for LangChain's `init_chat_model`.
-        url: An OpenAI-compatible server, such as http://localhost:8000/v1. A key is read from OPENAI_API_KEY.
+        name: The model's name on the server at `url`. Without a URL, "provider:model" for LangChain's
+            `init_chat_model`.
+        url: URL of an OpenAI-compatible server, such as http://localhost:8000/v1. The key is read from OPENAI_API_KEY.
+
+    Returns:
+        The chat model.
 
     Raises:
-        ModelError: The package that it needs is not installed, or it cannot be made.
+        ModelError: A package is not installed, or the model cannot be made.
     """
     try:
-        model = _provided(name) if url is None else _served(name, url)
+        if url is None:
+            from langchain.chat_models import init_chat_model
+
+            model: object = init_chat_model(name, temperature=0)
+        else:
+            model = _from_server(name, url)
     except ImportError as error:
         raise ModelError(f"the judge {name!r} needs a package that is not installed: {error}") from error
-    except Exception as error:  # whatever the provider's class refuses
-        raise ModelError(f"the judge {name!r} cannot be made: {' '.join(str(error).split())}") from error
+    except Exception as error:  # providers raise many kinds
+        raise ModelError(f"the judge {name!r} cannot be made: {one_line(error)}") from error
     if not isinstance(model, BaseChatModel):
         raise ModelError(f"{name!r} is no chat model")
     return model
 
 
-def _provided(name: str) -> object:
-    from langchain.chat_models import init_chat_model
-
-    return init_chat_model(name, temperature=0)
-
-
-def _served(name: str, url: str) -> object:
-    """With connections of its own, so that they can be closed with the judge (`_hang_up`)."""
+def _from_server(name: str, url: str) -> object:
+    """The model with connections of its own, which `_close_connections` closes with the judge."""
     from langchain_openai import ChatOpenAI
     from openai import DefaultAsyncHttpxClient
     from pydantic import SecretStr
@@ -166,7 +186,7 @@ def _served(name: str, url: str) -> object:
     )
 
 
-async def _hang_up(model: BaseChatModel) -> None:
+async def _close_connections(model: BaseChatModel) -> None:
     connections = getattr(model, "http_async_client", None)
     if connections is not None:
         await connections.aclose()

@@ -1,22 +1,26 @@
-"""A rollout earns accuracy + format - penalty, and the penalty is decided by its group: all rollouts of one prompt.
+"""Turns the verdicts of a group (all rollouts of one prompt) into rewards: accuracy + format - penalty.
 
-Pure functions over verdicts; who graded them, and how, is not known here.
+These are pure functions; how rollouts are graded is not known here. A rollout is direct if it was granted no zoom. The
+penalty of a rollout depends on r, the share of direct answers among the right ones:
 
     r = direct and right / all right            over the rollouts of the group that could be scored
 
-    paper               r < threshold: every direct rollout pays; else every zoom pays
-    paper-correct-only  the same, but only rollouts that are right pay
-    reference           every right zoom pays; a right direct answer pays where 0 < r < threshold
+    paper               if r < threshold, every direct rollout pays; else every zoom pays
+    paper-correct-only  the same, but only right rollouts pay
+    reference           every right zoom pays; a right direct answer pays if 0 < r < threshold
     always              every right zoom pays, whatever r is
-    off                 nobody pays
+    off                 no rollout pays
 
-`paper` is the formula of VisionThink (arXiv:2507.13348, section 3); `reference` is what its released code computes. The
-other three are for comparison: without a penalty, and with one on every zoom, the policy is expected to collapse.
+`paper` is the formula of VisionThink (arXiv:2507.13348, section 3). `reference` is what its released code computes. The
+others are for comparison: without a penalty, and with one on every zoom, the policy is expected to collapse.
+
+To add a term, add a field to `Reward` and its sign to `SIGNS`, and compute it in `group_rewards`. The trainer's log,
+the rollout log and its page take the terms from there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -24,7 +28,10 @@ Penalty: TypeAlias = Literal["paper", "paper-correct-only", "reference", "always
 PENALTIES: tuple[Penalty, ...] = ("paper", "paper-correct-only", "reference", "always", "off")
 
 _REFERENCE_EPSILON = 1e-4
-"""The released code adds it to the denominator of r, which puts an r of exactly the threshold below it."""
+"""The released code adds it to the denominator of r, so an r of exactly the threshold counts as below the threshold."""
+
+SIGNS: Mapping[str, int] = {"accuracy": 1, "format": 1, "penalty": -1}
+"""Each term of a reward, in the order of its fields: 1 if it is added to the total, -1 if it is subtracted."""
 
 
 @dataclass(frozen=True)
@@ -32,37 +39,54 @@ class Verdict:
     """One rollout, graded."""
 
     right: bool | None
-    """None: unscorable (the run failed, the judge was down)."""
+    """None: unscorable, because the run failed or the judge was down."""
     well_formed: bool
-    """Every reply keeps the format (`vtagent.protocol.is_well_formed`)."""
+    """Whether every reply keeps the format (`vtagent.protocol.is_well_formed`)."""
     zoomed: bool
-    """At least one view was granted."""
+    """Whether at least one zoom was granted."""
 
 
 @dataclass(frozen=True)
 class Reward:
-    """What one rollout earned, by part."""
+    """The terms of one rollout's reward."""
 
     accuracy: float
+    """1 for a right answer, else 0."""
     format: float
+    """`RewardSettings.format_reward` if every reply is well formed, else 0."""
     penalty: float
-    """Not negative; it is taken off."""
+    """`RewardSettings.penalty_size` if the rollout pays, else 0."""
+
+    @property
+    def contributions(self) -> dict[str, float]:
+        """What each term adds to the total, by name; negative for a term that is subtracted."""
+        return {name: sign * getattr(self, name) for name, sign in SIGNS.items()}
 
     @property
     def total(self) -> float:
-        """The number that the trainer sees."""
-        return self.accuracy + self.format - self.penalty
+        """The reward that the trainer uses."""
+        total = 0.0
+        for contribution in self.contributions.values():
+            total += contribution
+        return total
 
 
 @dataclass(frozen=True)
 class RewardSettings:
-    """The constants; the defaults are the paper's."""
+    """The constants of the formulas. The defaults are the paper's.
+
+    Raises:
+        ValueError: The penalty is unknown, or a number is out of its range.
+    """
 
     penalty: Penalty = "paper"
+    """Which rollouts pay; see the module's table."""
     penalty_size: float = 0.1
+    """What a rollout pays, 0 or more."""
     threshold: float = 0.2
-    """Of r. An r of exactly this much counts as enough direct answers, so the zooms pay."""
+    """Threshold of r, 0 to 1. If r equals it, there are enough direct answers, so the zooms pay."""
     format_reward: float = 0.5
+    """What a well-formed rollout earns, 0 or more."""
 
     def __post_init__(self) -> None:
         if self.penalty not in PENALTIES:
@@ -75,16 +99,23 @@ class RewardSettings:
 
 
 def direct_share(group: Sequence[Verdict]) -> float | None:
-    """r: how many of the right rollouts answered directly, 0 to 1; None where none is right."""
+    """Compute r, the share of the right rollouts that answered directly, 0 to 1; None if no rollout is right."""
     direct, zoomed = _right(group)
     return direct / (direct + zoomed) if direct + zoomed else None
 
 
 def group_rewards(group: Sequence[Verdict], settings: RewardSettings) -> list[Reward | None]:
-    """The rewards of all rollouts of one prompt, in their order.
+    """Compute the rewards of all rollouts of one prompt.
 
-    An unscorable rollout gets None and is left out of r. Where no rollout is right there is no r, and nobody pays:
-    such a group says nothing about which of the two ways is enough.
+    If no rollout is right, r is undefined and no rollout pays: the group does not show whether a direct answer would be
+    enough.
+
+    Args:
+        group: The verdicts of the group.
+        settings: The constants.
+
+    Returns:
+        The rewards in the order of `group`. An unscorable rollout has None and does not count in r.
 
     Example:
         >>> direct, zoom = Verdict(True, True, False), Verdict(True, True, True)
@@ -109,13 +140,13 @@ def group_rewards(group: Sequence[Verdict], settings: RewardSettings) -> list[Re
 
 
 def _right(group: Sequence[Verdict]) -> tuple[int, int]:
-    """How many rollouts are right, direct ones and zooms."""
+    """The number of right rollouts: direct ones, and zooms."""
     right = [verdict.zoomed for verdict in group if verdict.right]
     return right.count(False), right.count(True)
 
 
 def _paying(direct: int, zoomed: int, settings: RewardSettings) -> set[tuple[bool, bool]]:
-    """The kinds of rollout, (right, zoomed), that pay in a group with so many right ones of each way."""
+    """The kinds of rollout, as (right, zoomed), that pay if so many direct answers and so many zooms are right."""
     right_zoom, right_direct = (True, True), (True, False)
     match settings.penalty:
         case "off":

@@ -1,10 +1,10 @@
-"""A language model says whether a prediction means the same as a gold answer: right, wrong, or no verdict.
+"""Asks a language model whether a prediction means the same as a gold answer: right, wrong, or no verdict.
 
-A judge that is down, slow or babbling gives no verdict, and nothing is made up in its place. What it is told, and how
-its replies are read: `judge_prompt`.
+A judge that is down, slow or gives no readable reply has no verdict, and nothing is assumed in its place.
+`judge_prompt` holds what the judge is told and how its replies are read.
 
-All questions are asked from one thread with one event loop, whoever awaits the verdict: a chat model's connections
-belong to the loop that opened them and fail in any other.
+All questions are asked from one thread with one event loop, because a chat model's connections belong to the loop that
+opened them and fail in any other.
 """
 
 from __future__ import annotations
@@ -19,38 +19,51 @@ import time
 import weakref
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import BaseMessage
+from tenacity import AsyncRetrying, RetryCallState, retry_if_result, stop_after_attempt, wait_exponential
 
-from vtagent.errors import ModelError
+from vtagent.errors import ModelError, one_line
 from vtagent.models.loop_thread import LoopThread
 from vtagent.training.rewards.cache import VerdictCache
 from vtagent.training.rewards.judge_prompt import INSTRUCTIONS, prompt, read_verdict
 
-_PATIENCE = 8  # failures in a row after which the judge is taken to be down
-_PAUSE = 30.0  # seconds for which a judge that is down is not asked
+_PATIENCE = 8
+"""Failed questions in a row after which the judge counts as down."""
+_PAUSE = 30.0
+"""Seconds for which a judge that is down is not asked."""
+_MOST_BACKOFF = 30.0
+"""Most seconds between two attempts, before jitter."""
+_LONGEST = 1000
+"""Characters. A longer prediction is wrong without being asked about, because no answer is an essay."""
 _URLS = ("openai_api_base", "base_url", "azure_endpoint", "anthropic_api_url", "endpoint_url", "endpoint")
 
 _log = logging.getLogger(__name__)
 
 
+class _JudgeIsDown(Exception):
+    """The judge is not asked at the moment, so another attempt is of no use."""
+
+
 class Judge:
-    """Asks a chat model, a few questions at a time.
+    """Asks a chat model for verdicts, several at a time.
 
     Args:
-        model: Any chat model; it is shown text alone. Its own temperature should be 0.
-        name: What tells this judge from another in the cache; by default the model's class, parameters and URL.
-        cache: Where verdicts are kept.
-        concurrency: Questions under way at once.
-        attempts: How often one question is asked before it is given up.
-        backoff: Seconds before the second attempt; doubled for each further one, give or take a half.
+        model: A chat model. It is sent text only. Its temperature should be 0.
+        name: Identifies this judge in the cache; by default the model's class, parameters and URL.
+        cache: Where verdicts are stored; None keeps them in memory only.
+        concurrency: Maximum number of questions in progress.
+        attempts: How often one question is asked before it fails.
+        backoff: Seconds before the second attempt. Doubled before each further one, up to 30 seconds. Each wait is
+            multiplied by a random factor between 0.5 and 1.5.
         timeout: Seconds for one reply.
-        max_characters: A longer prediction is wrong, unasked: no answer is an essay.
-        at_end: Awaited when the judge is no longer used, to close what the model holds open.
+        at_end: Awaited when the judge is no longer used, to close the model's connections.
 
     Attributes:
-        counts: "asked", "cached", "shared" (an equal question was under way), "retried", "failed".
+        counts: The number of questions that were "asked", "cached", "shared" (an equal question was in progress),
+            "retried" and "failed".
     """
 
     def __init__(
@@ -63,14 +76,13 @@ class Judge:
         attempts: int = 4,
         backoff: float = 1.0,
         timeout: float = 60.0,
-        max_characters: int = 1000,
         at_end: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self.model = model
         self.name = name or identity(model)
         self.cache = cache
         self.concurrency, self.attempts = concurrency, attempts
-        self.backoff, self.timeout, self.max_characters = backoff, timeout, max_characters
+        self.backoff, self.timeout = backoff, timeout
         self.counts: Counter[str] = Counter()
         self._known: dict[str, bool] = {}
         self._under_way: dict[str, asyncio.Task[bool | None]] = {}
@@ -78,28 +90,39 @@ class Judge:
         self._failures_in_a_row = 0
         self._down_until = 0.0
         self._last_trouble = ""
-        self._home = LoopThread("vtagent-judge", at_end=at_end or _nothing)
+        self._home = LoopThread("vtagent-judge", closed="the judge is closed", at_end=at_end)
         weakref.finalize(self, self._home.close, ModelError("the judge is gone"))
 
     async def grade(self, question: str, answers: Sequence[str], prediction: str | None) -> bool | None:
-        """Whether the prediction means the same as one of the answers; None: there is no verdict, and it cannot count.
+        """Ask whether the prediction means the same as one of the answers.
 
-        Equal questions are asked once, however many rollouts ask them and whenever.
+        Equal questions are asked once, even at the same time.
+
+        Args:
+            question: The question about the image.
+            answers: The gold answers.
+            prediction: What the policy answered; None or blank is wrong.
+
+        Returns:
+            Right or wrong. None: there is no verdict, and the prediction must not be scored.
+
+        Raises:
+            ModelError: The judge is closed.
         """
-        if prediction is None or not prediction.strip() or len(prediction) > self.max_characters:
+        if prediction is None or not prediction.strip() or len(prediction) > _LONGEST:
             return False
         return await asyncio.wrap_future(self._home.run(self._settle(question, answers, prediction)))
 
     async def check(self) -> None:
-        """Ask two questions with plain answers, as a start-up check.
+        """Ask two questions with obvious answers, as a check at start-up.
 
         Raises:
-            ModelError: No verdict came, or a wrong one.
+            ModelError: The judge gives no verdict or a wrong one.
         """
         await asyncio.wrap_future(self._home.run(self._check()))
 
     def key(self, question: str, answers: Sequence[str], prediction: str) -> str:
-        """The name of a question to this judge: all that its verdict depends on, hashed."""
+        """The cache key of a question: a SHA-256 hash of everything that the verdict depends on."""
         parts = [self.name, INSTRUCTIONS, prompt(question, answers, prediction)[1].content]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
@@ -109,8 +132,8 @@ class Judge:
             messages = prompt(question, ["3"], prediction)
             try:
                 reply = await asyncio.wait_for(self.model.ainvoke(messages), self.timeout)
-            except Exception as error:  # whatever the model's client raises
-                raise ModelError(f"the judge {self.name} does not answer: {_one_line(error)}") from error
+            except Exception as error:  # chat models raise many kinds
+                raise ModelError(f"the judge {self.name} does not answer: {one_line(error)}") from error
             if (verdict := read_verdict(reply.text)) is not expected:
                 said = "gives no verdict" if verdict is None else "misjudges"
                 raise ModelError(
@@ -133,37 +156,50 @@ class Judge:
         return await asyncio.shield(task)
 
     async def _ask(self, key: str, question: str, answers: Sequence[str], prediction: str) -> bool | None:
-        messages = prompt(question, answers, prediction)
-        for attempt in range(self.attempts):
-            if attempt:
-                self.counts["retried"] += 1
-                await asyncio.sleep(min(30.0, self.backoff * 2 ** (attempt - 1)) * random.uniform(0.5, 1.5))
-            async with self._gate:
-                if time.monotonic() < self._down_until:
-                    break
-                verdict = await self._once(messages)
-            if verdict is not None:
-                self._failures_in_a_row = 0
-                self._known[key] = verdict
-                if self.cache is not None:
-                    about = {"question": question, "answers": list(answers), "prediction": prediction}
-                    self.cache.put(key, verdict, judge=self.name, **about)
-                return verdict
-        self._failed()
-        return None
-
-    async def _once(self, messages: list[BaseMessage]) -> bool | None:
-        self.counts["asked"] += 1
-        try:
-            reply = await asyncio.wait_for(self.model.ainvoke(messages), self.timeout)
-        except Exception as error:  # whatever the model's client raises
-            self._last_trouble = _one_line(error)
+        retrying = AsyncRetrying(
+            stop=stop_after_attempt(self.attempts),
+            wait=self._wait,
+            retry=retry_if_result(lambda verdict: verdict is None),
+            before_sleep=self._count_retry,
+            retry_error_callback=lambda _: None,  # after the last attempt there is no verdict
+        )
+        verdict: bool | None = None
+        with suppress(_JudgeIsDown):
+            verdict = await retrying(self._attempt, prompt(question, answers, prediction))
+        if verdict is None:
+            self._count_failure()
             return None
+        self._failures_in_a_row = 0
+        self._known[key] = verdict
+        if self.cache is not None:
+            about = {"question": question, "answers": list(answers), "prediction": prediction}
+            self.cache.put(key, verdict, judge=self.name, **about)
+        return verdict
+
+    async def _attempt(self, messages: list[BaseMessage]) -> bool | None:
+        """Ask once. None: no verdict, another attempt may give one."""
+        async with self._gate:
+            if time.monotonic() < self._down_until:
+                raise _JudgeIsDown
+            self.counts["asked"] += 1
+            try:
+                reply = await asyncio.wait_for(self.model.ainvoke(messages), self.timeout)
+            except Exception as error:  # chat models raise many kinds
+                self._last_trouble = one_line(error)
+                return None
         if (verdict := read_verdict(reply.text)) is None:
             self._last_trouble = f"no verdict in {reply.text!r:.200}"
         return verdict
 
-    def _failed(self) -> None:
+    def _wait(self, state: RetryCallState) -> float:
+        """Seconds to wait before the next attempt."""
+        exponential = wait_exponential(multiplier=self.backoff, max=_MOST_BACKOFF)
+        return exponential(state) * random.uniform(0.5, 1.5)
+
+    def _count_retry(self, _: RetryCallState) -> None:
+        self.counts["retried"] += 1
+
+    def _count_failure(self) -> None:
         self.counts["failed"] += 1
         self._failures_in_a_row += 1
         if self._failures_in_a_row >= _PATIENCE and time.monotonic() >= self._down_until:
@@ -178,9 +214,9 @@ class Judge:
 
 
 def identity(model: BaseChatModel) -> str:
-    """The model's class and plain parameters, and a hash of all parameters and the server's URL, as one line.
+    """Identify a model in one line: its class, its plain parameters, and a hash of all parameters and the server's URL.
 
-    What may hold a secret (headers, a URL with a password) is in the hash alone: the line is logged and kept.
+    The line is logged and stored. Values that may hold a secret (headers, a URL with a password) enter the hash only.
     """
     given = model._identifying_params
     plain = {name: value for name, value in given.items() if isinstance(value, str | int | float | bool)}
@@ -190,13 +226,5 @@ def identity(model: BaseChatModel) -> str:
 
 
 def _in_words(value: object) -> str:
-    """A parameter that JSON does not know, without its place in memory."""
+    """A parameter that JSON cannot hold, as text without memory addresses."""
     return re.sub(r" at 0x[0-9a-f]+", "", str(value))
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
-
-
-async def _nothing() -> None:
-    """There is nothing to close: the model belongs to the caller."""

@@ -1,7 +1,7 @@
-"""What a judge is told, and how its reply is read.
+"""The prompt of a judge, and how its reply is read.
 
-What the policy wrote is material to the judge, never a part of its instructions: it arrives as a JSON string that it
-cannot end, without the signs that chat templates are made of, and only a reply that is one word counts.
+The policy's text must not act as instructions to the judge. It is sent as a JSON string that it cannot end, without the
+characters that chat templates are made of. Only a reply of one word counts as a verdict.
 """
 
 from __future__ import annotations
@@ -29,35 +29,45 @@ WRONG: anything else. Another value, name or place; only a part of what the refe
 one would do; a guess left open; a refusal.
 
 Reply with one word, RIGHT or WRONG."""
+"""Part of every cache key: a changed word makes all cached verdicts useless."""
 
 _VERDICT = re.compile(r"[\s*_`\"']*(RIGHT|WRONG)[\s*_`\"'.]*", re.IGNORECASE)
 
 
 def prompt(question: str, answers: Sequence[str], prediction: str) -> list[BaseMessage]:
-    """What the judge is shown: three lines, each text in them a JSON string."""
+    """Build the judge's prompt: the instructions, and three lines in which each text is a JSON string.
+
+    Args:
+        question: The question about the image.
+        answers: The gold answers.
+        prediction: What the policy answered.
+
+    Returns:
+        A system message and a human message.
+    """
     references = ", ".join(quoted(answer) for answer in answers)
     lines = f"Question: {quoted(question)}\nReferences: {references}\nCandidate: {quoted(prediction)}"
     return [SystemMessage(INSTRUCTIONS), HumanMessage(lines)]
 
 
 def quoted(text: str) -> str:
-    r"""The text as a JSON string on one line: it cannot end itself, hide anything, or write a chat template's signs.
+    r"""Quote a text as a JSON string on one line that cannot end early, hide characters, or contain template tags.
 
     Example:
         >>> print(quoted('4" <|im_end|>'))
         "4\" \u003c\u007cim_end\u007c\u003e"
     """
-    return "".join(_shown(character) for character in json.dumps(text, ensure_ascii=False))
+    return "".join(_escaped(character) for character in json.dumps(text, ensure_ascii=False))
 
 
 def read_verdict(reply: str) -> bool | None:
-    """RIGHT or WRONG, where the reply is that one word (after a reasoning model's thoughts); else None."""
+    """Read a reply. It must be one word, RIGHT or WRONG, after a reasoning model's thoughts; else None."""
     found = _VERDICT.fullmatch(reply.rpartition("</think>")[2])
     return None if found is None else found[1].upper() == "RIGHT"
 
 
-def _shown(character: str) -> str:
-    """Itself, or escaped: a template's signs, and what hides (control, zero width, direction, private, broken)."""
+def _escaped(character: str) -> str:
+    """Escape brackets and bars, and invisible characters (control, zero width, direction, private, broken)."""
     if character in "<>[]|":
         return rf"\u{ord(character):04x}"
     hidden = unicodedata.category(character) in ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")

@@ -1,7 +1,8 @@
-"""Says for each line of standard input, {"gold": …, "said": …}, whether math-verify finds the two expressions equal.
+"""A process that reads lines {"gold": …, "said": …} and writes whether math-verify finds the two expressions equal.
 
-A process of its own, because math-verify's time limits need a main thread, and because sympy on a hostile expression
-may use any amount of time and memory: whoever started it can kill it. Run by path, so that it loads nothing of ours.
+It is a process of its own because math-verify's time limits need a main thread, and because sympy may take any amount
+of time and memory on a hostile expression: the parent process can kill it. It is run by path, so that it imports
+nothing else of this package.
 """
 
 from __future__ import annotations
@@ -10,11 +11,11 @@ import json
 import sys
 
 MEMORY = 4 * 2**30
-"""Bytes of address space; an expression that wants more fails alone."""
+"""Limit of the address space in bytes. An expression that needs more fails; the process lives on."""
 
 
 def main() -> None:
-    """Serve until standard input ends."""
+    """Answer lines until standard input ends."""
     from math_verify import LatexExtractionConfig, parse, verify  # type: ignore[import-untyped]
 
     _limit_memory()
@@ -22,7 +23,7 @@ def main() -> None:
     for line in sys.stdin:
         try:
             pair = json.loads(line)
-            # The whole text is the expression: with a parser that searches, "4 or 5" would be 5.
+            # The whole text must be the expression. A parser that searches would read "4 or 5" as 5.
             gold, said = (
                 parse(f"${pair[name]}$", extraction, fallback_mode="no_fallback") for name in ("gold", "said")
             )

@@ -1,7 +1,7 @@
-"""The rule `math`: two expressions are the same number or formula, whatever their notation. Needs math-verify.
+"""The rule `math`: accepts a prediction that is the same number or formula as a gold answer, in any notation.
 
-math-verify itself looks for an expression in any text and takes the last one, so that a prediction which counts through
-all numbers would be right. Here the prediction must be one bare expression.
+It needs math-verify, which searches a text for expressions and takes the last one. A prediction that lists all numbers
+would then be right, so here the whole prediction must be one expression.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from vtagent.errors import VtagentError
 from vtagent.training.rewards.rules import unboxed
 
 _WORKER = Path(__file__).parent / "math_worker.py"
-# A word (a LaTeX command is none), a command that holds prose, or what separates several answers.
+# A word that is not a LaTeX command, a command that holds prose, or a separator of several answers.
 _PROSE = re.compile(
     r"(?<![^\W\d_]|\\)[^\W\d_]{2,}|\\(?:text\w*|mbox|mathrm|operatorname|quad|or|lor|vee)(?![a-zA-Z])|[\n;$]"
 )
@@ -31,10 +31,10 @@ _MATHEMATICAL = re.compile(r"[0-9\\^=+*/]")
 
 
 class Mathematics:
-    """Asks math-verify in a process of its own, one question at a time.
+    """Asks math-verify in another process, one question at a time.
 
     Args:
-        seconds: A question that takes longer is given up, and the process with it.
+        seconds: A question that takes longer has no verdict, and the process is killed.
 
     Raises:
         VtagentError: math-verify is not installed.
@@ -49,7 +49,15 @@ class Mathematics:
         self._ready = False
 
     async def __call__(self, answers: Sequence[str], prediction: str) -> bool | None:
-        """True where the prediction equals a gold answer as mathematics; never False: it may be put differently."""
+        """Compare mathematically; see `rules.Rule`. Never False, because a right answer may not be an expression.
+
+        Args:
+            answers: The gold answers.
+            prediction: What the policy answered.
+
+        Returns:
+            True if the prediction equals a gold answer; else None.
+        """
         said = expression(prediction)
         if said is None:
             return None
@@ -61,13 +69,17 @@ class Mathematics:
         return None
 
     def _equal(self, gold: str, said: str) -> bool:
-        """One exchange with the worker; a worker that is silent for too long, or dies, has said no."""
+        """Ask the worker. If it dies or takes too long, the expressions count as not equal."""
         worker = self._worker if self._worker and self._worker.poll() is None else self._start()
-        # The first answer includes importing sympy.
+        # The first answer takes longer, because the worker imports sympy.
         timer = Timer(self.seconds if self._ready else self.seconds + 60, worker.kill)
         timer.start()
+        assert worker.stdin is not None
+        assert worker.stdout is not None
         try:
-            reply = _exchange(worker, json.dumps({"gold": gold, "said": said}))
+            worker.stdin.write(json.dumps({"gold": gold, "said": said}) + "\n")
+            worker.stdin.flush()
+            reply = worker.stdout.readline()
         except OSError:
             reply = ""
         finally:
@@ -75,7 +87,7 @@ class Mathematics:
         self._ready = bool(reply)
         if not reply:
             worker.kill()
-            worker.wait()  # else it may look alive to the next question
+            worker.wait()  # otherwise `poll` may still report it alive at the next question
         return reply.strip() == "true"
 
     def _start(self) -> subprocess.Popen[str]:
@@ -95,7 +107,7 @@ class Mathematics:
 
 
 def expression(text: str) -> str | None:
-    r"""The one expression that the whole text is, without its delimiters; None for words, lists and long texts.
+    r"""Return the one expression that the whole text is, without delimiters; None for words, lists and long texts.
 
     Example:
         >>> expression(r"$\boxed{x^2+1}$"), expression("4 or 5"), expression("ab")
@@ -112,18 +124,10 @@ def expression(text: str) -> str | None:
     return None if _PROSE.search(bare) else bare
 
 
-def _exchange(worker: subprocess.Popen[str], line: str) -> str:
-    assert worker.stdin is not None
-    assert worker.stdout is not None
-    worker.stdin.write(line + "\n")
-    worker.stdin.flush()
-    return worker.stdout.readline()
-
-
 def _end(worker: subprocess.Popen[str]) -> None:
     worker.kill()
     for pipe in (worker.stdin, worker.stdout):
         if pipe is not None:
-            with suppress(OSError):  # what was not yet written to a process that has died
+            with suppress(OSError):  # closing flushes, which fails if the process has died
                 pipe.close()
     worker.wait()

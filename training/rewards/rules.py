@@ -1,7 +1,7 @@
-"""Rules that compare a prediction with the gold answers: exact after normalisation, ANLS, numbers within a tolerance.
+"""Rules that compare a prediction with gold answers: equality after normalisation, ANLS, numbers within a tolerance.
 
-A rule says True, False, or None where it cannot tell and another rule or a judge may. Rules read what a policy wrote,
-so none of them searches a longer text for the answer: naming every candidate must not pay.
+A rule returns True, False, or None if it cannot decide. Then the next rule or a judge decides. No rule searches a
+longer text for the answer: otherwise a policy would be rewarded for listing every candidate.
 """
 
 from __future__ import annotations
@@ -12,14 +12,15 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeAlias
 
 Rule: TypeAlias = Callable[[Sequence[str], str], "bool | Awaitable[bool | None] | None"]
-"""(gold answers, prediction) → verdict, or None: cannot tell."""
+"""(gold answers, prediction) → right or wrong, or None: the rule cannot decide."""
 
 ANLS_THRESHOLD = 0.9
-"""One wrong character in ten. The metric's own 0.5 would take 48.19 for 48.10."""
+"""Least similarity of a right answer: one wrong character in ten. The metric's own 0.5 would accept 48.19 for 48.10."""
 TOLERANCE = 0.05
-"""ChartQA's relaxed accuracy (arXiv:2203.10244, section 5)."""
+"""Greatest relative error of a right number: ChartQA's relaxed accuracy (arXiv:2203.10244, section 5)."""
 
 _LONG = 1000
+"""Characters; longer texts are only compared for equality, because the edit distance takes quadratic time."""
 
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{(.*)\}", re.DOTALL)
 _QUOTES = " \"'`“”‘’„«»"
@@ -29,7 +30,7 @@ _NUMBER = re.compile(
 
 
 def normalise(text: str) -> str:
-    """The text without what does not matter: case, width, spacing, a \\boxed, quotes around it, a full stop after it.
+    r"""Remove what does not matter: case, width, spacing, a \boxed, quotes around the text, a final full stop.
 
     Example:
         >>> normalise(' “Ａmount  due”. ')
@@ -41,20 +42,25 @@ def normalise(text: str) -> str:
 
 
 def exact(answers: Sequence[str], prediction: str) -> bool | None:
-    """True where the prediction equals a gold answer after normalisation; never False: it may be put differently."""
+    """True if the prediction equals a gold answer after `normalise`; else None, because the wording may differ."""
     said = normalise(prediction)
     return True if said and said in {normalise(answer) for answer in answers} else None
 
 
 def close(answers: Sequence[str], prediction: str) -> bool | None:
-    """True where the ANLS reaches `ANLS_THRESHOLD`; never False."""
+    """True if the ANLS reaches `ANLS_THRESHOLD`; else None."""
     return True if anls(answers, prediction) >= ANLS_THRESHOLD else None
 
 
 def numeric(answers: Sequence[str], prediction: str) -> bool | None:
-    """Relaxed accuracy: numbers within 5 % of the gold one (a gold zero exactly), other texts by `exact`.
+    """Relaxed accuracy: a number must be within 5 % of a gold number (a gold zero exactly); other texts need `exact`.
 
-    False only where all are plain numbers, so that a judge after it is not asked about those.
+    Args:
+        answers: The gold answers.
+        prediction: What the policy answered.
+
+    Returns:
+        False only if the prediction and all gold answers are plain numbers, so that no judge is asked about them.
     """
     said = number(prediction)
     golds = [number(answer) for answer in answers]
@@ -64,16 +70,22 @@ def numeric(answers: Sequence[str], prediction: str) -> bool | None:
 
 
 def anls(answers: Sequence[str], prediction: str) -> float:
-    """Average normalised Levenshtein similarity of one question, 0 to 1 (Biten et al., arXiv:1905.13648).
+    """Average normalised Levenshtein similarity (ANLS) of one question (Biten et al., arXiv:1905.13648).
 
-    One minus the edit distance over the longer length, for the best gold answer; 0 where that is below 0.5.
+    Args:
+        answers: The gold answers.
+        prediction: What the policy answered.
+
+    Returns:
+        For the most similar gold answer, one minus the edit distance divided by the greater length, 0 to 1. It is 0 if
+        that is below 0.5.
     """
     said = " ".join(prediction.casefold().split())
     return max(_similarity(" ".join(answer.casefold().split()), said) for answer in answers)
 
 
 def number(text: str) -> tuple[float, bool] | None:
-    """The number that the whole text is, and whether a percent sign follows it; None for any other text.
+    """Read a text that is a number as a whole, and whether a percent sign follows it; None for any other text.
 
     Example:
         >>> number("-$1,234.50"), number("45 %"), number("4 or 5")
@@ -86,7 +98,7 @@ def number(text: str) -> tuple[float, bool] | None:
 
 
 def unboxed(text: str) -> str:
-    """What stands in the \\boxed{…} that the whole text is; any other text as it is."""
+    r"""Return the content of the \boxed{…} that the whole text is; any other text unchanged."""
     found = _BOX.fullmatch(text.strip())
     if found is None:
         return text
@@ -99,7 +111,7 @@ def unboxed(text: str) -> str:
 
 
 def _near(gold: tuple[float, bool], said: tuple[float, bool]) -> bool:
-    """Within the tolerance; where only one of the two has a percent sign, it may stand for a unit or a hundredth."""
+    """Whether two numbers agree. If only one has a percent sign, the sign may be a unit or mean a hundredth."""
     (gold_value, gold_percent), (said_value, said_percent) = gold, said
     if gold_percent == said_percent:
         return _within(gold_value, said_value)
@@ -115,16 +127,16 @@ def _similarity(gold: str, said: str) -> float:
     longer, shorter = max(len(gold), len(said)), min(len(gold), len(said))
     if not longer:
         return 1.0
-    if shorter * 2 < longer:  # the distance is at least the difference in length
+    if shorter * 2 < longer:  # the distance is at least the difference in length, so the similarity is below 0.5
         return 0.0
-    if longer > _LONG:  # the search is quadratic
+    if longer > _LONG:
         return float(gold == said)
     similarity = 1 - _distance(gold, said) / longer
     return similarity if similarity >= 0.5 else 0.0
 
 
 def _distance(first: str, second: str) -> int:
-    """Levenshtein's, row by row."""
+    """The Levenshtein distance, computed row by row."""
     row = list(range(len(second) + 1))
     for i, a in enumerate(first, 1):
         diagonal, row[0] = row[0], i

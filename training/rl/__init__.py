@@ -1,1 +1,1 @@
-"""Reinforcement learning over the compiled graph: runs become rows of a trainer, token by token as sampled."""
+"""GRPO over the graph: rollouts, rewards of groups, the trainer, and the rollout log."""

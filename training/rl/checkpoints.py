@@ -1,29 +1,32 @@
-"""Checkpoints that are whole or not there, and that a run goes on from as if it had never stopped.
+"""Makes a resumed run continue as if it had never stopped: whole checkpoints, and an order of the data by step.
 
-A checkpoint is written in a folder of its own and then renamed, so being killed at any moment leaves the one before.
-With the step it was written at, everything else follows: the order of the data (`order`) and what is sampled are
-functions of the seed and of the step, and the optimizer's and the schedule's state are in the checkpoint.
+A checkpoint is written to a staging folder and then renamed, so a kill at any moment leaves the checkpoint before it.
+It holds the step and the state of the optimizer and the schedule. Everything else follows from the seed and the step:
+the order of the data (`Windows`) and what is sampled (`seed_of`).
+
+A window is the stretch of the data that one generation batch takes.
 """
 
 from __future__ import annotations
 
 import os
+import random
 import shutil
-import signal
+from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
-import torch
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from torch.utils.data import Sampler
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import GRPOTrainer
+
+from vtagent.training.durable import checkpoints
 
 _STAGING = ".saving"
 
 
 class WholeCheckpoints(GRPOTrainer):  # type: ignore[misc]
-    """How `GraphGRPOTrainer` writes and reads checkpoints."""
+    """The part of `GraphGRPOTrainer` that writes and reads checkpoints."""
 
     _saving = False
 
@@ -47,69 +50,65 @@ class WholeCheckpoints(GRPOTrainer):  # type: ignore[misc]
             shutil.rmtree(folder / name, ignore_errors=True)
             (staging / name).replace(folder / name)
             shutil.rmtree(staging, ignore_errors=True)
-            self._forget_old(folder)
+            if limit := self.args.save_total_limit:
+                for _, old in checkpoints(folder)[:-limit]:
+                    shutil.rmtree(old, ignore_errors=True)
         self.accelerator.wait_for_everyone()
-
-    def _forget_old(self, folder: Path) -> None:
-        if limit := self.args.save_total_limit:
-            for _, old in checkpoints(folder)[:-limit]:
-                shutil.rmtree(old, ignore_errors=True)
 
     def _load_optimizer_and_scheduler(self, checkpoint: Any) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is not None:  # TRL counts its forward-backward passes from 0 again
+        if checkpoint is not None:  # TRL counts forward-backward passes from 0 again
             self._step = self.state.global_step * self.args.gradient_accumulation_steps
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """None: a checkpoint is not published."""
+        """Write no model card: a checkpoint is not published."""
 
 
-def checkpoints(folder: str | os.PathLike[str]) -> list[tuple[int, Path]]:
-    """The checkpoints of a run, by step."""
-    found = []
-    for path in Path(folder).glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
-        step = path.name.rpartition("-")[2]
-        if step.isdigit() and path.is_dir():
-            found.append((int(step), path))
-    return sorted(found)
+class Windows(Sampler[int]):
+    """The indices of a whole run, window after window, in the form that TRL's data loader takes.
 
-
-class StopWhenAsked(TrainerCallback):
-    """On the first interrupt (SIGINT, SIGTERM) a run saves where that is possible and ends; a second one kills it.
+    TRL's own sampler starts its first epoch again when a run is resumed. Here the run is one long epoch: it passes over
+    the examples again and again, each time in another order, and is cut into windows. So a checkpoint needs to hold
+    only its step.
 
     Args:
-        accelerator: Of the run.
-        batches: Forward-backward passes of one generation: a checkpoint is possible where it is used up.
+        examples: Number of examples.
+        prompts: Prompts per window, on all processes together.
+        rollouts: Rollouts per prompt.
+        batches: Forward-backward passes per window. The indices of a window come once for each.
+        windows: Number of windows in the run.
+        shuffle: Whether the order is random.
+        seed: The seed of the order.
     """
 
-    def __init__(self, accelerator: Any, batches: int) -> None:
-        self._accelerator, self._batches = accelerator, batches
-        self._before: dict[int, Any] = {}
-        self.asked = False
-        """Somebody has: on whichever process."""
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    def __init__(
+        self, examples: int, *, prompts: int, rollouts: int, batches: int, windows: int, shuffle: bool, seed: int
     ) -> None:
-        """Listen."""
-        self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        self.examples, self.prompts, self.rollouts = examples, prompts, rollouts
+        self.batches, self.windows, self.shuffle, self.seed = batches, windows, shuffle, seed
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Agree with the other processes, and stop where a checkpoint can be gone on from."""
-        if state.global_step * args.gradient_accumulation_steps % self._batches:
-            return
-        flag = torch.tensor(float(self.asked), device=self._accelerator.device)
-        self.asked = bool(self._accelerator.reduce(flag, reduction="sum"))
-        if self.asked:
-            control.should_save = control.should_training_stop = True
+    def __len__(self) -> int:
+        return self.windows * self.batches * self.prompts * self.rollouts
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Leave interrupts to whom they belonged before."""
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+    def __iter__(self) -> Iterator[int]:
+        stream = self._stream()
+        for _ in range(self.windows):
+            window = [next(stream) for _ in range(self.prompts)]
+            for _ in range(self.batches):
+                for index in window:
+                    yield from [index] * self.rollouts
 
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        self.asked = True
-        signal.signal(number, signal.SIG_DFL)
+    def _stream(self) -> Iterator[int]:
+        """Endless indices: one pass over the examples after another. A window may span two passes."""
+        number = 0
+        while True:
+            order = list(range(self.examples))
+            if self.shuffle:
+                random.Random(f"{self.seed}/order/{number}").shuffle(order)
+            yield from order
+            number += 1
+
+
+def seed_of(*parts: object) -> int:
+    """A seed of 48 bits that depends on what it is for, such as ("rollout", 7, window, place)."""
+    return random.Random("/".join(map(str, parts))).getrandbits(48)

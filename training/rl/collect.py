@@ -1,7 +1,7 @@
-"""Rollouts are runs of the compiled graph, a batch of them side by side, each with its own seed and time limit.
+"""Makes rollouts: runs of the compiled graph, a batch of them concurrently, each with its own seed and time limit.
 
-All runs share one engine, which computes their calls together. A run that raises, hangs or breaks the record of what
-was sampled becomes a rollout with an `error`; the others never notice.
+All runs share one engine, which batches their calls. A run that raises, hangs or cannot be trained on becomes a rollout
+with an `error`; the other runs are not affected.
 """
 
 from __future__ import annotations
@@ -9,25 +9,25 @@ from __future__ import annotations
 import asyncio
 import random
 import threading
-import time
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
-from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.messages import AIMessage
 
-from vtagent.errors import ModelError, VtagentError
+from vtagent.errors import ModelError, VtagentError, described
 from vtagent.graphs.zoom import ZoomContext, create_zoom_agent
 from vtagent.images import MemoryImageStore
 from vtagent.models.chat import ChatVLM
 from vtagent.models.engine import Engine, Generation, Request
+from vtagent.models.loop_thread import LoopThread
 from vtagent.protocol import is_well_formed, reply_of
 from vtagent.training.data import Example
-from vtagent.training.rl.rollout import Rollout, Turn
-from vtagent.views import View
+from vtagent.training.rl.rollout import Rollout, turns_of
+from vtagent.training.run_example import ExampleRun, run_example
 
 T = TypeVar("T")
 
@@ -38,75 +38,19 @@ class Job:
 
     example: Example
     seed: int
-    """All that the run samples follows from it and from the weights."""
-
-
-class Tap:
-    """One run's door to the engine: seeds each reply on its own, and remembers what was asked and what was sampled.
-
-    One seed for all replies would hand the second reply the very random numbers that decided the first one.
-    """
-
-    def __init__(self, engine: Engine, seed: int, banned: frozenset[int]) -> None:
-        self.context = getattr(engine, "context", None)
-        self.announced: Callable[[], AbstractContextManager[None]] = getattr(engine, "announced", nullcontext)
-        self.exchanges: list[tuple[Request, Future[Generation]]] = []
-        self._engine, self._seed, self._banned = engine, seed, banned
-
-    def submit(self, request: Request) -> Future[Generation]:
-        """See `Engine.submit`."""
-        seed = random.Random(f"{self._seed}/{len(self.exchanges)}").getrandbits(48)
-        sampling = replace(request.sampling, seed=seed, banned=request.sampling.banned | self._banned)
-        request = replace(request, sampling=sampling)
-        future = self._engine.submit(request)
-        self.exchanges.append((request, future))
-        return future
-
-    def generate(self, requests: Sequence[Request]) -> list[Generation]:
-        """See `Engine.generate`."""
-        return [future.result() for future in [self.submit(request) for request in requests]]
-
-    def close(self) -> None:
-        """Nothing: the engine belongs to all runs."""
-
-    def turns(self) -> tuple[Turn, ...]:
-        """What the run's calls were, each as what it added to the one before.
-
-        Raises:
-            ModelError: a prompt that does not continue what was said before, so that no row can be made of the run.
-        """
-        turns: list[Turn] = []
-        said: tuple[int, ...] = ()
-        for request, future in self.exchanges:
-            generation = future.result()
-            if request.token_ids[: len(said)] != said:
-                raise ModelError(
-                    f"the prompt of reply {len(turns) + 1} does not begin with all that was said before; a node of the "
-                    "graph has rewritten the conversation, so its tokens cannot be trained on"
-                )
-            turns.append(
-                Turn(
-                    prompt_ids=request.token_ids[len(said) :],
-                    completion_ids=generation.token_ids,
-                    logprobs=generation.logprobs,
-                    finish_reason=generation.finish_reason,
-                    images=request.images,
-                )
-            )
-            said = request.token_ids + generation.token_ids
-        return tuple(turns)
+    """With the weights, it decides everything that the run samples."""
 
 
 class Collector:
-    """Runs a graph on batches of examples, in an event loop and threads of its own.
+    """Runs a graph on batches of examples, in an event loop in a thread of its own.
 
     Args:
-        model: The policy; its temperature, top_p, top_k and max_tokens hold for every reply.
+        model: The policy. Its temperature, top_p, top_k and max_tokens apply to every reply.
         context: The settings of every run; its `model` is replaced.
         banned: Tokens that no engine may sample: those that stand for images.
-        limit: Seconds a run may take before it is given up.
-        concurrency: Runs under way together.
-        build: Makes the graph; it must use the model of the run's context, as ours does.
+        limit: Seconds that a run may take.
+        concurrency: Number of concurrent runs.
+        build: Makes the graph. It must call the model of the run's context, as the zoom agent does.
     """
 
     def __init__(
@@ -122,21 +66,23 @@ class Collector:
         self.model = model
         self._context, self._banned, self._limit, self._concurrency = context, banned, limit, concurrency
         self._agent = build(model)
-        _ = model._serialized  # LangChain's description of a model; computed here once, not by every run's copy
-        self._loop = asyncio.new_event_loop()
-        self._loop.set_default_executor(_DaemonThreads())
-        self._thread = threading.Thread(target=self._serve, name="vtagent-rollouts", daemon=True)
-        self._thread.start()
+        _ = model._serialized  # cached here once, or LangChain computes it again for the copy of every run
+        closed = "the collector is closed; make a new one"
+        self._home = LoopThread("vtagent-rollouts", closed=closed, executor=DaemonThreads())
 
     def collect(self, jobs: Sequence[Job]) -> list[Rollout]:
-        """Make all runs and wait for them; one rollout per job, in their order, failed ones included."""
+        """Make all runs and wait for them.
+
+        Returns:
+            One rollout per job, in their order, including the failed ones.
+        """
         if isinstance(self.model.store, WorkingStore):
             self.model.store.clear()
         return self.wait(self._collect(jobs))
 
     def wait(self, work: Coroutine[Any, Any, T]) -> T:
-        """The result of a coroutine that runs in the collector's loop; an interrupt cancels it."""
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        """The result of a coroutine that runs in the collector's loop. An interrupt cancels it."""
+        future = self._home.run(work)
         try:
             return future.result()
         except BaseException:
@@ -145,13 +91,7 @@ class Collector:
 
     def close(self) -> None:
         """End the event loop. A tool that hangs keeps its thread until the process ends, and does not delay that."""
-        if self._thread.is_alive():
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join()
-
-    def _serve(self) -> None:
-        self._loop.run_forever()
-        self._loop.close()
+        self._home.close(ModelError("the collector was closed before the rollouts were made"))
 
     async def _collect(self, jobs: Sequence[Job]) -> list[Rollout]:
         gate = asyncio.Semaphore(self._concurrency)
@@ -162,57 +102,75 @@ class Collector:
 
         return list(await asyncio.gather(*(one(job) for job in jobs)))
 
-    async def _run(self, job: Job) -> Rollout:
-        tap = Tap(self.model.engine, job.seed, self._banned)
-        start = time.perf_counter()
-        error: str | None = None
-        try:
-            state = await asyncio.wait_for(self._invoke(job, tap), self._limit)
-            return _rollout(job.example, state, tap.turns(), time.perf_counter() - start)
-        except TimeoutError:
-            error = f"no answer within {self._limit:g} seconds"
-        except VtagentError as raised:
-            error = f"{type(raised).__name__}: {raised}"
-        except Exception as raised:
-            error = f"the graph raised {type(raised).__name__}: {' '.join(str(raised).split())[:300]}"
-        return Rollout(job.example, seconds=time.perf_counter() - start, error=error)
+    def _engine(self, job: Job) -> SeededEngine:
+        return SeededEngine(self.model.engine, job.seed, self._banned)
 
-    async def _invoke(self, job: Job, tap: Tap) -> Any:
-        model = self.model.model_copy(update={"engine": tap})
-        ref = await asyncio.to_thread(self.model.store.put, job.example.image)
-        message = HumanMessage([View(ref).block(), {"type": "text", "text": job.example.question}])
-        return await self._agent.ainvoke({"messages": [message]}, context=replace(self._context, model=model))
+    async def _run(self, job: Job) -> Rollout:
+        engine = self._engine(job)
+        model = self.model.model_copy(update={"engine": engine})
+        context = replace(self._context, model=model)
+        run = await run_example(self._agent, job.example, context, model.store, limit=self._limit)
+        error = run.error
+        if error is None:
+            try:  # in a thread, since images that the renderer no longer keeps are rendered again
+                return await asyncio.to_thread(rollout_of, job.example, run, model, replies=engine.requests)
+            except Exception as raised:
+                error = raised
+        return Rollout(job.example, seconds=run.seconds, error=_reason(error))
 
 
 class WorkingStore(MemoryImageStore):
-    """Images of the batch under way; a training run would otherwise keep every image it has ever seen."""
-
-    def clear(self) -> None:
-        """Forget all images."""
-        self._data.clear()
-        self._refs.clear()
+    """The images of the current batch. Without clearing, a training run would keep every image it has ever seen."""
 
 
-def _rollout(example: Example, state: dict[str, Any], turns: tuple[Turn, ...], seconds: float) -> Rollout:
-    if not turns:
+def rollout_of(example: Example, run: ExampleRun, model: ChatVLM, *, replies: int) -> Rollout:
+    """Make the rollout of a run that ended.
+
+    Args:
+        example: What was asked.
+        run: The run, with its final state.
+        model: The model of the run.
+        replies: How often the run called the model.
+
+    Raises:
+        ModelError: The run cannot be trained on.
+    """
+    state = run.state
+    if not replies:
         raise ModelError("the graph ended without calling the model of its context")
-    replies = [message for message in state["messages"] if isinstance(message, AIMessage)]
+    turns = turns_of(state["messages"], model)
+    if len(turns) != replies:
+        raise ModelError(
+            f"the run left {len(turns)} of the model's {replies} replies, so its conversation does not begin with all "
+            "that was said before; a node of the graph has rewritten it, and its tokens cannot be trained on"
+        )
+    said = [message for message in state["messages"] if isinstance(message, AIMessage)]
     return Rollout(
         example=example,
         answer=state["answer"],
         zooms=state["usage"]["zooms"],
-        well_formed=not state["usage"]["mistakes"] and all(is_well_formed(reply_of(reply)) for reply in replies),
+        well_formed=not state["usage"]["mistakes"] and all(is_well_formed(reply_of(reply)) for reply in said),
         stop=state["stop"],
         usage=state["usage"],
         views=tuple(state["views"]),
         messages=tuple(state["messages"]),
         turns=turns,
-        seconds=seconds,
+        seconds=run.seconds,
     )
 
 
-class _DaemonThreads(ThreadPoolExecutor):
-    """Threads as many as are busy: a tool that hangs takes no place from others and does not keep the process alive."""
+def _reason(error: Exception) -> str:
+    """Why a run failed, in one line."""
+    if isinstance(error, TimeoutError):
+        return str(error)
+    return described(error) if isinstance(error, VtagentError) else f"the graph raised {described(error)}"
+
+
+class DaemonThreads(ThreadPoolExecutor):
+    """Starts a daemon thread whenever none is free, so that a call that hangs takes no place from others.
+
+    The event loop accepts only a ThreadPoolExecutor as its default executor, hence the base class. Its pool is unused.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -240,3 +198,36 @@ class _DaemonThreads(ThreadPoolExecutor):
         while True:
             self._calls.get()()
             self._free.release()
+
+
+class SeededEngine(Engine):
+    """Hands the requests of one run to the engine that all runs share.
+
+    Each reply has its own seed. With one seed for all of them, the second reply would draw the random numbers that
+    decided the first one.
+
+    Args:
+        engine: The shared engine. Closing this one leaves it open.
+        seed: The seed of the run.
+        banned: Tokens that no reply may contain.
+    """
+
+    def __init__(self, engine: Engine, seed: int, banned: frozenset[int]) -> None:
+        self.context = engine.context
+        self.requests = 0
+        """Requests submitted so far."""
+        self._engine, self._seed, self._banned = engine, seed, banned
+
+    def submit(self, request: Request) -> Future[Generation]:
+        """See `Engine.submit`."""
+        seed = random.Random(f"{self._seed}/{self.requests}").getrandbits(48)
+        self.requests += 1
+        sampling = replace(request.sampling, seed=seed, banned=request.sampling.banned | self._banned)
+        return self._engine.submit(replace(request, sampling=sampling))
+
+    def announce(self) -> AbstractContextManager[None]:
+        """See `Engine.announce`."""
+        return self._engine.announce()
+
+    def close(self) -> None:
+        """Do nothing: the engine belongs to all runs."""

@@ -1,7 +1,8 @@
-"""Roll out one generation: groups of runs, graded, rewarded as groups, and replaced where they teach nothing.
+"""Makes one generation batch: groups of rollouts, graded, rewarded as groups, and replaced where they teach nothing.
 
-Each process makes the runs of its own rows. What rewards need to know of a run is gathered from all processes first,
-so a group may straddle them; as all processes see the same, all decide alike which groups are replaced.
+Each process makes the rollouts of its own samples. What rewards need to know of a rollout is first gathered from all
+processes, so a group may span several of them. All processes see the same data, so they make the same decision on which
+groups to replace.
 """
 
 from __future__ import annotations
@@ -15,15 +16,16 @@ from vtagent.errors import ImageError, ModelError
 from vtagent.models.codec import Codec
 from vtagent.training.data import Example
 from vtagent.training.rewards import Grader, Reward, Verdict, group_rewards
+from vtagent.training.rl.checkpoints import seed_of
 from vtagent.training.rl.collect import Collector, Job
 from vtagent.training.rl.metrics import Failure, Scored
-from vtagent.training.rl.order import seed_of
 from vtagent.training.rl.rollout import Rollout
 from vtagent.training.rl.samples import SampleMaker, TrainingSample
 from vtagent.training.rl.settings import GraphGRPOConfig
+from vtagent.training.run_example import grade
 
 SAME = 1e-4
-"""Rewards of a group that differ by less than this teach nothing (VisionThink, arXiv:2507.13348, drops such groups)."""
+"""A group whose rewards differ by less than this teaches nothing (VisionThink, arXiv:2507.13348, drops such groups)."""
 
 
 @dataclass(frozen=True)
@@ -31,140 +33,143 @@ class Member:
     """One rollout of a group on this process."""
 
     group: int
-    """Equal for all rollouts of one prompt, on whichever process."""
+    """Equal for all rollouts of one prompt, on all processes."""
     rollout: Rollout
-    row: TrainingSample
+    sample: TrainingSample
     scored: Scored
     reward: Reward | None
     sampled: list[int]
-    """1 on the row's sampled tokens, learned from or not, as long as its completion."""
+    """1 on the sampled tokens of the sample, even where its `tool_mask` leaves them out of the loss."""
 
 
 @dataclass(frozen=True)
 class GenerationBatch:
-    """What came of one generation."""
+    """The result of one generation batch."""
 
     members: list[Member]
-    """The rows of this process."""
+    """The rollouts of this process."""
     groups: list[list[Scored]]
-    """Of all processes, as first rolled out: replaced groups too, for figures that replacing shall not bend."""
+    """The groups of all processes before any replacement. Kept so that replacement does not bias the metrics."""
     same: int
-    """Groups whose rewards are all the same in the end."""
+    """Number of groups whose rewards are all the same in the end."""
     refilled: int
-    """Groups that were replaced."""
+    """Number of groups that were replaced."""
     replacing: Sequence[Sequence[Scored]] = ()
-    """Of all processes, those that replaced others; they may have been replaced themselves."""
+    """The groups of all processes that replaced others. They may have been replaced themselves."""
 
 
+@dataclass(frozen=True)
+class _Rolled:
+    """A rollout with its sample and its score."""
+
+    rollout: Rollout
+    sample: TrainingSample
+    scored: Scored
+
+
+@dataclass(frozen=True)
 class GroupRoller:
-    """Makes generations.
+    """Makes generation batches."""
 
-    Args:
-        collector: Runs the graph.
-        grader: Says what is right.
-        rows: Makes rows of rollouts.
-        codec: Of the policy's tokenizer.
-        args: The settings.
-        examples: What is trained on.
-        gather: Lists of all processes, joined in the order of ranks.
-        rank: Of this process.
-    """
-
-    def __init__(
-        self,
-        collector: Collector,
-        grader: Grader,
-        rows: SampleMaker,
-        codec: Codec,
-        args: GraphGRPOConfig,
-        examples: Sequence[Example],
-        *,
-        gather: Callable[[list[Any]], list[Any]],
-        rank: int,
-    ) -> None:
-        self._collector, self._grader, self._rows, self._codec = collector, grader, rows, codec
-        self._args, self._examples, self._gather, self._rank = args, examples, gather, rank
+    collector: Collector
+    """Runs the graph."""
+    grader: Grader
+    """Says what is right."""
+    maker: SampleMaker
+    """Makes training samples of rollouts."""
+    codec: Codec
+    """The codec of the policy's tokenizer."""
+    args: GraphGRPOConfig
+    examples: Sequence[Example]
+    """What is trained on."""
+    gather: Callable[[list[Any]], list[Any]]
+    """Joins the lists of all processes, in the order of ranks."""
+    rank: int
+    """The rank of this process."""
 
     def roll(self, indices: Sequence[int], window: int) -> GenerationBatch:
-        """Roll out this process's rows of a generation.
+        """Make the rollouts of this process for one generation batch.
 
         Args:
-            indices: The example of each row.
-            window: The generation's number; with the seed it decides all that is sampled.
+            indices: The example of each sample.
+            window: The number of the generation batch. With the seed it decides everything that is sampled.
         """
-        size = int(self._args.num_generations)
-        group_of = [(self._rank * len(indices) + place) // size for place in range(len(indices))]
-        chosen = dict(zip(range(len(indices)), indices, strict=True))
-        made: dict[int, tuple[Rollout, TrainingSample, Scored]] = {}
+        size = int(self.args.num_generations)
+        first_place = self.rank * len(indices)
+        group_of = [(first_place + place) // size for place in range(len(indices))]
+        chosen = dict(enumerate(indices))
+        made: dict[int, _Rolled] = {}
         rewards: list[Reward | None] = []
         first: list[list[Scored]] = []
         replacing: list[list[Scored]] = []
         same: list[int] = []
         refilled = 0
         renewed = list(range(len(indices)))
-        for attempt in range(self._args.refill_rounds + 1):
+        for attempt in range(self.args.refill_rounds + 1):
             examples = {index: self._read(index) for index in {chosen[place] for place in renewed}}
             jobs = [
                 Job(
                     examples[chosen[place]],
-                    seed_of("rollout", self._args.seed, window, attempt, self._rank * len(indices) + place),
+                    seed_of("rollout", self.args.seed, window, attempt, first_place + place),
                 )
                 for place in renewed
             ]
-            made |= dict(zip(renewed, self._made(jobs), strict=True))
-            groups = self._groups([made[place][2] for place in range(len(indices))])
+            made |= dict(zip(renewed, self._rolled(jobs), strict=True))
+            groups = self._groups([made[place].scored for place in range(len(indices))])
             first = first or groups
             replacing += [groups[g] for g in same]
             rewards = [
                 reward
                 for group in groups
-                for reward in group_rewards([row.verdict for row in group], self._args.rewards)
+                for reward in group_rewards([scored.verdict for scored in group], self.args.rewards)
             ]
             same = [g for g in range(len(groups)) if _same(rewards[g * size : (g + 1) * size])]
-            if not same or attempt == self._args.refill_rounds:
+            if not same or attempt == self.args.refill_rounds:
                 break
             refilled += len(same)
-            spare = {g: seed_of("refill", self._args.seed, window, attempt, g) % len(self._examples) for g in same}
+            spare = {g: seed_of("refill", self.args.seed, window, attempt, g) % len(self.examples) for g in same}
             renewed = [place for place, group in enumerate(group_of) if group in spare]
             chosen |= {place: spare[group_of[place]] for place in renewed}
-        own = rewards[self._rank * len(indices) :]
-        idle = same if self._args.drop_same else []
+        own = rewards[first_place:]
+        idle = same if self.args.drop_same else []
         members = [
             Member(
-                group_of[place],
-                rollout,
-                row.without_lesson() if own[place] is None or group_of[place] in idle else row,
-                scored,
-                own[place],
-                row.tool_mask,
+                group=group_of[place],
+                rollout=rolled.rollout,
+                sample=rolled.sample.without_lesson()
+                if own[place] is None or group_of[place] in idle
+                else rolled.sample,
+                scored=rolled.scored,
+                reward=own[place],
+                sampled=rolled.sample.tool_mask,
             )
-            for place, (rollout, row, scored) in sorted(made.items())
+            for place, rolled in sorted(made.items())
         ]
         return GenerationBatch(members, first, len(same), refilled, replacing)
 
     def _read(self, index: int) -> Example:
-        """The example; if its picture has gone since the start, one without any, whose runs fail."""
+        """The example. If its image has disappeared since the start, an example without one, whose runs fail."""
         try:
-            return self._examples[index]
+            return self.examples[index]
         except ImageError as error:
             return Example(id="", image=b"", question=str(error), answers=("",), source="unreadable")
 
-    def _made(self, jobs: Sequence[Job]) -> list[tuple[Rollout, TrainingSample, Scored]]:
-        """Rollouts with their rows and verdicts; a row that cannot be made is a run that failed."""
-        pairs = [self._with_row(rollout) for rollout in self._collector.collect(jobs)]
-        judged = self._collector.wait(self._graded([rollout for rollout, _ in pairs]))
+    def _rolled(self, jobs: Sequence[Job]) -> list[_Rolled]:
+        """Make rollouts with their samples and scores. A rollout that no sample can be made of has failed."""
+        pairs = [self._with_sample(rollout) for rollout in self.collector.collect(jobs)]
+        judged = self.collector.wait(self._graded([rollout for rollout, _ in pairs]))
         return [
-            (rollout, row, Scored.of(rollout, verdict, failure, self._codec))
-            for (rollout, row), (verdict, failure) in zip(pairs, judged, strict=True)
+            _Rolled(rollout, sample, Scored.of(rollout, verdict, failure, self.codec))
+            for (rollout, sample), (verdict, failure) in zip(pairs, judged, strict=True)
         ]
 
-    def _with_row(self, rollout: Rollout) -> tuple[Rollout, TrainingSample]:
+    def _with_sample(self, rollout: Rollout) -> tuple[Rollout, TrainingSample]:
         if rollout.error is None:
             try:
-                return rollout, self._rows.row(rollout)
+                return rollout, self.maker.sample(rollout)
             except ModelError as error:
                 rollout = Rollout(rollout.example, seconds=rollout.seconds, error=str(error))
-        return rollout, self._rows.empty()
+        return rollout, self.maker.empty()
 
     async def _graded(self, rollouts: Sequence[Rollout]) -> list[tuple[Verdict, Failure | None]]:
         return list(await asyncio.gather(*(self._verdict(rollout) for rollout in rollouts)))
@@ -173,21 +178,21 @@ class GroupRoller:
         if rollout.error is not None:
             return Verdict(None, False, False), "failed"
         well_formed, zoomed = rollout.well_formed, rollout.zooms > 0
-        if rollout.truncated and self._args.mask_truncated_completions:
+        if rollout.truncated and self.args.mask_truncated_completions:
             return Verdict(None, well_formed, zoomed), "truncated"
-        example = rollout.example
-        try:
-            right = await self._grader.grade(example.question, example.answers, rollout.answer)
-        except Exception:  # a grader of any make: what it cannot say is not held against the rollout
-            right = None
+        right = await grade(self.grader, rollout.example, rollout.answer)
         return Verdict(right, well_formed, zoomed), "judge" if right is None else None
 
     def _groups(self, local: list[Scored]) -> list[list[Scored]]:
-        """All processes' rows, cut into groups."""
-        size = int(self._args.num_generations)
-        rows: list[Scored] = self._gather(local)
-        groups = [rows[start : start + size] for start in range(0, len(rows), size)]
-        if any(len({row.example for row in group if row.failure != "failed"}) > 1 for group in groups):
+        """Gather the scores of all processes and cut them into groups.
+
+        Raises:
+            ModelError: A group holds rollouts of different prompts.
+        """
+        size = int(self.args.num_generations)
+        everywhere: list[Scored] = self.gather(local)
+        groups = [everywhere[start : start + size] for start in range(0, len(everywhere), size)]
+        if any(len({scored.example for scored in group if scored.failure != "failed"}) > 1 for group in groups):
             raise ModelError(
                 "the rows of a group are of different prompts: processes disagree on the order of the data"
             )
@@ -195,5 +200,6 @@ class GroupRoller:
 
 
 def _same(rewards: Sequence[Reward | None]) -> bool:
+    """Whether the rewards of a group are too alike to learn from; those without a verdict do not count."""
     totals = [reward.total for reward in rewards if reward is not None]
     return len(totals) < 2 or max(totals) - min(totals) < SAME

@@ -1,8 +1,8 @@
-"""Start-up checks: what is known to go wrong with GRPO over images and tools is refused before the first rollout.
+"""Start-up checks: settings that are known to break GRPO over images and tools are refused before the first rollout.
 
-Each check raises SettingsError with one line that says what to change. What can be made harmless is not checked here
-but done: truncated rows keep their attention (`rows`), image tokens are banned in every request (`collect`), groups
-that straddle processes are gathered and failed rollouts get no reward rather than 0 (`groups`).
+Each check raises SettingsError with one line that says what to change. Problems that can be avoided are not checked
+here: truncated samples keep their attention (`samples`), image tokens are banned in every request (`collect`),
+groups that span processes are gathered, and failed rollouts get no reward instead of 0 (`groups`).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ GENERATED = (
     "images",
     "tool_images",
 )
-"""What TRL 1.16 takes from `_generate`, by the names it gives them."""
+"""What TRL 1.16 takes from `_generate`, by TRL's names."""
 
 _OVERRIDDEN = {
     "_generate": ["prompts"],
@@ -65,10 +65,13 @@ _NO_EFFECT = (
 
 
 def check_trl(trainer: type[Any] = GRPOTrainer) -> None:
-    """The installed TRL takes rollouts as the one that this was written against.
+    """Check that the installed TRL takes rollouts like the version that this code was written for.
+
+    Args:
+        trainer: TRL's trainer.
 
     Raises:
-        SettingsError: its internals have moved.
+        SettingsError: The internals of TRL have changed.
     """
     moved = [name for name, taken in _OVERRIDDEN.items() if _parameters(trainer, name) != taken]
     taken = _parameters(trainer, "_get_per_token_logps_and_entropies")
@@ -85,16 +88,16 @@ def check_trl(trainer: type[Any] = GRPOTrainer) -> None:
 def check_settings(
     args: GraphGRPOConfig, *, examples: int | None = None, external_engine: bool, adapters: bool = False
 ) -> None:
-    """The settings can work together.
+    """Check that the settings can work together.
 
     Args:
         args: The settings.
-        examples: How many there are to train on; None: not known yet.
-        external_engine: Rollouts are sampled by something other than the trained model in this process.
-        adapters: PEFT's are trained, not the model's own weights.
+        examples: Number of training examples. None: not known yet.
+        external_engine: Whether rollouts are sampled by something other than the trained model in this process.
+        adapters: Whether PEFT adapters are trained, not the model's own weights.
 
     Raises:
-        SettingsError: they cannot.
+        SettingsError: They cannot.
     """
     _check_launch()
     _check_values(args)
@@ -132,10 +135,14 @@ def check_settings(
 
 
 def check_dropout(model: Any, peft_config: Any) -> None:
-    """Nothing is dropped at random in training: rollouts are sampled without, so their scores would be others.
+    """Check that there is no dropout. Rollouts are sampled without it, so training would score them differently.
+
+    Args:
+        model: The model.
+        peft_config: The adapters to be added, if any.
 
     Raises:
-        SettingsError: the model or the adapters to come have dropout.
+        SettingsError: The model or the adapters have dropout.
     """
     if getattr(peft_config, "lora_dropout", 0.0):
         raise SettingsError(
@@ -147,9 +154,9 @@ def check_dropout(model: Any, peft_config: Any) -> None:
 
 
 def _check_launch() -> None:
-    """All processes that `accelerate launch` was asked for are there.
+    """Check that `accelerate launch` has started all processes that it was asked for.
 
-    Without a second GPU it starts one, with the address at which the others would be met, but no count of them.
+    Without a second GPU it starts only one. That process knows the address of the others, but not their number.
     """
     if {"ACCELERATE_USE_CPU", "MASTER_ADDR"} <= os.environ.keys() and "WORLD_SIZE" not in os.environ:
         raise SettingsError(
@@ -159,12 +166,12 @@ def _check_launch() -> None:
 
 
 def _autocast(args: GraphGRPOConfig) -> bool:
-    """Whether forward passes will be in mixed precision; `accelerate launch` says so in the environment."""
+    """Whether forward passes use mixed precision, by the settings or by the environment of `accelerate launch`."""
     return bool(args.bf16 or args.fp16 or os.environ.get("ACCELERATE_MIXED_PRECISION", "no") != "no")
 
 
 def _sharded(args: GraphGRPOConfig) -> bool:
-    """Whether each process will hold a part of the weights; `accelerate launch` says so in the environment."""
+    """Whether each process holds a part of the weights, by the settings or `accelerate launch`'s environment."""
     launched = (os.environ.get(f"ACCELERATE_USE_{name}", "false") for name in ("FSDP", "DEEPSPEED"))
     return bool(args.deepspeed or args.fsdp) or any(said.lower() in ("true", "1", "yes") for said in launched)
 
@@ -207,10 +214,14 @@ def _check_batches(args: GraphGRPOConfig, examples: int | None) -> None:
 
 
 def check_model(model: Any, processor: Any) -> None:
-    """The chat template shows tools and the images that they return, and truncation and padding hurt nothing.
+    """Check the processor: the template shows tools and the images that they return, and padding is on the left.
+
+    Args:
+        model: The model.
+        processor: Its processor.
 
     Raises:
-        SettingsError: it cannot be trained over the graph.
+        SettingsError: The model cannot be trained over the graph with this processor.
     """
     if getattr(processor, "image_token", None) != IMAGE_TOKEN:
         raise SettingsError("the processor must be a VLProcessor: load it with VLProcessor.from_pretrained")

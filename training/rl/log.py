@@ -1,11 +1,11 @@
-"""The rollout log: what a training step's rollouts said, saw and earned, in a folder that people and tools can read.
+"""The rollout log: what the rollouts of a step said, saw and earned, in a folder that people and tools can read.
 
     step-000010.jsonl      one rollout a line: question, messages, views, token ids and log-probabilities, reward
-    step-000010.1.jsonl    the same of the process of rank 1
-    views/<hash>.png       what the model was shown, once for each content (a photograph of over a megapixel as .jpg)
+    step-000010.1.jsonl    the same from the process of rank 1
+    views/<hash>.png       a view that the model was shown, once per content (over a megapixel as .jpg)
 
-A step's file appears by a rename once its views are on disk, so a reader or a crash never meets half of one; a step
-that is done again after a crash replaces its file. `python -m vtagent.training.rollouts` makes a page of the folder.
+The file of a step appears when its views are on disk, so neither a reader nor a crash meets half of a step. A step that
+is repeated after a crash replaces its file. `python -m vtagent.training.rollouts` makes a page of the folder.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import math
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from vtagent.errors import DataError, VtagentError
 from vtagent.graphs.state import ViewRecord
 from vtagent.images import ImageLimits, decode
 from vtagent.regions import Region
+from vtagent.training.durable import write_whole
 from vtagent.training.rewards import Reward
 from vtagent.training.rl.rollout import Rollout
 from vtagent.views import View
@@ -35,34 +36,41 @@ from vtagent.views import View
 VIEWS = "views"
 _STEP = re.compile(r"step-(\d+)(?:\.(\d+))?\.jsonl")
 _PHOTOGRAPH = 2**20
-"""Pixels from which a view is kept as JPEG: lossless, a photograph would take megabytes."""
+"""Views of more pixels are kept as JPEG: as PNG, a photograph would take megabytes."""
 
 
 @dataclass(frozen=True)
 class LoggedRollout:
-    """A rollout with what became of it."""
+    """A rollout with its reward and its advantage."""
 
     rollout: Rollout
     reward: Reward | None
-    """None: it could not be scored."""
+    """None: the rollout could not be scored."""
     advantage: float | None
     group: int
-    """Equal for all rollouts of one prompt in one step, on whichever process they ran."""
+    """Equal for all rollouts of one prompt in one step, on all processes."""
 
 
 class RolloutLog:
     """Writes the log.
 
     Args:
-        folder: Made if missing.
-        rank: Of the process; each writes files of its own.
+        folder: The folder; made if missing.
+        rank: The rank of this process. Each process writes its own files.
     """
 
     def __init__(self, folder: str | os.PathLike[str], *, rank: int = 0) -> None:
         self.folder, self.rank = Path(folder), rank
 
     def write(self, step: int, rows: Sequence[LoggedRollout]) -> Path:
-        """Write all rollouts that this process made for a step; what it wrote for the same step before is replaced.
+        """Write the rollouts that this process made for a step. Replaces what it wrote for this step before.
+
+        Args:
+            step: The step.
+            rows: The rollouts.
+
+        Returns:
+            The file of the step.
 
         Raises:
             OSError: The folder cannot be written to.
@@ -71,7 +79,7 @@ class RolloutLog:
         files: dict[str, str | None] = {}
         lines = [json.dumps(_finite(self._line(step, row, files)), allow_nan=False) + "\n" for row in rows]
         path = self.folder / f"step-{step:06d}{f'.{self.rank}' if self.rank else ''}.jsonl"
-        _write_whole(path, "".join(lines).encode())
+        write_whole(path, "".join(lines).encode())
         return path
 
     def _line(self, step: int, row: LoggedRollout, files: dict[str, str | None]) -> dict[str, Any]:
@@ -80,7 +88,6 @@ class RolloutLog:
         for view in rollout.views:
             if view["url"] not in files:
                 files[view["url"]] = self._keep(pixels.get(view["url"]) or _rendered(view, rollout.example.image))
-        parts = {"accuracy": reward.accuracy, "format": reward.format, "penalty": reward.penalty} if reward else None
         return {
             "step": step,
             "group": row.group,
@@ -89,7 +96,7 @@ class RolloutLog:
             "question": rollout.example.question,
             "answers": list(rollout.example.answers),
             "answer": rollout.answer,
-            "reward": None if parts is None or reward is None else {**parts, "total": reward.total},
+            "reward": {**asdict(reward), "total": reward.total} if reward else None,
             "advantage": row.advantage,
             "zooms": rollout.zooms,
             "well_formed": rollout.well_formed,
@@ -111,7 +118,11 @@ class RolloutLog:
         }
 
     def _keep(self, image: Image.Image | None) -> str | None:
-        """The view's file, relative to the folder; written unless some rollout has shown the same before."""
+        """Write a view, unless one with the same content is there.
+
+        Returns:
+            The file, relative to the folder; None without an image.
+        """
         if image is None:
             return None
         name = hashlib.sha256(f"{image.mode} {image.size} ".encode() + image.tobytes()).hexdigest()[:32]
@@ -120,19 +131,22 @@ class RolloutLog:
         if not path.exists():
             file = io.BytesIO()
             image.save(file, "JPEG", quality=90) if large else image.save(file, "PNG")
-            _write_whole(path, file.getvalue())
+            write_whole(path, file.getvalue())
         return path.relative_to(self.folder).as_posix()
 
 
 def read_log(folder: str | os.PathLike[str], *, steps: range | None = None) -> Iterator[dict[str, Any]]:
-    """The lines of a log, in the order of steps and ranks.
+    """Read the lines of a log, in the order of steps and ranks.
 
     Args:
-        folder: A log's folder.
-        steps: Only these steps.
+        folder: The folder of a log.
+        steps: The steps to read. None: all.
+
+    Yields:
+        One rollout, as JSON values.
 
     Raises:
-        DataError: No such folder, no step in it, or a line that is no rollout.
+        DataError: No such folder, no step in it, or a line that is not a rollout.
     """
     found = []
     for path in Path(folder).glob("step-*.jsonl"):
@@ -152,7 +166,7 @@ def read_log(folder: str | os.PathLike[str], *, steps: range | None = None) -> I
 
 
 def _message(message: BaseMessage) -> dict[str, Any]:
-    """A message as plain JSON: its role, its text and references, its calls; token ids are in the turns."""
+    """A message as JSON: its role, its text and references, and its calls. Token ids are in the turns."""
     blocks = [message.content] if isinstance(message.content, str) else message.content
     content = [{"type": "text", "text": block} if isinstance(block, str) else _block(block) for block in blocks]
     said: dict[str, Any] = {"role": message.type, "id": message.id, "content": content}
@@ -167,12 +181,12 @@ def _message(message: BaseMessage) -> dict[str, Any]:
 
 
 def _block(block: Mapping[str, Any]) -> dict[str, Any]:
-    """A content block without anything heavier than a reference."""
+    """A content block reduced to text and references."""
     return {name: value for name, value in block.items() if name in ("type", "text", "url", "mime_type")}
 
 
 def _rendered(view: ViewRecord, original: bytes) -> Image.Image | None:
-    """A view that no recorded prompt shows, drawn from the example's own image; None if it is of another one."""
+    """Render a view that no turn shows, from the image of the example. None: the view is of another image."""
     sha256, _, region = View.parse_url(view["url"])
     if hashlib.sha256(original).hexdigest() != sha256:
         return None
@@ -186,19 +200,9 @@ def _rendered(view: ViewRecord, original: bytes) -> Image.Image | None:
 
 
 def _finite(value: Any) -> Any:
-    """The value with null for what JSON cannot say (nan, infinity)."""
+    """The value with None in place of nan and infinity, which JSON does not have."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
         return {str(name): _finite(part) for name, part in value.items()}
     return [_finite(part) for part in value] if isinstance(value, list | tuple) else value
-
-
-def _write_whole(path: Path, data: bytes) -> None:
-    """Write beside, flush to disk, rename."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with part.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)

@@ -1,4 +1,4 @@
-"""What is logged about the rollouts of a step, beside what TRL logs: who zooms, who is right, what it costs."""
+"""The metrics of a step's rollouts beside TRL's own: how many zoom, how many are right, and the cost."""
 
 from __future__ import annotations
 
@@ -20,26 +20,33 @@ Failure = Literal["failed", "truncated", "judge"]
 
 @dataclass(frozen=True)
 class Scored:
-    """What is known of a rollout on all processes: no pixels, no tokens."""
+    """The facts about a rollout that all processes share. It holds no pixels and no tokens."""
 
     example: str
     source: str
     verdict: Verdict
     failure: Failure | None
-    """Why there is no verdict: the run failed, a reply was over-long, the judge gave none."""
+    """Why there is no verdict: the run failed, a reply was too long, or the grader could not tell."""
     p_zoom: float | None
-    """What the policy gave a call where it decided; None where no decision was found."""
+    """The probability of a zoom where the policy decided. None: no decision was found."""
     visual_tokens: int
-    """Of all views that were shown."""
+    """The cost of all views that were shown."""
     kept_visual_tokens: int
-    """Without low views that a zoom replaced; see `measure.outcomes.kept_tokens`."""
+    """The same without low views that a zoom replaced. See `measure.outcomes.kept_tokens`."""
     full_visual_tokens: int
     mistakes: int
     seconds: float
 
     @classmethod
     def of(cls, rollout: Rollout, verdict: Verdict, failure: Failure | None, codec: Codec) -> Scored:
-        """Out of a rollout and its verdict."""
+        """Collect the facts.
+
+        Args:
+            rollout: The rollout.
+            verdict: Its verdict.
+            failure: Why the verdict is missing, if it is.
+            codec: The codec of the policy's tokenizer.
+        """
         return cls(
             example=rollout.example.id,
             source=rollout.example.source,
@@ -55,10 +62,17 @@ class Scored:
 
 
 def decision(turn: Turn, codec: Codec) -> float | None:
-    """The probability of a call where the first reply decided: at its first token that says something after `</think>`.
+    """The probability of a call at the decision: the first token with any text after `</think>`.
 
-    Where the reply called, it is the sampled token's own; where not, one minus that of what was said instead. None if
-    the reply did not get so far.
+    If the reply called, this is the probability of the sampled token. If not, it is one minus the probability of the
+    token that was sampled instead.
+
+    Args:
+        turn: The first turn of a rollout.
+        codec: The codec of the policy's tokenizer.
+
+    Returns:
+        The probability, or None if the reply ended before the decision.
     """
     reader = codec.detokenizer()
     for token, logprob in zip(turn.completion_ids, turn.logprobs, strict=True):
@@ -71,12 +85,12 @@ def decision(turn: Turn, codec: Codec) -> float | None:
     return None
 
 
-def summarize(groups: Sequence[Sequence[Scored]], replacing: Sequence[Sequence[Scored]] = ()) -> dict[str, float]:
-    """The metrics of a generation batch, by name; those of which nothing is known are left out.
+def rollout_metrics(groups: Sequence[Sequence[Scored]], replacing: Sequence[Sequence[Scored]] = ()) -> dict[str, float]:
+    """The metrics of a generation batch, by name. A metric without data is left out.
 
     Args:
-        groups: The rollouts of all processes, one sequence for each prompt.
-        replacing: Those of prompts that replaced others; only what went wrong in them is counted, with the rest.
+        groups: The rollouts of all processes, one sequence per prompt.
+        replacing: The rollouts of prompts that replaced others. Only their failures are counted.
     """
     rows = [row for group in groups for row in group]
     failures = Counter(row.failure for group in (*groups, *replacing) for row in group)
@@ -84,43 +98,41 @@ def summarize(groups: Sequence[Sequence[Scored]], replacing: Sequence[Sequence[S
     graded = [row for row in rows if row.verdict.right is not None]
     decided = [row.p_zoom for row in ran if row.p_zoom is not None]
     found: dict[str, float | None] = {
-        "zoom/all": _share(row.verdict.zoomed for row in ran),
-        "zoom/right": _share(row.verdict.zoomed for row in graded if row.verdict.right),
-        "zoom/wrong": _share(row.verdict.zoomed for row in graded if not row.verdict.right),
-        "accuracy/all": _share(bool(row.verdict.right) for row in graded),
-        "accuracy/direct": _share(bool(row.verdict.right) for row in graded if not row.verdict.zoomed),
-        "accuracy/zoomed": _share(bool(row.verdict.right) for row in graded if row.verdict.zoomed),
-        "format/well_formed": _share(row.verdict.well_formed for row in ran),
+        "zoom/all": _mean(row.verdict.zoomed for row in ran),
+        "zoom/right": _mean(row.verdict.zoomed for row in graded if row.verdict.right),
+        "zoom/wrong": _mean(row.verdict.zoomed for row in graded if not row.verdict.right),
+        "accuracy/all": _mean(bool(row.verdict.right) for row in graded),
+        "accuracy/direct": _mean(bool(row.verdict.right) for row in graded if not row.verdict.zoomed),
+        "accuracy/zoomed": _mean(bool(row.verdict.right) for row in graded if row.verdict.zoomed),
+        "format/well_formed": _mean(row.verdict.well_formed for row in ran),
         "decision/p_zoom": _mean(decided),
-        "decision/entropy": _mean([_entropy(p) for p in decided]),
-        "groups/r": _mean([r for group in groups if (r := direct_share([row.verdict for row in group])) is not None]),
-        "visual_tokens/mean": _mean([row.visual_tokens for row in ran]),
+        "decision/entropy": _mean(_entropy(p) for p in decided),
+        "groups/r": _mean(r for group in groups if (r := direct_share([row.verdict for row in group])) is not None),
+        "visual_tokens/mean": _mean(row.visual_tokens for row in ran),
         **_tokens(ran, ""),
         "rollouts/failed": failures["failed"],
         "rollouts/truncated": failures["truncated"],
         "rollouts/judge_failed": failures["judge"],
-        "rollouts/mistakes": _mean([row.mistakes for row in ran]),
-        "rollouts/seconds": _mean([row.seconds for row in rows]),
+        "rollouts/mistakes": _mean(row.mistakes for row in ran),
+        "rollouts/seconds": _mean(row.seconds for row in rows),
     }
     for source in sorted({row.source for row in rows}):
         own = [row for row in ran if row.source == source]
-        found[f"zoom/{source}"] = _share(row.verdict.zoomed for row in own)
-        found[f"accuracy/{source}"] = _share(bool(row.verdict.right) for row in own if row.verdict.right is not None)
-        found[f"decision/p_zoom/{source}"] = _mean([row.p_zoom for row in own if row.p_zoom is not None])
+        found[f"zoom/{source}"] = _mean(row.verdict.zoomed for row in own)
+        found[f"accuracy/{source}"] = _mean(bool(row.verdict.right) for row in own if row.verdict.right is not None)
+        found[f"decision/p_zoom/{source}"] = _mean(row.p_zoom for row in own if row.p_zoom is not None)
         found |= _tokens(own, f"/{source}")
     return {name: float(value) for name, value in found.items() if value is not None}
 
 
-def _share(true: Iterable[bool]) -> float | None:
-    return _mean(list(true))
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    return fmean(values) if values else None
+def _mean(values: Iterable[float]) -> float | None:
+    """The mean, which for truth values is the share of true ones; None without values."""
+    known = list(values)
+    return fmean(known) if known else None
 
 
 def _tokens(rows: Sequence[Scored], suffix: str) -> dict[str, float]:
-    """Visual tokens over those of full resolution at once, in both accountings: all shown, and those kept."""
+    """Visual tokens as a share of full resolution at once: of all views shown, and of the views kept."""
     full = sum(row.full_visual_tokens for row in rows)
     if not full:
         return {}
@@ -131,5 +143,5 @@ def _tokens(rows: Sequence[Scored], suffix: str) -> dict[str, float]:
 
 
 def _entropy(p: float) -> float:
-    """Of a choice between two, in nats."""
+    """The entropy of a choice between two, in nats."""
     return -sum(q * math.log(q) for q in (p, 1 - p) if q > 0)

@@ -1,11 +1,12 @@
-"""A rollout as a row of the trainer: what the model was shown and said, which tokens are its own, and the images.
+"""Makes training samples of rollouts: what the model was shown and said, which tokens are its own, and the images.
 
     prompt_ids      | low view …  question |
-    completion_ids                         | reply | template's words, full view … | reply |
-    tool_mask                              | 1 1 1 | 0 0 0 0 0 0 0 0 0 0 0 0 0 0 | 1 1 1 |
+    completion_ids                         | reply | text of the template, full view … | reply |
+    tool_mask                              | 1 1 1 | 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0  | 1 1 1 |
 
-Nothing is tokenised here: ids are those that the engine was given and sampled, image placeholders expanded. The token
-that ends a reply was sampled, so it is the model's; the line break that the template puts after it is not.
+Nothing is tokenised here. The ids are those that the engine was given and those that it sampled, with one placeholder
+per visual token. The token that ends a reply was sampled, so it counts as the model's; the line break that the template
+puts after it does not.
 """
 
 from __future__ import annotations
@@ -16,48 +17,49 @@ from dataclasses import dataclass, replace
 from PIL import Image
 
 from vtagent.errors import ModelError
-from vtagent.models.placeholders import expand, image_spans, visual_tokens
+from vtagent.models.placeholders import expand, image_spans, image_tokens
 from vtagent.training.rl.rollout import Rollout
 from vtagent.visual_tokens import VisionSpec
 
 
 @dataclass(frozen=True)
 class TrainingSample:
-    """What the trainer computes with; all lists but the first and the last are of one length."""
+    """One row for the trainer. `completion_ids`, `tool_mask` and `logprobs` have the same length."""
 
     prompt_ids: list[int]
     completion_ids: list[int]
     tool_mask: list[int]
-    """1 on tokens that are learned from: the sampled ones, or none at all in a row that teaches nothing."""
+    """1 on tokens that the loss counts: the sampled ones, or none in a sample that teaches nothing."""
     logprobs: list[float]
     """Of the sampled tokens; 0 on the others."""
     images: list[Image.Image]
-    """All that prompt and completion show, in their order."""
+    """All images of prompt and completion, in the order of their placeholders."""
 
     def without_lesson(self) -> TrainingSample:
-        """The row with its loss masked and its attention whole.
+        """The sample with no token in the loss. Its attention stays whole.
 
-        Masking attention over a row that shows images would take their positions from the rows after it.
+        Masking the attention of a sample that shows images would misplace the images of the samples after it.
         """
         return replace(self, tool_mask=[0] * len(self.tool_mask))
 
 
 @dataclass(frozen=True)
 class SampleMaker:
-    """Makes the rows of one model family's rollouts."""
+    """Makes the training samples of one model family."""
 
     vision: VisionSpec
     image_token_id: int
     never_sampled: Collection[int]
-    """Tokens that stand for pixels: one of them among the sampled would be taken for an image that is not there."""
+    """Tokens that stand for pixels. A sampled one would be taken for an image that is not there."""
     end_id: int
-    """A token that rows without content are made of."""
+    """The token that samples without content consist of."""
 
-    def row(self, rollout: Rollout) -> TrainingSample:
-        """The row of a run that did not fail.
+    def sample(self, rollout: Rollout) -> TrainingSample:
+        """The sample of a rollout that did not fail.
 
         Raises:
-            ModelError: the record cannot be right; training on it would corrupt the rows beside it.
+            ModelError: Ids, log-probabilities and images do not fit together. Training on such a sample would corrupt
+                the other samples of its batch.
         """
         first, *later = rollout.turns
         completion, mask, logprobs = [], [], []
@@ -78,23 +80,18 @@ class SampleMaker:
             logprobs += turn.logprobs
         prompt = expand(first.prompt_ids, first.images, self.vision, self.image_token_id)
         images = (later[-1] if later else first).images
-        row = TrainingSample(prompt, completion, mask, logprobs, [image.pixels for image in images])
-        self._check(row, [visual_tokens(image, self.vision) for image in images])
-        return row
+        tokens = [image_tokens(image, self.vision) for image in images]
+        runs = [end - start for start, end in image_spans(prompt + completion, self.image_token_id)]
+        if runs != tokens:
+            raise ModelError(f"the row shows images of {runs} tokens, but its images have {tokens}")
+        return TrainingSample(prompt, completion, mask, logprobs, [image.pixels for image in images])
 
     def empty(self) -> TrainingSample:
-        """The shortest row that is valid, in the place of a run that failed.
+        """The shortest valid sample, in place of a run that failed.
 
-        It shows one image, the smallest there is: rows are scored a few at a time, and a batch or a process without any
-        image would skip the vision tower, which TRL and sharded weights do not bear.
+        It shows one image of the smallest size. The model scores a few samples at a time; without an image in a batch,
+        the vision tower would be skipped, and neither TRL nor sharded weights allow that.
         """
         image = Image.new("RGB", self.vision.fit(self.vision.factor, self.vision.factor))
         tokens = self.vision.tokens(*image.size)
         return TrainingSample([*[self.image_token_id] * tokens, self.end_id], [self.end_id], [0], [0.0], [image])
-
-    def _check(self, row: TrainingSample, tokens: list[int]) -> None:
-        """Every run of placeholders is as long as its image has visual tokens."""
-        ids = row.prompt_ids + row.completion_ids
-        runs = [end - start for start, end in image_spans(ids, self.image_token_id)]
-        if runs != tokens:
-            raise ModelError(f"the row shows images of {runs} tokens, but its images have {tokens}")

@@ -1,9 +1,13 @@
 """GraphGRPOTrainer: TRL's GRPO whose rollouts are runs of the compiled graph, on the weights being trained.
 
-What is TRL's stays TRL's: advantages, losses, the reference model, distributed training, logging. Replaced are the
-rollouts (`_generate`), where rewards come from (`_calculate_rewards`), the order of the data (`order`), how often a row
-is computed (`forward`) and how checkpoints are written (`checkpoints`). What TRL is relied upon for is checked at
-start-up (`guards`).
+TRL keeps advantages, losses, the reference model, distributed training and logging. This class replaces the rollouts
+(`_generate`), the source of rewards (`_calculate_rewards`), the forward pass, which computes equal rows once
+(`forward`), the order of the data and how checkpoints are written (`checkpoints`). At start-up it checks what it relies
+on in TRL (`guards`).
+
+`_generate` returns the sampled log-probabilities. TRL uses them in the loss (importance-sampling correction) if an
+external engine samples. If the weights being trained sample themselves, the loss uses the trainer's own, which
+`check_exactness` compares with the sampled ones.
 """
 
 from __future__ import annotations
@@ -20,40 +24,32 @@ from vtagent.errors import ModelError
 from vtagent.graphs.zoom import create_zoom_agent
 from vtagent.models.chat import ChatVLM
 from vtagent.models.codec import Codec, never_sampled
-from vtagent.models.engine import Engine
+from vtagent.models.engine import Engine, ReloadableEngine
 from vtagent.models.local.engine import TransformersEngine
 from vtagent.models.processor import VLProcessor
 from vtagent.training.data import Example
-from vtagent.training.rewards import Grader
-from vtagent.training.rl.checkpoints import WholeCheckpoints
+from vtagent.training.measure.asking import ForcedProbe
+from vtagent.training.rewards import SIGNS, Grader
+from vtagent.training.rl.checkpoints import WholeCheckpoints, Windows, seed_of
 from vtagent.training.rl.collect import Collector, WorkingStore
-from vtagent.training.rl.encode_once import encode_once
-from vtagent.training.rl.forward import DistinctRows
+from vtagent.training.rl.forward import DistinctRows, encode_once
 from vtagent.training.rl.groups import GenerationBatch, GroupRoller
 from vtagent.training.rl.guards import check_dropout, check_model, check_settings, check_trl
 from vtagent.training.rl.log import LoggedRollout, RolloutLog
-from vtagent.training.rl.metrics import summarize
-from vtagent.training.rl.order import Windows, seed_of
-from vtagent.training.rl.probes import ForcedProbe
+from vtagent.training.rl.metrics import rollout_metrics
 from vtagent.training.rl.samples import SampleMaker
-from vtagent.training.rl.serving import ServedEngine, hand_over
 from vtagent.training.rl.settings import GraphGRPOConfig
-from vtagent.training.rl.weights import plain_model
+from vtagent.training.rl.weights import hand_over, plain_model
 
 
-def accuracy(**_: Any) -> list[float]:
-    """Names a part of the reward for TRL's log; its value comes from the group (`_calculate_rewards`)."""
-    return []
+def _reward_term(name: str) -> Callable[..., list[float]]:
+    """Name a term of the reward for TRL's log; its value comes from the group (`_calculate_rewards`)."""
 
+    def term(**_: Any) -> list[float]:
+        return []
 
-def well_formed(**_: Any) -> list[float]:
-    """As `accuracy`."""
-    return []
-
-
-def penalty(**_: Any) -> list[float]:
-    """As `accuracy`; logged as what it takes off, so not positive."""
-    return []
+    term.__name__ = name
+    return term
 
 
 class GraphGRPOTrainer(WholeCheckpoints, DistinctRows):
@@ -62,15 +58,15 @@ class GraphGRPOTrainer(WholeCheckpoints, DistinctRows):
     Args:
         model: Qwen3-VL or Qwen2.5-VL, or a PEFT model of one.
         args: The settings.
-        examples: What is trained on; asked for one by one, so they may be made on demand.
+        examples: What is trained on. They are read one by one, so they may be made on demand.
         processor: The checkpoint's processor.
         grader: Says what is right.
-        engine: Where rollouts are sampled if not from `model` itself.
+        engine: Where rollouts are sampled, if not from `model` itself.
         build: Makes the graph from a chat model.
-        others: `callbacks`, `optimizers` and `peft_config`, as TRL takes them.
+        **others: `callbacks`, `optimizers` and `peft_config`, as TRL takes them.
 
     Raises:
-        SettingsError: something that cannot work, before anything is computed.
+        SettingsError: Settings that cannot work; raised before anything is computed.
 
     Example:
         >>> trainer = GraphGRPOTrainer(model, args, examples, processor, build_grader("exact"))  # doctest: +SKIP
@@ -85,7 +81,7 @@ class GraphGRPOTrainer(WholeCheckpoints, DistinctRows):
         processor: VLProcessor,
         grader: Grader,
         *,
-        engine: ServedEngine | None = None,
+        engine: ReloadableEngine | None = None,
         build: Callable[[ChatVLM], Any] = create_zoom_agent,
         **others: Any,
     ) -> None:
@@ -100,7 +96,7 @@ class GraphGRPOTrainer(WholeCheckpoints, DistinctRows):
         self._generation: GenerationBatch | None = None
         super().__init__(
             model=model,
-            reward_funcs=[accuracy, well_formed, penalty],
+            reward_funcs=[_reward_term(name) for name in SIGNS],
             args=args,
             train_dataset=Dataset.from_dict({"prompt": [""] * len(examples), "example": range(len(examples))}),
             processing_class=processor,
@@ -111,10 +107,10 @@ class GraphGRPOTrainer(WholeCheckpoints, DistinctRows):
                 encode_once(plain_model(self.accelerator.unwrap_model(own)).model)
         self._served = engine
         self.engine: Engine = engine or TransformersEngine(self.model, processor)
-        # Where there are tools, TRL takes images from `_generate`'s rows; where there is vLLM, it corrects for it.
+        # With tools, TRL takes the images from `_generate`; with vLLM, it corrects the loss for the other engine.
         self.tools = [create_zoom_agent]
         self.use_vllm = engine is not None
-        self.mask_truncated_completions = False  # the rows have seen to it, and their attention is whole
+        self.mask_truncated_completions = False  # done by the samples, which keep their attention whole
         codec = Codec(processor.tokenizer, processor.chat_template)
         never = never_sampled(processor.tokenizer)
         rank = self.accelerator.process_index
@@ -135,8 +131,10 @@ class GraphGRPOTrainer(WholeCheckpoints, DistinctRows):
             concurrency=args.concurrency,
             build=build,
         )
-        rows = SampleMaker(processor.vision, codec.image_token_id, never, processor.tokenizer.eos_token_id)
-        self._roller = GroupRoller(self.collector, grader, rows, codec, args, examples, gather=gather_object, rank=rank)
+        maker = SampleMaker(processor.vision, codec.image_token_id, never, processor.tokenizer.eos_token_id)
+        self._roller = GroupRoller(
+            self.collector, grader, maker, codec, args, examples, gather=gather_object, rank=rank
+        )
         greedy = policy.model_copy(update={"temperature": 0.0})
         self._probe: ForcedProbe | None = None
         if args.probe_steps:
@@ -167,7 +165,7 @@ class GraphGRPOTrainer(WholeCheckpoints, DistinctRows):
         self._generation = self._roller.roll([row["example"] for row in inputs], window)
         self.model.train()
         output: dict[str, Any] = super()._generate_and_score_completions(inputs)
-        if "pixel_values" not in output and any(member.row.images for member in self._generation.members):
+        if "pixel_values" not in output and any(member.sample.images for member in self._generation.members):
             raise ModelError("TRL has dropped the images of a batch whose placeholders were right: do not train on it")
         if self.args.check_exactness:
             gap = self.largest_gap(output, [member.sampled for member in self._generation.members])
@@ -176,58 +174,62 @@ class GraphGRPOTrainer(WholeCheckpoints, DistinctRows):
         return output
 
     def _prepare_engine(self) -> None:
-        """Rollouts see the weights as they are now."""
+        """Give the engine the present weights."""
         self.model.eval()
         if self._served is None:
-            self.engine.forget()  # type: ignore[attr-defined] # the engine in this process
+            self.engine.forget()
         else:
             hand_over(self._served, self.model, self.processing_class, self.accelerator, Path(self.args.output_dir))
 
     def _generate(self, prompts: list[Any]) -> tuple[Any, ...]:
-        """The rows of the generation under way, as TRL 1.16 takes them."""
+        """The samples of the current generation batch, in the form that TRL 1.16 takes."""
         assert self._generation is not None
         members = self._generation.members
-        rows = [member.row for member in members]
+        samples = [member.sample for member in members]
         for place, member in enumerate(members):
             prompts[place] = [{"role": "user", "content": member.rollout.example.question}]
         replies = [
             [{"role": message.type, "content": message.text} for message in member.rollout.messages[1:]]
             for member in members
         ]
-        counts = torch.tensor([len(row.prompt_ids) + len(row.completion_ids) for row in rows])
+        counts = torch.tensor([len(sample.prompt_ids) + len(sample.completion_ids) for sample in samples])
         self.state.num_input_tokens_seen += int(gather(counts.to(self.accelerator.device)).sum())
-        images = [row.images for row in rows]
+        images = [sample.images for sample in samples]
         return (
-            [row.prompt_ids for row in rows],
-            [row.completion_ids for row in rows],
-            [row.tool_mask for row in rows],
+            [sample.prompt_ids for sample in samples],
+            [sample.completion_ids for sample in samples],
+            [sample.tool_mask for sample in samples],
             replies,
-            [row.logprobs for row in rows],
+            [sample.logprobs for sample in samples],  # the sampled log-probabilities enter TRL, and its loss, here
             {},
             images,
-            images,  # TRL asks only whether there are any; the low views count, so that it looks at every row
+            images,  # TRL only asks whether a row has any; with the low views, every row has
         )
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> torch.Tensor:
-        """Accuracy, format and penalty of all processes' rows; without a verdict nan, which earns advantage 0."""
+        """What each term adds to the rewards of the rollouts of all processes.
+
+        Returns:
+            Shape (rollouts, terms), float32. A row is nan where there is no verdict; its advantage is 0.
+        """
         assert self._generation is not None
-        nothing = (torch.nan,) * 3
-        parts = [
-            (reward.accuracy, reward.format, -reward.penalty) if (reward := member.reward) else nothing
+        unscored = [torch.nan] * len(SIGNS)
+        terms = [
+            list(member.reward.contributions.values()) if member.reward else unscored
             for member in self._generation.members
         ]
-        rewards: torch.Tensor = gather(torch.tensor(parts, device=self.accelerator.device))
+        rewards: torch.Tensor = gather(torch.tensor(terms, device=self.accelerator.device))
         return rewards
 
     def _report(self, generation: GenerationBatch, advantages: list[float]) -> None:
-        found = summarize(generation.groups, generation.replacing)
+        found = rollout_metrics(generation.groups, generation.replacing)
         found["groups/same"] = generation.same * self.num_generations / self.args.generation_batch_size
         found["groups/refilled"] = float(generation.refilled)
         self._log_each(found)
         step, every = self.state.global_step + 1, max(1, int(self.args.logging_steps))
         last = self.state.global_step - (-self.args.batches_per_window // int(self.args.gradient_accumulation_steps))
         if self.rollout_log is None or (last // every == (step - 1) // every and step > 1):
-            return  # no step that these rollouts are used for is a logged one
+            return  # none of the steps that use these rollouts is logged
         members = zip(generation.members, advantages, strict=True)
         self.rollout_log.write(
             step, [LoggedRollout(own.rollout, own.reward, advantage, own.group) for own, advantage in members]
@@ -238,4 +240,4 @@ class GraphGRPOTrainer(WholeCheckpoints, DistinctRows):
             self._metrics["train"][name].append(value)
 
     def _send_telemetry(self) -> None:
-        """No: nobody has asked the user."""
+        """Send nothing: the user was not asked."""

@@ -1,1 +1,1 @@
-"""Questions chosen by what the policy itself can do with them at two resolutions."""
+"""Selecting training questions by what the policy answers at low and at full resolution."""

@@ -1,35 +1,34 @@
-"""What sampling at two resolutions says of a question: a low view suffices, full resolution is needed, or neither.
+"""Trials: what answers at two resolutions say about a question, and the files that keep them.
 
-Finished questions are kept as one JSON line each, so that a selection that was killed goes on after the last whole one.
+Each finished question is one JSON line, so a selection that was killed continues after the last whole line.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from vtagent.errors import DataError
+from vtagent.pixels import ImageLimits, inspect
+from vtagent.training.durable import claim, cut_to_whole_lines, read_whole_lines, write_whole
 
 Kind: TypeAlias = Literal["low resolution suffices", "needs full resolution"]
 SUFFICES: Kind = "low resolution suffices"
 NEEDS_FULL: Kind = "needs full resolution"
 
-SETTINGS = "settings.json"
-
 
 @dataclass(frozen=True)
 class Trial:
-    """One question that was answered several times at each resolution."""
+    """The result of one question, which was answered several times at each resolution."""
 
     id: str
     image: str | None
-    """Its file, relative to the folder; None for a question that was not selected."""
+    """The image file, relative to the folder. None: the question was not selected."""
     question: str
     answers: tuple[str, ...]
     source: str
@@ -38,17 +37,20 @@ class Trial:
     full: int
     """Right answers at full resolution."""
     samples: int
-    """Answers at each."""
+    """Answers at each resolution."""
 
 
 def kind_of(low: int, full: int, samples: int, gain: int) -> Kind | None:
-    """What a question is good for (VisionThink, arXiv:2507.13348, section 3: 8 samples, a gain of 6).
+    """The kind of a question (VisionThink, arXiv:2507.13348, section 3: 8 samples, a gain of 6).
 
     Args:
         low: Right answers at low resolution.
         full: Right answers at full resolution.
-        samples: Answers at each.
-        gain: So many more have to be right at full resolution, for it to be needed.
+        samples: Answers at each resolution.
+        gain: Full resolution is needed if at least this many more answers are right there.
+
+    Returns:
+        The kind, or None for a question that teaches nothing.
     """
     if low == full == samples:
         return SUFFICES
@@ -56,11 +58,11 @@ def kind_of(low: int, full: int, samples: int, gain: int) -> Kind | None:
 
 
 class TrialLog:
-    """The trials in a folder; this process appends to a file of its own and knows all others'.
+    """The trials in a folder. It reads the files of all processes and appends to one of its own.
 
     Args:
-        folder: Made if missing.
-        settings: All that a trial depends on. A folder belongs to one selection and is refused to others.
+        folder: The folder; made if missing.
+        settings: Everything that a trial depends on. A folder belongs to one selection; any other one is refused.
         name: The file to append to.
 
     Raises:
@@ -70,11 +72,10 @@ class TrialLog:
     def __init__(self, folder: Path, settings: Mapping[str, Any], *, name: str = "trials.jsonl") -> None:
         self.folder = folder
         self.path = folder / name
-        self.settings = json.loads(json.dumps(settings))
         try:
             (folder / "images").mkdir(parents=True, exist_ok=True)
-            self._claim()
-            _cut_to_whole_lines(self.path)
+            self.settings = claim(folder, settings, what="selection")
+            cut_to_whole_lines(self.path)
         except OSError as error:
             raise DataError(f"{folder}: {error.strerror}") from error
         self.trials: dict[str, Trial] = {}
@@ -82,22 +83,30 @@ class TrialLog:
             self.trials.update((trial.id, trial) for trial in _read(path))
 
     def add(self, trial: Trial) -> None:
-        """Keep a trial. When this returns it is in the file, whatever becomes of this process."""
+        """Keep a trial. When this returns, it is in the file and survives the end of this process."""
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(asdict(trial), ensure_ascii=False) + "\n")
         self.trials[trial.id] = trial
 
-    def keep_image(self, data: bytes, name: str) -> str:
-        """Write an image file, whole or not at all; its path relative to the folder."""
-        path = self.folder / "images" / name
-        if not path.exists():
-            part = path.with_name(f".{os.getpid()}-{name}")
-            part.write_bytes(data)
-            part.replace(path)
-        return f"images/{name}"
+    def keep_image(self, data: bytes) -> str:
+        """Write an encoded image to a file that is named for its contents, unless it is there.
+
+        Returns:
+            The file, relative to the folder.
+        """
+        mime_type, _, _ = inspect(data, limits=ImageLimits())
+        name = f"images/{hashlib.sha256(data).hexdigest()}.{mime_type.partition('/')[2]}"
+        if not (self.folder / name).exists():
+            write_whole(self.folder / name, data)
+        return name
 
     def selected(self, gain: int, want: int | None = None) -> list[tuple[Kind, Trial]]:
-        """The questions of both kinds, at most `want` of each, in an order that depends on their ids alone."""
+        """The selected questions, in an order that depends only on their ids.
+
+        Args:
+            gain: See `kind_of`.
+            want: At most this many of each kind. None: all.
+        """
         taken: Counter[Kind] = Counter()
         rows: list[tuple[Kind, Trial]] = []
         for trial in sorted(self.trials.values(), key=lambda trial: hashlib.sha256(trial.id.encode()).digest()):
@@ -107,25 +116,14 @@ class TrialLog:
                 rows.append((kind, trial))
         return rows
 
-    def _claim(self) -> None:
-        path = self.folder / SETTINGS
-        if not path.exists():
-            write_whole(path, json.dumps(self.settings, indent=1) + "\n")
-            return
-        try:
-            known = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise DataError(f"{path} is not JSON; name another folder") from error
-        for name in {**known, **self.settings}:
-            if known.get(name) != self.settings.get(name):
-                raise DataError(
-                    f"{self.folder} holds another selection ({name}: {known.get(name)!r} there, "
-                    f"{self.settings.get(name)!r} here); name another --out"
-                )
-
 
 def write_selected(path: Path, selected: Iterable[tuple[Kind, Trial]]) -> None:
-    """Write the rows that `open_examples` reads, their images beside the file."""
+    """Write selected questions in the form that `open_examples` reads.
+
+    Args:
+        path: The JSONL file to write. Image paths are relative to its folder.
+        selected: The questions with their kinds.
+    """
     rows = [
         {
             "id": trial.id,
@@ -143,36 +141,10 @@ def write_selected(path: Path, selected: Iterable[tuple[Kind, Trial]]) -> None:
     write_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a file so that nobody ever meets half of it."""
-    part = path.with_name(f".{os.getpid()}-{path.name}")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
-
-
-def count_table(trials: Sequence[Trial]) -> list[list[int]]:
-    """How many questions had `low` right answers at low and `full` at full resolution: cell [full][low]."""
-    samples = max(trial.samples for trial in trials)
-    table = [[0] * (samples + 1) for _ in range(samples + 1)]
-    for trial in trials:
-        table[trial.full][trial.low] += 1
-    return table
-
-
-def _cut_to_whole_lines(path: Path) -> None:
-    """Cut off a line that was being written when the process died, so that the next one starts on its own."""
-    if path.exists():
-        data = path.read_bytes()
-        whole = data.rfind(b"\n") + 1
-        if whole < len(data):
-            os.truncate(path, whole)
-
-
 def _read(path: Path) -> list[Trial]:
-    """The whole lines of a file; one that another process is writing now is left out."""
+    """The trials in a file. A line that another process is still writing is left out."""
     trials = []
-    data = path.read_bytes()
-    for number, line in enumerate(data[: data.rfind(b"\n") + 1].splitlines(), 1):
+    for number, line in enumerate(read_whole_lines(path), 1):
         try:
             fields = json.loads(line)
             trials.append(Trial(**{**fields, "answers": tuple(fields["answers"])}))

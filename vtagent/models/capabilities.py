@@ -8,8 +8,8 @@ from typing import Any
 from langchain_core.language_models import BaseChatModel
 
 from vtagent.errors import ModelError
+from vtagent.eyes import Vision, eyes_of
 from vtagent.images import ImageStore, MemoryImageStore
-from vtagent.visual_tokens import QWEN3_VL, VisionSpec
 
 
 def store_of(model: object, default: ImageStore | None = None) -> ImageStore:
@@ -23,10 +23,9 @@ def store_of(model: object, default: ImageStore | None = None) -> ImageStore:
     return MemoryImageStore() if default is None else default
 
 
-def vision_of(model: object, default: VisionSpec = QWEN3_VL) -> VisionSpec:
-    """The image sizes that the model sees, else `default`."""
-    own: VisionSpec | None = getattr(model, "vision", None)
-    return own or default
+def vision_of(model: object) -> Vision:
+    """What the model does to the size of an image, and what it bills."""
+    return eyes_of(model, warn=False).vision
 
 
 def reads_references(model: object) -> bool:
@@ -35,11 +34,8 @@ def reads_references(model: object) -> bool:
 
 
 def takes_tool_images(model: BaseChatModel) -> bool:
-    """Whether the model's profile says that it reads images in tool messages.
-
-    A model without a profile counts as one that does not: images in user messages work everywhere.
-    """
-    return bool((getattr(model, "profile", None) or {}).get("image_tool_message"))
+    """Whether the model's API takes images in tool messages. User messages work everywhere."""
+    return eyes_of(model, warn=False).tool_images == "tool message"
 
 
 def can_be_forbidden(model: BaseChatModel, tools: Sequence[Any]) -> bool:
@@ -64,7 +60,8 @@ def zoom_bias_options(model: BaseChatModel, bias: float, token_id: int | None) -
 
     Args:
         model: The model.
-        bias: What is added, in nats.
+        bias: What is added, in nats. `ChatVLM` adds it at the decision alone; other models get a `logit_bias`, which
+            acts on every token, so that a large positive one spoils the reply.
         token_id: The id of the model's `<tool_call>` token; not needed for a model that reads references.
 
     Raises:

@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import AbstractContextManager, nullcontext
 from difflib import get_close_matches
 from os import PathLike
 from queue import Empty, SimpleQueue
@@ -23,10 +22,10 @@ from pydantic import ConfigDict, Field, PrivateAttr
 
 from vtagent.errors import ModelError
 from vtagent.images import ImageStore, MemoryImageStore
-from vtagent.models.call import Call, Options, plan, tool_options
+from vtagent.models.call import Call, Options, count_tokens, plan, shown_images, tool_options
 from vtagent.models.codec import Codec
 from vtagent.models.engine import Engine, EngineImage, Generation
-from vtagent.models.families import resolve
+from vtagent.models.families import checkpoint_path
 from vtagent.models.placeholders import expand
 from vtagent.views import ViewRenderer
 from vtagent.visual_tokens import VisionSpec
@@ -64,6 +63,10 @@ class ChatVLM(BaseChatModel):
     """Texts that end a reply. They are not part of it."""
     timeout: float | None = None
     """Seconds after which a call fails with ModelError; None waits without limit."""
+    images_first: bool = True
+    """Show the images of a human message before its text, in whatever order they were sent. The bundled policies are
+    trained on that order alone and read worse in the other; some clients, such as Agent Chat UI, send the text first.
+    False shows a message as it was sent."""
 
     resolves_images: bool = Field(default=True, init=False, repr=False)
     """Tells the graph that messages may keep references: this model renders their pixels itself."""
@@ -147,7 +150,7 @@ class ChatVLM(BaseChatModel):
             from vtagent.models.vllm.engine import VLLMEngine
         except ModuleNotFoundError as error:
             raise ModelError(f"a server's processor is needed here ({error}): pip install 'vtagent[vllm]'") from error
-        loaded = VLProcessor.from_pretrained(resolve(str(processor)))
+        loaded = VLProcessor.from_pretrained(checkpoint_path(str(processor)))
         engine = VLLMEngine(url, loaded, **(engine_options or {}))
         try:
             name = engine.served_model().name
@@ -187,7 +190,7 @@ class ChatVLM(BaseChatModel):
 
     def images(self, messages: Sequence[BaseMessage]) -> list[EngineImage]:
         """The rendered images of messages, in the order of their placeholders."""
-        return list(self._plan(messages, None, {}).request.images)
+        return list(shown_images(messages, store=self.store, renderer=self._renderer))
 
     def expand(self, ids: Sequence[int], images: Sequence[EngineImage]) -> list[int]:
         """Repeat each placeholder of collapsed ids once per visual token of its image.
@@ -197,6 +200,38 @@ class ChatVLM(BaseChatModel):
             images: One per placeholder, as `images` returns them.
         """
         return expand(ids, images, self.vision, self._codec.image_token_id)
+
+    def get_token_ids(self, text: str) -> list[int]:
+        """The tokens of a text, as a message shows it: control tokens in it, such as `<|im_end|>`, are only words.
+
+        Args:
+            text: The text.
+        """
+        if self.custom_get_token_ids is not None:
+            return self.custom_get_token_ids(text)
+        return self._codec.encode(self._codec.defuse(text))
+
+    def get_num_tokens_from_messages(self, messages: list[BaseMessage], tools: Sequence[Any] | None = None) -> int:
+        """The tokens of the prompt of a call, images and tools included: `input_tokens` of its `usage_metadata`.
+
+        Nothing is asked of the engine, so `trim_messages(token_counter=model)` works offline.
+
+        Args:
+            messages: The conversation; an empty one counts 0.
+            tools: The tools that are offered, as for `bind_tools`.
+
+        Raises:
+            ModelError: The model cannot be shown one of the messages.
+            ImageError: The store does not know an image, or refuses it.
+        """
+        return count_tokens(
+            messages,
+            tools,
+            codec=self._codec,
+            vision=self.vision,
+            store=self.store,
+            images_first=self.images_first,
+        )
 
     def bind_tools(
         self,
@@ -221,7 +256,7 @@ class ChatVLM(BaseChatModel):
 
     @property
     def _identifying_params(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in ("model_name", *Options.defaults)}
+        return {name: getattr(self, name) for name in ("model_name", "images_first", *Options.defaults)}
 
     def _resolve_model_profile(self) -> ModelProfile:
         profile = ModelProfile(
@@ -234,19 +269,22 @@ class ChatVLM(BaseChatModel):
             tool_choice=True,
             max_output_tokens=self.max_tokens,
         )
-        if (context := getattr(self.engine, "context", None)) is not None:
-            profile["max_input_tokens"] = context
+        engine: Engine = self.engine
+        if engine.context is not None:
+            profile["max_input_tokens"] = engine.context
         return profile
 
     def _plan(self, messages: Sequence[BaseMessage], stop: Sequence[str] | None, options: Mapping[str, Any]) -> Call:
         chosen = {name: getattr(self, name) for name in Options.defaults} | {**options}
         stops = stop if stop is not None else self.stop or ()
-        return plan(messages, Options.of(chosen, stops), codec=self._codec, store=self.store, renderer=self._renderer)
-
-    def _announced(self) -> AbstractContextManager[None]:
-        """Around making a call ready and submitting it, for engines that gather calls made together."""
-        announced: Callable[[], AbstractContextManager[None]] = getattr(self.engine, "announced", nullcontext)
-        return announced()
+        return plan(
+            messages,
+            Options.of(chosen, stops),
+            codec=self._codec,
+            store=self.store,
+            renderer=self._renderer,
+            images_first=self.images_first,
+        )
 
     def _submit(self, call: Call, show: Callable[[int], None] | None = None) -> Future[Generation]:
         engine: Engine = self.engine
@@ -259,7 +297,7 @@ class ChatVLM(BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        with self._announced():
+        with self.engine.announce():
             call = self._plan(messages, stop, kwargs)
             future = self._submit(call)
         try:
@@ -277,7 +315,7 @@ class ChatVLM(BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        with self._announced():
+        with self.engine.announce():
             call = await asyncio.to_thread(self._plan, messages, stop, kwargs)
             future = self._submit(call)
         try:
@@ -295,7 +333,7 @@ class ChatVLM(BaseChatModel):
     ) -> Iterator[ChatGenerationChunk]:
         tokens: SimpleQueue[int | None] = SimpleQueue()
         left = _seconds_left(self.timeout)
-        with self._announced():
+        with self.engine.announce():
             call = self._plan(messages, stop, kwargs)
             future = self._submit(call, tokens.put)
         future.add_done_callback(lambda _: tokens.put(None))
@@ -324,7 +362,7 @@ class ChatVLM(BaseChatModel):
         loop = asyncio.get_running_loop()
         tokens: asyncio.Queue[int | None] = asyncio.Queue()
         left = _seconds_left(self.timeout)
-        with self._announced():
+        with self.engine.announce():
             call = await asyncio.to_thread(self._plan, messages, stop, kwargs)
             future = self._submit(call, lambda token: _put(loop, tokens, token))
         future.add_done_callback(lambda _: _put(loop, tokens, None))

@@ -1,13 +1,21 @@
-"""An engine turns token ids and images into sampled token ids, and this module is all that its callers may rely on."""
+"""The contract between an engine and its callers: token ids and images in, sampled token ids out."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+from os import PathLike
+from typing import TYPE_CHECKING, Literal
+
+from vtagent.models.decision import CallBias
 
 if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Self
+
     from PIL import Image
 
 FinishReason = Literal["stop", "length"]
@@ -20,19 +28,21 @@ class Sampling:
     temperature: float = 0.0
     """0 is greedy."""
     top_p: float = 1.0
-    """Nucleus: the smallest set of tokens with at least this probability. 1 keeps all."""
+    """Nucleus sampling: keep the smallest set of tokens with at least this probability. 1 keeps all."""
     top_k: int = 0
-    """Keep the k likeliest tokens. 0 keeps all."""
+    """Keep the k most likely tokens. 0 keeps all."""
     max_tokens: int = 512
-    """The reply ends here with finish reason "length"."""
+    """Maximum length of the reply in tokens; a reply that reaches it has finish reason "length"."""
     seed: int | None = None
-    """Two requests with one seed and one prompt sample the same reply, whatever they are batched with."""
+    """Requests with the same seed and prompt sample the same reply, whatever else is in the batch."""
     logit_bias: Mapping[int, float] = field(default_factory=dict)
-    """Added to the raw logits of these tokens before they are divided by the temperature."""
+    """Added to the raw logits of these tokens before the division by the temperature."""
+    call_bias: CallBias | None = None
+    """Added to the logit of a call at the decision alone."""
     banned: frozenset[int] = frozenset()
-    """Tokens that are never sampled, besides those that the engine itself bans."""
+    """Tokens that are never sampled, in addition to those that the engine itself bans."""
     stop: frozenset[int] = frozenset()
-    """A sampled token out of this set is kept and ends the reply with finish reason "stop"."""
+    """A sampled token from this set is kept and ends the reply with finish reason "stop"."""
 
 
 @dataclass(frozen=True)
@@ -40,9 +50,9 @@ class EngineImage:
     """One image of a prompt."""
 
     key: str
-    """Equal keys mean equal pixels: caches of image features and of KV are looked up by it."""
+    """Equal keys mean equal pixels. Image features and KV are cached under it."""
     pixels: Image.Image
-    """RGB, already at the size that the model shall see (one that the processor leaves as it is)."""
+    """RGB, already at the size that the model sees: the processor does not resize it."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +62,10 @@ class Request:
     token_ids: tuple[int, ...]
     """The prompt, collapsed: one image placeholder per image. The engine expands it."""
     images: tuple[EngineImage, ...] = ()
-    """As many as there are placeholders, in their order."""
+    """One image per placeholder, in the order of the placeholders."""
     sampling: Sampling = Sampling()
     on_token: Callable[[int], bool | None] | None = None
-    """Called in the engine's thread with each sampled token; returning True ends the reply (finish reason "stop")."""
+    """Called in the engine's thread with each sampled token. Returning True ends the reply (finish reason "stop")."""
 
 
 @dataclass(frozen=True)
@@ -63,37 +73,95 @@ class Generation:
     """One sampled reply."""
 
     token_ids: tuple[int, ...]
-    """What was sampled, the stop token included."""
+    """The sampled tokens, including the stop token."""
     logprobs: tuple[float, ...]
     """One per token: log-softmax of the unbiased logits / temperature (1 when greedy) over the whole vocabulary."""
     finish_reason: FinishReason
     prompt_tokens: int
-    """Length of the prompt with its images expanded."""
+    """Length of the prompt with its images expanded, in tokens."""
     image_tokens: int
-    """How many of those stand for image patches."""
+    """Tokens of the prompt that stand for image patches."""
     prefilled_tokens: int
-    """How many of the prompt's tokens were computed for this request; the others' KV was found in the cache."""
+    """Tokens of the prompt that were computed for this request. The KV of the others came from a cache."""
 
 
-@runtime_checkable
-class Engine(Protocol):
-    """Anything that can serve requests: local weights, a server, or the weights of a running training."""
+class Engine(ABC):
+    """Serves requests: from local weights, from a server, or from the weights of a running training.
 
+    A subclass writes `submit` and `close`, and overrides the other members where it can do better.
+    """
+
+    context: int | None = None
+    """Longest prompt plus reply, in tokens. None: not known."""
+
+    @abstractmethod
     def submit(self, request: Request) -> Future[Generation]:
         """Queue one request. Never blocks. Cancelling the future frees its place.
 
         The future raises ModelError for a request that cannot be served (empty or over-long prompt, closed engine, …).
         """
-        ...
+
+    @abstractmethod
+    def close(self) -> None:
+        """Refuse new requests and fail those in progress. Safe to call twice."""
 
     def generate(self, requests: Sequence[Request]) -> list[Generation]:
-        """Serve several requests together and wait for all.
+        """Serve several requests together and wait for all of them.
+
+        Returns:
+            One generation per request, in their order.
 
         Raises:
-            ModelError: one of them failed. The others were still served.
+            ModelError: One of them failed. The others were still served.
         """
-        ...
+        futures = [self.submit(request) for request in requests]
+        wait(futures)
+        return [future.result() for future in futures]
 
-    def close(self) -> None:
-        """Refuse new requests and fail those under way. Safe to call twice."""
-        ...
+    def announce(self) -> AbstractContextManager[None]:
+        """Announce that a request is being prepared, and submit it inside the block.
+
+        An engine may delay a batch for a short time until the announced requests are there. By default it does not.
+        """
+        return nullcontext()
+
+    def forget(self) -> None:  # noqa: B027 - an engine without caches has nothing to do
+        """Drop what was computed with the present weights. Call it after the weights have changed.
+
+        By default an engine has no cache to drop.
+        """
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class ReloadableEngine(Engine):
+    """An engine with weights of its own that can load other checkpoints while it runs, such as a vLLM server."""
+
+    @abstractmethod
+    def reload(self, path: str | PathLike[str], *, version: str | None = None) -> str:
+        """Serve another checkpoint from now on.
+
+        Args:
+            path: The checkpoint's folder.
+            version: A name for its weights; made from the folder's name if absent.
+
+        Returns:
+            The version, for `follow` in other processes.
+
+        Raises:
+            ModelError: The checkpoint could not be loaded.
+        """
+
+    @abstractmethod
+    def follow(self, version: str) -> None:
+        """Accept only replies of these weights, which another process has loaded.
+
+        Args:
+            version: What `reload` returned there.
+        """

@@ -1,4 +1,4 @@
-"""`LazyVLM`: a `ChatVLM` that its first call loads, so that a server starts and a graph is built without weights."""
+"""`LazyVLM`: a `ChatVLM` whose weights are loaded on its first call, so that servers start and graphs build at once."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from pydantic import ConfigDict, Field, PrivateAttr
 
 from vtagent.errors import ModelError
 from vtagent.images import MemoryImageStore
-from vtagent.models.call import tool_options
+from vtagent.models.call import count_tokens, tool_options
 from vtagent.models.chat import ChatVLM
+from vtagent.models.codec import Codec
 from vtagent.models.delegating import DelegatingChat
-from vtagent.models.families import resolve
-from vtagent.visual_tokens import QWEN2_5_VL, QWEN3_VL, VisionSpec
+from vtagent.models.families import checkpoint_path, family_by_name
+from vtagent.visual_tokens import VisionSpec
 
 try:  # at once: a factory that imports it takes most of a second
     from huggingface_hub import try_to_load_from_cache
@@ -51,6 +52,7 @@ class LazyVLM(DelegatingChat):
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
+    _counting: tuple[Codec, VisionSpec] | None = PrivateAttr(default=None)
     _loaded: ChatVLM | None = PrivateAttr(default=None)
     _unfit: str = PrivateAttr(default="")  # why the checkpoint cannot be used; it is not loaded again
     _lock: threading.Lock = PrivateAttr(default_factory=threading.Lock)
@@ -72,6 +74,46 @@ class LazyVLM(DelegatingChat):
             if self._loaded is None:
                 raise ModelError(self._unfit)
             return self._loaded
+
+    def get_token_ids(self, text: str) -> list[int]:
+        """As `ChatVLM.get_token_ids`. It loads the tokenizer, not the weights.
+
+        Args:
+            text: The text.
+        """
+        if self.custom_get_token_ids is not None:
+            return self.custom_get_token_ids(text)
+        codec, _ = self._parts()
+        return codec.encode(codec.defuse(text))
+
+    def get_num_tokens_from_messages(self, messages: list[BaseMessage], tools: Sequence[Any] | None = None) -> int:
+        """As `ChatVLM.get_num_tokens_from_messages`. It loads the tokenizer, not the weights.
+
+        Args:
+            messages: The conversation; an empty one counts 0.
+            tools: The tools that are offered.
+
+        Raises:
+            ModelError: There is no checkpoint, or the model cannot be shown one of the messages.
+            ImageError: The store does not know an image, or refuses it.
+        """
+        codec, vision = self._parts()
+        images_first = self.options.get("images_first", ChatVLM.model_fields["images_first"].default)
+        return count_tokens(messages, tools, codec=codec, vision=vision, store=self.store, images_first=images_first)
+
+    def _parts(self) -> tuple[Codec, VisionSpec]:
+        """What counts tokens: the checkpoint's tokenizer with its chat template, and its image sizes."""
+        with self._lock:
+            if self._counting is None:
+                try:
+                    from vtagent.models.processor import VLProcessor
+                except ModuleNotFoundError as error:
+                    raise ModelError(
+                        f"local models need torch and transformers ({error}): pip install 'vtagent[local]'"
+                    ) from error
+                processor = VLProcessor.from_pretrained(checkpoint_path(self.path))
+                self._counting = Codec(processor.tokenizer, processor.chat_template), processor.vision
+            return self._counting
 
     def bind_tools(
         self,
@@ -100,11 +142,11 @@ class LazyVLM(DelegatingChat):
 
 def sizes_of(path: str) -> VisionSpec:
     """The image sizes that a checkpoint sees, from its own files or, where they are not here yet, from its name."""
-    file = Path(resolve(path)) / _SIZES
+    file = Path(checkpoint_path(path)) / _SIZES
     if not file.is_file() and (downloaded := _downloaded(path)) is not None:
         file = downloaded
     if not file.is_file():
-        return QWEN2_5_VL if "qwen2.5-vl" in path.lower() else QWEN3_VL
+        return family_by_name(path).vision
     found = json.loads(file.read_text(encoding="utf-8"))
     size = found.get("size") or {}
     return VisionSpec(

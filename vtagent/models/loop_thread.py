@@ -1,14 +1,14 @@
-"""One thread with an event loop in it: coroutines in from any thread, futures out."""
+"""A thread with an event loop that runs coroutines for any thread."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from vtagent.errors import ModelError, VtagentError
+from vtagent.errors import ModelError, VtagentError, described
 
 _T = TypeVar("_T")
 
@@ -17,38 +17,47 @@ class LoopThread:
     """Runs coroutines concurrently in a daemon thread, which starts with the first one.
 
     Args:
-        name: The thread's.
+        name: Name of the thread.
+        closed: Error text for work that is started after `close`.
         at_end: Awaited when the thread ends.
+        executor: Runs what coroutines hand to threads; asyncio's own executor if absent.
     """
 
-    def __init__(self, name: str, *, at_end: Callable[[], Awaitable[None]]) -> None:
-        self._name = name
-        self._at_end = at_end
+    def __init__(
+        self,
+        name: str,
+        *,
+        closed: str,
+        at_end: Callable[[], Awaitable[None]] | None = None,
+        executor: ThreadPoolExecutor | None = None,
+    ) -> None:
+        self._name, self._closed, self._at_end, self._executor = name, closed, at_end, executor
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._end: ModelError | None = None
 
     def run(self, work: Coroutine[Any, Any, _T]) -> Future[_T]:
-        """Start a coroutine; cancelling its future cancels it.
+        """Start a coroutine. Cancelling its future cancels it.
 
-        The future raises VtagentError as it is, any other error as a one-line ModelError, and ModelError after `close`.
+        The future raises a VtagentError unchanged and any other error as a one-line ModelError. After `close` it raises
+        ModelError.
         """
         with self._lock:
             if self._end is None:
                 return asyncio.run_coroutine_threadsafe(self._guarded(work), self._running())
         work.close()
         refused: Future[_T] = Future()
-        refused.set_exception(ModelError("the engine is closed; make a new one"))
+        refused.set_exception(ModelError(self._closed))
         return refused
 
     def close(self, error: ModelError) -> None:
-        """Take no more work, and fail what is under way with `error`. Safe to call twice, also at once."""
+        """Refuse new work and fail the work in progress with `error`. Safe to call twice, also concurrently."""
         with self._lock:
             first, self._end = self._end is None, self._end or error
             loop, thread = self._loop, self._thread
         if loop is not None and thread is not None and thread.is_alive():
-            if first:  # another stop would break off what the thread does at its end
+            if first:  # a second stop would interrupt the thread's cleanup
                 loop.call_soon_threadsafe(loop.stop)
             if thread is not threading.current_thread():
                 thread.join()
@@ -56,6 +65,8 @@ class LoopThread:
     def _running(self) -> asyncio.AbstractEventLoop:
         if self._loop is None:
             self._loop = asyncio.new_event_loop()
+            if self._executor is not None:
+                self._loop.set_default_executor(self._executor)
             self._thread = threading.Thread(target=self._live, args=(self._loop,), name=self._name, daemon=True)
             self._thread.start()
         return self._loop
@@ -67,14 +78,15 @@ class LoopThread:
         loop.close()
 
     async def _finish(self) -> None:
-        await asyncio.sleep(0)  # what was handed over a moment ago starts, and finds the end
+        await asyncio.sleep(0)  # work that was submitted just now starts, and is refused
         rest = asyncio.all_tasks() - {asyncio.current_task()}
         for task in rest:
             task.cancel()
         await asyncio.gather(*rest, return_exceptions=True)
-        await self._at_end()
+        if self._at_end is not None:
+            await self._at_end()
         await asyncio.get_running_loop().shutdown_default_executor()
-        await asyncio.sleep(0)  # the futures hear of it
+        await asyncio.sleep(0)  # results reach the futures
 
     async def _guarded(self, work: Coroutine[Any, Any, _T]) -> _T:
         if self._end is not None:
@@ -89,5 +101,4 @@ class LoopThread:
         except VtagentError:
             raise
         except Exception as error:
-            text = " ".join(str(error).split())[:300]
-            raise ModelError(f"the model failed: {type(error).__name__}: {text}") from error
+            raise ModelError(f"the model failed: {described(error)}") from error

@@ -8,9 +8,10 @@ around chat models keeps its form; each chat model in it is changed.
 from __future__ import annotations
 
 import asyncio
+import base64
 import threading
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -19,110 +20,157 @@ from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.runnables import Runnable, RunnableBinding
 from pydantic import Field
 
+from vtagent.conversation import image_blocks
+from vtagent.encoding import Encoding
+from vtagent.eyes import Eyes, Vision, eyes_of
 from vtagent.images import ImageStore
 from vtagent.models.capabilities import reads_references
 from vtagent.models.runnables import AnyModel, chat_models, mapped
-from vtagent.views import View, ViewRenderer, data_url, is_reference
-from vtagent.visual_tokens import VisionSpec
+from vtagent.views import View, ViewRenderer, asked_for, is_reference
 
 _SHARED = ("__dict__", "__pydantic_extra__", "__pydantic_fields_set__", "__pydantic_private__")
 """The slots of a pydantic object; a pixel model has the same objects in them as the model that it was made of."""
 
 _KEPT_BYTES = 64 * 2**20
+_KEPT_RENDERERS = 4  # each keeps pixels
 
 _GIVEN_PIXELS = "vtagent_given_pixels"
 
 
 class Pixels:
-    """Turns references in messages into content blocks with pixels, and keeps the latest.
+    """Turns references in messages into content blocks with pixels, as each model sees them, and keeps the latest.
 
     Args:
         store: Where the images are.
-        vision: The image sizes that the model sees.
-        renderer: Renders views to pixels; share one so that views are rendered once. A new one by default.
+        eyes: How models see: a function of the model, or what is known better of each than `eyes_of` knows.
+        renderer: Renders views to pixels for models of its image sizes; share one so that views are rendered once.
     """
 
-    def __init__(self, store: ImageStore, vision: VisionSpec, *, renderer: ViewRenderer | None = None) -> None:
+    def __init__(
+        self,
+        store: ImageStore,
+        eyes: Callable[[Any], Eyes] | Eyes | Vision | None = None,
+        *,
+        renderer: ViewRenderer | None = None,
+    ) -> None:
         self.store = store
-        self.renderer = renderer or ViewRenderer(store, vision)
+        self._eyes = eyes
         self._lock = threading.Lock()
-        self._kept: OrderedDict[str, dict[str, Any]] = OrderedDict()
+        self._renderers: dict[Vision, ViewRenderer] = {renderer.spec: renderer} if renderer else {}
+        self._kept: OrderedDict[tuple[Any, ...], dict[str, Any]] = OrderedDict()
         self._bytes = 0
 
-    def put_into(self, messages: Sequence[BaseMessage]) -> list[BaseMessage]:
+    def eyes_of(self, model: object) -> Eyes:
+        """How a model sees.
+
+        Args:
+            model: A chat model, or a runnable in which none can be found.
+        """
+        given: Any = self._eyes
+        found: Eyes = given(model) if callable(given) else eyes_of(model, override=given)
+        return found
+
+    def put_into(self, messages: Sequence[BaseMessage], eyes: Eyes) -> list[BaseMessage]:
         """The messages with pixels in place of references.
 
         Args:
             messages: Never modified.
+            eyes: How the model sees that is sent them.
         """
         shown: list[BaseMessage] = []
+        count = _images(messages)
         for message in messages:
             if isinstance(message.content, list) and any(is_reference(block) for block in message.content):
-                content = [self._pixels(block) if is_reference(block) else block for block in message.content]
+                content = [
+                    self._pixels(block, eyes, count) if is_reference(block) else block for block in message.content
+                ]
                 message = message.model_copy(update={"content": content})
             shown.append(message)
         return shown
 
-    def is_quick(self, messages: Sequence[BaseMessage]) -> bool:
+    def is_quick(self, messages: Sequence[BaseMessage], eyes: Eyes) -> bool:
         """Whether all pixels are kept, so that the event loop need not be left for them."""
-        return all(
-            block["url"] in self._kept
-            for message in messages
-            if isinstance(message.content, list)
-            for block in message.content
-            if isinstance(block, dict) and is_reference(block)
-        )
+        vision = eyes.vision_for(_images(messages))
+        return all(_key(block, eyes, vision) in self._kept for _, block in image_blocks(messages))
 
-    def encoded_size(self, url: str) -> int:
+    def encoded_size(self, url: str, eyes: Eyes, images: int) -> int:
         """Bytes of a view as it is sent.
 
         Args:
             url: The view's.
+            eyes: How the model sees.
+            images: How many images the request holds.
         """
-        return _size(self._encoded({"type": "image", "url": url}))
+        return _size(self._encoded({"type": "image", "url": url}, eyes, images))
 
-    def _pixels(self, block: Any) -> dict[str, Any]:
-        pixels = self._encoded(block)
+    def _pixels(self, block: Any, eyes: Eyes, images: int) -> dict[str, Any]:
+        pixels = self._encoded(block, eyes, images)
         if "cache_control" not in block:
             return pixels
         # A mark for the provider's cache stays. Only this form of a block takes it to Claude.
+        mark = {"cache_control": block["cache_control"]}
+        if pixels["type"] == "image":
+            return {**pixels, **mark}
         head, _, data = pixels["image_url"]["url"].partition(";base64,")
-        mime_type = head.removeprefix("data:")
-        return {"type": "image", "base64": data, "mime_type": mime_type, "cache_control": block["cache_control"]}
+        return {"type": "image", "base64": data, "mime_type": head.removeprefix("data:"), **mark}
 
-    def _encoded(self, block: Any) -> dict[str, Any]:
+    def _encoded(self, block: Any, eyes: Eyes, images: int) -> dict[str, Any]:
+        vision = eyes.vision_for(images)
+        key = _key(block, eyes, vision)
         with self._lock:
-            if (kept := self._kept.get(block["url"])) is not None:
-                self._kept.move_to_end(block["url"])
+            if (kept := self._kept.get(key)) is not None:
+                self._kept.move_to_end(key)
                 return kept
-        image = self.renderer.render(View.from_block(block, self.store))
-        made: dict[str, Any] = {"type": "image_url", "image_url": {"url": data_url(image)}}
+        view, most = View.from_block(block, self.store), eyes.limits.image_bytes
+        encoding = Encoding(lossy=True, max_bytes=None if most is None else most * 3 // 4)
+        image = self._renderer(vision).encode(view, encoding)
+        encoded = base64.b64encode(image.data).decode("ascii")
+        made: dict[str, Any] = eyes.block(encoded, image.mime_type, low=view.scale < 1, asked=asked_for(block))
         with self._lock:
-            if block["url"] not in self._kept:
+            if key not in self._kept:
                 self._bytes += _size(made)
-            self._kept[block["url"]] = made
+            self._kept[key] = made
             while self._bytes > _KEPT_BYTES and len(self._kept) > 1:
                 self._bytes -= _size(self._kept.popitem(last=False)[1])
         return made
 
+    def _renderer(self, vision: Vision) -> ViewRenderer:
+        """Renders views as a model sees them; kept, so that views are rendered once."""
+        with self._lock:
+            if (renderer := self._renderers.get(vision)) is None:
+                if len(self._renderers) >= _KEPT_RENDERERS:
+                    self._renderers.clear()
+                renderer = self._renderers[vision] = ViewRenderer(self.store, vision)
+            return renderer
+
+
+def _images(messages: Sequence[BaseMessage]) -> int:
+    return sum(1 for _ in image_blocks(messages))
+
+
+def _key(block: Mapping[str, Any], eyes: Eyes, vision: Vision) -> tuple[Any, ...]:
+    """All that decides what a block with pixels looks like; many images in one request change `vision`."""
+    asked = tuple(sorted(asked_for(block).items()))
+    return block["url"], vision, eyes.wire, eyes.low_setting, eyes.limits.image_bytes, asked
+
 
 def _size(block: dict[str, Any]) -> int:
     """Bytes of a block with pixels."""
-    return len(block["image_url"]["url"])
+    return len(block["base64"] if block["type"] == "image" else block["image_url"]["url"])
 
 
 class PixelModel:
     """What the subclass of a chat model's class adds to it. Objects are made by `with_pixels`, never by a constructor.
 
-    Their slot `vtagent_pixels` is empty if the model's own code made them.
+    Their slots `vtagent_pixels` and `vtagent_eyes` are empty if the model's own code made them.
     """
 
     @classmethod
     def over(
-        cls, model: BaseChatModel, store: ImageStore, vision: VisionSpec, *, renderer: ViewRenderer | None = None
+        cls, model: BaseChatModel, store: ImageStore, eyes: Eyes | Vision, *, renderer: ViewRenderer | None = None
     ) -> Any:
-        """As `with_pixels`, with `Pixels(store, vision, renderer=renderer)`."""
-        return with_pixels(model, Pixels(store, vision, renderer=renderer))
+        """As `with_pixels`, with `Pixels(store, eyes, renderer=renderer)`."""
+        return with_pixels(model, Pixels(store, eyes, renderer=renderer))
 
     @property
     def _serialized(self) -> dict[str, Any]:
@@ -189,28 +237,34 @@ def _pixels_of(model: object) -> Pixels | None:
     return pixels
 
 
+def _eyes_of(model: object) -> Eyes:
+    eyes: Eyes = model.vtagent_eyes  # type: ignore[attr-defined]
+    return eyes
+
+
 def _shown(model: object, messages: list[BaseMessage]) -> list[BaseMessage]:
     pixels = _pixels_of(model)
-    return messages if pixels is None else pixels.put_into(messages)
+    return messages if pixels is None else pixels.put_into(messages, _eyes_of(model))
 
 
 async def _ashown(model: object, messages: list[BaseMessage]) -> list[BaseMessage]:
     pixels = _pixels_of(model)
-    if pixels is None or pixels.is_quick(messages):
+    if pixels is None or pixels.is_quick(messages, _eyes_of(model)):
         return _shown(model, messages)
-    return await asyncio.to_thread(pixels.put_into, messages)
+    return await asyncio.to_thread(pixels.put_into, messages, _eyes_of(model))
 
 
 class _PixelInput(RunnableBinding[Any, Any]):
     """A runnable in which no chat model can be found: it is given pixels, which its callbacks then see."""
 
     pixels: Any = Field(exclude=True)
+    eyes: Any = Field(exclude=True)
 
     def invoke(self, input: Any, config: Any = None, **kwargs: Any) -> Any:
-        return super().invoke(self.pixels.put_into(input), config, **kwargs)
+        return super().invoke(self.pixels.put_into(input, self.eyes), config, **kwargs)
 
     async def ainvoke(self, input: Any, config: Any = None, **kwargs: Any) -> Any:
-        shown = await asyncio.to_thread(self.pixels.put_into, input)
+        shown = await asyncio.to_thread(self.pixels.put_into, input, self.eyes)
         return await super().ainvoke(shown, config, **kwargs)
 
 
@@ -230,7 +284,7 @@ def with_pixels(model: AnyModel, pixels: Pixels) -> Any:
         return each if reads_references(each) else _reading(each, pixels)
 
     if not chat_models(model):
-        return _PixelInput(bound=model, pixels=pixels)
+        return _PixelInput(bound=model, pixels=pixels, eyes=pixels.eyes_of(model))
     return mapped(model, reading)
 
 
@@ -245,6 +299,7 @@ def _reading(model: BaseChatModel, pixels: Pixels) -> BaseChatModel:
     for name in _SHARED:
         object.__setattr__(made, name, getattr(model, name))
     object.__setattr__(made, "vtagent_pixels", pixels)
+    object.__setattr__(made, "vtagent_eyes", pixels.eyes_of(model))
     return made
 
 
@@ -263,5 +318,7 @@ def _reading_class(kind: type[BaseChatModel]) -> type[Any]:
     same = {name: getattr(kind, name) for name in ("__module__", "__qualname__", "__doc__")}
     # Pixels belong to one graph; attributes are shared with the model, which other graphs may use. Hence a slot.
     metaclass: Any = type(kind)
-    made: type[Any] = metaclass(kind.__name__, (*bases, kind), {**same, "__slots__": ("vtagent_pixels",)})
+    made: type[Any] = metaclass(
+        kind.__name__, (*bases, kind), {**same, "__slots__": ("vtagent_pixels", "vtagent_eyes")}
+    )
     return made

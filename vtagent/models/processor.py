@@ -15,9 +15,9 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from transformers.processing_utils import ProcessorMixin
 from transformers.utils.hub import cached_file
 
-from vtagent.errors import ModelError
+from vtagent.errors import ModelError, one_line
 from vtagent.models.codec import IMAGE_TOKEN
-from vtagent.models.families import chat_template
+from vtagent.models.families import chat_template, family_by_name
 from vtagent.visual_tokens import VisionSpec
 
 if TYPE_CHECKING:
@@ -26,10 +26,20 @@ if TYPE_CHECKING:
 
 
 class VLProcessor(ProcessorMixin):
-    """Image processor plus tokenizer: templates, tokenises, expands placeholders, saves and loads.
+    """An image processor and a tokenizer with a chat template.
+
+    Args:
+        image_processor: The checkpoint's image processor.
+        tokenizer: The checkpoint's tokenizer.
+        chat_template: The chat template; the tokenizer's own if absent.
+        **kwargs: Ignored; transformers passes them.
 
     Attributes:
-        vision: the image processor's sizes as the plain numbers that the rest of vtagent computes with.
+        image_token: The image placeholder.
+        image_token_id: Its id.
+
+    Raises:
+        ModelError: A part is missing, or the tokenizer has no image placeholder.
     """
 
     text_kwargs = {"return_token_type_ids": False}  # noqa: RUF012 - read by ProcessorMixin
@@ -54,28 +64,38 @@ class VLProcessor(ProcessorMixin):
     def from_pretrained(  # type: ignore[override]
         cls, pretrained_model_name_or_path: str | PathLike[str], **kwargs: Any
     ) -> VLProcessor:
-        """Load from a folder or hub id: our own saved processors and stock Qwen ones, whose video files are left alone.
+        """Load a saved `VLProcessor` or a stock Qwen processor, whose video settings are ignored.
+
+        Args:
+            pretrained_model_name_or_path: A folder or a hub id.
+            **kwargs: Passed on to transformers.
 
         Raises:
-            ModelError: no tokenizer or no image processor is there.
+            ModelError: There is no tokenizer or no image processor.
         """
         path = str(pretrained_model_name_or_path)
         try:
             tokenizer = AutoTokenizer.from_pretrained(path, **kwargs)
             image_processor = Qwen2VLImageProcessorPil.from_pretrained(path, **kwargs)
         except (OSError, ValueError, KeyError) as error:
-            raise ModelError(f"no Qwen tokenizer and image processor at {path!r}: {_first_line(error)}") from error
-        return cls(image_processor, tokenizer, chat_template(_own_template(path) or tokenizer.chat_template, tokenizer))
+            raise ModelError(f"no Qwen tokenizer and image processor at {path!r}: {one_line(error)}") from error
+        own = _own_template(path) or tokenizer.chat_template
+        return cls(image_processor, tokenizer, chat_template(own, tokenizer, family_by_name(path)))
 
     def save_pretrained(self, save_directory: str | PathLike[str], **kwargs: Any) -> Any:  # type: ignore[override]
-        """Save all files of a processor, `preprocessor_config.json` too: vLLM takes settings for videos from it."""
+        """Save all files of a processor, with `preprocessor_config.json`: vLLM reads settings for videos from it.
+
+        Args:
+            save_directory: The folder.
+            **kwargs: Passed on to transformers.
+        """
         saved = super().save_pretrained(save_directory, **kwargs)
         self.image_processor.save_pretrained(save_directory)
         return saved
 
     @property
     def vision(self) -> VisionSpec:
-        """Patch size, merge size and pixel limits."""
+        """The image sizes that the model sees."""
         own = self.image_processor
         return VisionSpec(
             patch_size=own.patch_size,
@@ -85,13 +105,27 @@ class VLProcessor(ProcessorMixin):
         )
 
     def replace_image_token(self, image_inputs: dict[str, Any], image_idx: int, **kwargs: Any) -> str:
-        """The placeholder of one image, once per visual token (the hook that ProcessorMixin expands prompts with)."""
+        """The expanded placeholder of one image. ProcessorMixin calls this hook to expand prompts.
+
+        Args:
+            image_inputs: With `image_grid_thw`, (images, 3) int64.
+            image_idx: The image.
+            **kwargs: Not used.
+        """
         tokens = int(image_inputs["image_grid_thw"][image_idx].prod()) // self.image_processor.merge_size**2
         return "".join([IMAGE_TOKEN] * tokens)
 
     def pixels(self, images: Sequence[Image.Image]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Patches (patches of all images, patch_dim) and grids (images, 3) of images that have their final size."""
-        import torch  # all else here does without it, so a client of a server need not have it
+        """Cut images into normalised patches.
+
+        Args:
+            images: At their final size: they are not resized.
+
+        Returns:
+            Patches (patches of all images, patch_dim) float32, and grids (images, 3) int64: frames, rows and columns of
+            patches.
+        """
+        import torch  # not needed elsewhere here: a client of a server works without it
 
         own = self.image_processor
         levels = _levels(
@@ -112,7 +146,15 @@ class VLProcessor(ProcessorMixin):
 def _levels(
     rescale_factor: float | None, normal: tuple[tuple[float, ...], tuple[float, ...]] | None
 ) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """What the image processor makes of each channel's 256 levels, (3, 256): a table is faster than its sums."""
+    """The image processor's value for each level of each channel. Looking it up is faster than computing it.
+
+    Args:
+        rescale_factor: Factor of the levels; None: they are not rescaled.
+        normal: Mean and standard deviation of each channel; None: they are not normalised.
+
+    Returns:
+        (3, 256) float32.
+    """
     sums = Qwen2VLImageProcessorPil()
     levels = np.tile(np.arange(256, dtype=np.uint8).reshape(1, 16, 16), (3, 1, 1))
     if rescale_factor is not None:
@@ -123,7 +165,7 @@ def _levels(
 
 
 def _own_template(path: str) -> str | None:
-    """The chat template that a processor keeps beside the tokenizer: chat_template.jinja, .json in older folders."""
+    """The chat template in a checkpoint's chat_template.jinja, or chat_template.json in older ones; None without."""
     for name in ("chat_template.jinja", "chat_template.json"):
         file = cached_file(
             path,
@@ -136,7 +178,3 @@ def _own_template(path: str) -> str | None:
             text = Path(file).read_text(encoding="utf-8")
             return text if name.endswith(".jinja") else str(json.loads(text)["chat_template"])
     return None
-
-
-def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

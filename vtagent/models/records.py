@@ -1,8 +1,9 @@
-"""Beside each reply its token ids are kept, so that the next prompt repeats them and never re-tokenises what was said.
+"""The record of a reply: its token ids and log-probabilities, kept in `response_metadata["tokens"]` as JSON.
 
-A record is JSON in `response_metadata["tokens"]`. It holds for the conversation it was made in: `prefix` is a hash of
-everything before the reply, and `reply` one of the reply itself; a history that was edited no longer matches and is
-rendered afresh.
+The next prompt repeats the recorded ids, so a reply is never tokenised again, and training reads what was sampled from
+any stored conversation. A record is valid in the conversation it was made in: `prefix` is a hash of everything before
+the reply, and `reply` is a hash of the reply itself. A conversation that was edited no longer matches and is rendered
+again.
 """
 
 from __future__ import annotations
@@ -18,19 +19,27 @@ KEY = "tokens"
 
 
 def prefix_hashes(messages: Sequence[BaseMessage], setting: str) -> list[str]:
-    """For each message, the hash of all that stands before it, and one more for what comes after the last.
+    """Hash everything before each message, and everything before a message that would come next.
 
     Args:
-        setting: what else decides the prompt (the codec's fingerprint, the tools).
+        messages: The conversation.
+        setting: What else decides the prompt: the codec's fingerprint and the tools.
+
+    Returns:
+        One hash per message, and one more for the next message.
     """
     hashes = [_hash(setting)]
     for message in messages:
-        hashes.append(_hash(hashes[-1], _essence(message), _record(message).get("completion_ids")))
+        hashes.append(_hash(hashes[-1], _essence(message), record_of(message).get("completion_ids")))
     return hashes
 
 
 def known_prefix(messages: Sequence[BaseMessage], hashes: Sequence[str]) -> tuple[list[int], int]:
     """The ids of the conversation up to its last reply that has a valid record.
+
+    Args:
+        messages: The conversation.
+        hashes: The hashes of these messages, from `prefix_hashes`.
 
     Returns:
         The ids, collapsed, and the number of messages they cover; ([], 0) if no record is valid.
@@ -38,7 +47,7 @@ def known_prefix(messages: Sequence[BaseMessage], hashes: Sequence[str]) -> tupl
     ids: list[int] = []
     covered = 0
     for place, message in enumerate(messages):
-        record = _record(message)
+        record = record_of(message)
         if record and record["prefix"] == hashes[place] and record["reply"] == reply_hash(message):
             ids += [*record["prompt_ids"], *record["completion_ids"]]
             covered = place + 1
@@ -48,20 +57,28 @@ def known_prefix(messages: Sequence[BaseMessage], hashes: Sequence[str]) -> tupl
 def make_record(
     message: AIMessage,
     *,
+    start: int,
     prompt_ids: Sequence[int],
     completion_ids: Sequence[int],
     logprobs: Sequence[float],
     prefix: str,
 ) -> dict[str, Any]:
-    """The record of a reply.
+    """Make the record of a reply.
 
     Args:
-        prompt_ids: What the prompt has beyond the recorded turns before, collapsed.
-        completion_ids: What was sampled, the end-of-turn token included.
+        message: The reply.
+        start: Number of recorded ids before `prompt_ids`, those of all earlier turns; 0 if the whole prompt was
+            rendered for this reply.
+        prompt_ids: The ids of the prompt after the recorded turns, collapsed.
+        completion_ids: The sampled ids, including the end-of-turn token.
         logprobs: One per sampled token.
-        prefix: Out of `prefix_hashes`.
+        prefix: The hash for this reply, from `prefix_hashes`.
+
+    Returns:
+        The record, as JSON values.
     """
     return {
+        "start": start,
         "prompt_ids": list(prompt_ids),
         "completion_ids": list(completion_ids),
         "logprobs": list(logprobs),
@@ -70,13 +87,8 @@ def make_record(
     }
 
 
-def reply_hash(message: BaseMessage) -> str:
-    """A hash of what a message says: its text, its images and its calls, however they are written down."""
-    return _hash(_essence(message))
-
-
-def _record(message: BaseMessage) -> Mapping[str, Any]:
-    """A message's record, or an empty one where there is none or it is not of our making."""
+def record_of(message: BaseMessage) -> Mapping[str, Any]:
+    """The record of a message; empty if it has none, or one that this package did not make."""
     found = message.response_metadata.get(KEY) if isinstance(message, AIMessage) else None
     if not isinstance(found, Mapping):
         return {}
@@ -85,7 +97,13 @@ def _record(message: BaseMessage) -> Mapping[str, Any]:
     return found if lists and names else {}
 
 
+def reply_hash(message: BaseMessage) -> str:
+    """Hash what a message says: its text, its images and its calls, in whatever form they are stored."""
+    return _hash(_essence(message))
+
+
 def _essence(message: BaseMessage) -> list[Any]:
+    """The role, texts, image URLs and calls of a message."""
     blocks = [message.content] if isinstance(message.content, str) else message.content
     said: list[str] = []
     for block in blocks:
@@ -100,4 +118,5 @@ def _essence(message: BaseMessage) -> list[Any]:
 
 
 def _hash(*parts: Any) -> str:
+    """32 hexadecimal digits of the sha256 of JSON values."""
     return sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:32]

@@ -79,9 +79,12 @@ function rewardParts(rollout) {
   return el(
     "div",
     { class: "sum" },
-    part("accuracy", number(reward.accuracy, 1), reward.accuracy > 0 ? "good" : "bad"),
-    part("+ format", number(reward.format, 1), reward.format > 0 ? "good" : "bad"),
-    part("− penalty", number(reward.penalty), reward.penalty > 0 ? "bad" : ""),
+    terms.map(([name, sign], place) => {
+      const value = reward[name];
+      const title = sign < 0 ? `− ${name}` : place ? `+ ${name}` : name;
+      const kind = sign < 0 ? (value > 0 ? "bad" : "") : value > 0 ? "good" : "bad";
+      return part(title, number(value, sign < 0 ? 2 : 1), kind);
+    }),
     part("= reward", number(reward.total), "total"),
     part("advantage", advantage === null ? "–" : signed(advantage), "total"),
   );
@@ -145,7 +148,7 @@ function diverging(advantage) {
 
 function groupTable(rollout) {
   const shown = new Set(matching);
-  const head = ["", "zooms", ["answer", "said"], "acc.", "fmt.", "pen.", "reward", "advantage", ""];
+  const head = ["", "zooms", ["answer", "said"], ...terms.map(([name]) => name), "reward", "advantage", ""];
   const rows = rollout.home.rollouts.map((other, place) =>
     el(
       "tr",
@@ -158,9 +161,7 @@ function groupTable(rollout) {
       el("td", {}, other.error ? "–" : String(other.zooms)),
       el("td", { class: "said" }, el("span", { class: { right: "yes", wrong: "no", none: "" }[other.verdict] },
         `${{ right: "✓ ", wrong: "✗ ", none: "? " }[other.verdict]}`), other.answer ?? other.error ?? "no answer"),
-      el("td", {}, number(other.reward?.accuracy, 1)),
-      el("td", {}, number(other.reward?.format, 1)),
-      el("td", {}, number(other.reward?.penalty)),
+      ...terms.map(([name, sign]) => el("td", {}, number(other.reward?.[name], sign < 0 ? 2 : 1))),
       el("td", {}, number(other.reward?.total)),
       el("td", {}, other.advantage === null ? "–" : signed(other.advantage)),
       el("td", { class: "bar-cell" }, other.advantage === null ? null : diverging(other.advantage)),

@@ -1,6 +1,8 @@
 // The rollouts and their groups, as the page holds them, and their pictures.
 
 const rollouts = data.rollouts;
+// The terms of a reward with their signs, in order.
+const terms = Object.entries(data.signs);
 const groups = [];
 {
   const known = new Map();

@@ -1,1 +1,1 @@
-"""The engine for checkpoints on this machine."""
+"""The engine that runs checkpoints in this process and computes concurrent requests in one batch."""

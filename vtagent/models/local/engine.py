@@ -1,7 +1,7 @@
-"""TransformersEngine: a Qwen vision-language model in this process, its concurrent requests computed in one batch.
+"""TransformersEngine: a Qwen vision-language model in this process that computes concurrent requests in one batch.
 
-One worker thread owns the model while there is work, and ends when there has been none for a while. Failures stay with
-the request that caused them.
+One worker thread owns the model while there is work, and ends when it has been idle for a while. A request that fails
+does not affect the others.
 """
 
 from __future__ import annotations
@@ -12,47 +12,52 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from os import PathLike
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForImageTextToText
 
-from vtagent.errors import ModelError
+from vtagent.errors import ModelError, one_line
 from vtagent.models.codec import never_sampled
-from vtagent.models.engine import Generation, Request
-from vtagent.models.families import family_of, resolve
+from vtagent.models.engine import Engine, Generation, Request
+from vtagent.models.families import checkpoint_path, family_of
 from vtagent.models.local.scheduler import Counters, Scheduler
-from vtagent.models.local.sequence import prepare, reject
+from vtagent.models.local.sequence import prepare, set_error
 from vtagent.models.processor import VLProcessor
 
-if TYPE_CHECKING:
-    from types import TracebackType
-
 _IDLE_SECONDS = 5.0
+"""Seconds without work after which the worker thread ends."""
 
 _GAP_SECONDS = 0.02
-"""An idle engine waits so long for the next of the requests that were announced, …"""
+"""Seconds to wait for the next announced request, while the engine is idle."""
 
 _GATHER_SECONDS = 0.5
-"""… and so long for all of them."""
+"""Seconds to wait for all announced requests, while the engine is idle."""
 
 
-class TransformersEngine:
-    """Batched generation with KV and image reuse over a transformers model.
+class TransformersEngine(Engine):
+    """Batched sampling from a transformers model, with reuse of KV and image features.
 
     Args:
-        model: A dense Qwen3-VL or Qwen2.5-VL, in evaluation mode, on one device; with PEFT adapters or without. It may
-            be a model that is being trained: call `forget` after each change of its weights.
-        processor: the checkpoint's processor.
-        max_rows: Requests decoded together; more wait.
+        model: A dense Qwen3-VL or Qwen2.5-VL, in evaluation mode, on one device, with or without PEFT adapters. It may
+            be a model under training: call `forget` after each change of its weights.
+        processor: The checkpoint's processor.
+        max_rows: Maximum requests decoded together; more wait.
         cache_tokens: Bound on the KV kept for reuse, in tokens.
         image_cache_tokens: Bound on the image features kept for reuse, in visual tokens.
         max_wave_tokens: Bound on the prompt tokens computed together.
 
+    Attributes:
+        model: The model, without PEFT's wrapper.
+        processor: The checkpoint's processor.
+        context: Longest prompt plus reply, in tokens.
+        banned: Tokens that are never sampled.
+        stop: Tokens that end every reply.
+
     Raises:
-        ModelError: not a model that we serve.
+        ModelError: The model is not of a served family.
 
     Example:
         >>> engine = TransformersEngine.from_pretrained("base")  # doctest: +SKIP
@@ -82,7 +87,7 @@ class TransformersEngine:
         self._scheduler = Scheduler(
             model,
             processor,
-            deepstack=family.deepstack,
+            family,
             max_rows=max_rows,
             max_wave_tokens=max_wave_tokens,
             cache_tokens=cache_tokens,
@@ -91,7 +96,7 @@ class TransformersEngine:
         )
         self._changed = threading.Condition()
         self._queue: list[tuple[Request, Future[Generation]]] = []
-        self._coming = 0
+        self._announced = 0
         self._worker: threading.Thread | None = None
         self._forget = False
         self._closed = False
@@ -108,20 +113,20 @@ class TransformersEngine:
         """Load a dense checkpoint: a folder, a hub id, or the name of a bundled policy.
 
         Args:
-            path: Where it is.
-            device: "cuda" where there is one, else "cpu".
-            dtype: bfloat16 on a GPU, float32 on a CPU.
-            options: Those of the constructor.
+            path: The folder, hub id or name.
+            device: By default "cuda" if there is a GPU, else "cpu".
+            dtype: By default bfloat16 on a GPU, and float32 on a CPU.
+            **options: Options of the constructor.
 
         Raises:
-            ModelError: nothing there, something that cannot be loaded, or not a family that we serve.
+            ModelError: There is no checkpoint, it cannot be loaded, or its family is not served.
         """
-        path = resolve(str(path))
+        path = checkpoint_path(str(path))
         try:
             config = AutoConfig.from_pretrained(path)
         except (OSError, ValueError, StrictDataclassError) as error:
             places = "give a checkpoint folder, a hub id, or a bundled policy's name"
-            raise ModelError(f"no model at {path!r} ({places}): {_reason(error)}") from error
+            raise ModelError(f"no model at {path!r} ({places}): {one_line(error)}") from error
         family_of(config.model_type)
         processor = VLProcessor.from_pretrained(path)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -129,7 +134,7 @@ class TransformersEngine:
         try:
             model: Any = AutoModelForImageTextToText.from_pretrained(path, dtype=dtype, attn_implementation="sdpa")
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-            raise ModelError(f"the weights at {path!r} cannot be loaded: {_reason(error)}") from error
+            raise ModelError(f"the weights at {path!r} cannot be loaded: {one_line(error)}") from error
         return cls(model.to(torch.device(device)).eval(), processor, **options)
 
     def submit(self, request: Request) -> Future[Generation]:
@@ -137,29 +142,32 @@ class TransformersEngine:
         return self._submit([request])[0]
 
     @contextmanager
-    def announced(self) -> Iterator[None]:
-        """Say that a request is being made ready, and submit it inside the block.
+    def announce(self) -> Iterator[None]:
+        """Announce that a request is being prepared, and submit it inside the block.
 
-        Calls that are made together are then computed together: their prompts become ready one by one, and an engine
-        that began with the first would be busy with it while the others come in. A single call waits for nobody.
+        Calls that are made at the same time are then computed together. Their prompts become ready one by one; without
+        the announcement, the engine would start with the first and make the others wait. A single call is not delayed.
         """
         with self._changed:
-            self._coming += 1
+            self._announced += 1
         try:
             yield
         finally:
             with self._changed:
-                self._coming -= 1
+                self._announced -= 1
                 self._changed.notify_all()
 
     def generate(self, requests: Sequence[Request]) -> list[Generation]:
-        """Serve several requests together; see `Engine.generate`."""
+        """Queue several requests at once, so that they are computed together; see `Engine.generate`."""
         futures = self._submit(requests)
         wait(futures)
         return [future.result() for future in futures]
 
     def forget(self) -> None:
-        """The weights have changed: requests submitted from now on find no KV and no image features of the old ones."""
+        """Drop cached KV and image features, because the weights have changed.
+
+        Requests that are submitted after the call are computed with the new weights alone.
+        """
         with self._changed:
             if self._worker is None:
                 self._scheduler.forget()
@@ -168,7 +176,7 @@ class TransformersEngine:
                 self._changed.notify_all()
 
     def close(self) -> None:
-        """Refuse new requests, fail those under way, and wait for the worker to end."""
+        """Refuse new requests, fail those in progress, and wait for the worker thread to end."""
         with self._changed:
             self._closed = True
             worker = self._worker
@@ -178,7 +186,7 @@ class TransformersEngine:
 
     @property
     def counters(self) -> Counters:
-        """What was computed so far."""
+        """Tokens, passes and steps computed so far."""
         return self._scheduler.counters
 
     @property
@@ -188,29 +196,21 @@ class TransformersEngine:
 
     @property
     def cached_tokens(self) -> int:
-        """Tokens whose KV is kept for reuse."""
+        """Tokens whose KV is kept for reuse now."""
         return self._scheduler.prefixes.tokens
 
     @property
-    def rows(self) -> int:
-        """Requests being served: decoding, or waiting for room."""
+    def unfinished_requests(self) -> int:
+        """Requests that are queued, waiting for room, or being decoded."""
         with self._changed:
             return len(self._queue) + len(self._scheduler.waiting) + len(self._scheduler.active)
-
-    def __enter__(self) -> TransformersEngine:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _submit(self, requests: Sequence[Request]) -> list[Future[Generation]]:
         futures: list[Future[Generation]] = [Future() for _ in requests]
         with self._changed:
             if self._closed:
                 for future in futures:
-                    reject(future, ModelError("the engine is closed; load the model again"))
+                    set_error(future, ModelError("the engine is closed; load the model again"))
                 return futures
             self._queue.extend(zip(requests, futures, strict=True))
             if self._worker is None:
@@ -220,7 +220,7 @@ class TransformersEngine:
         return futures
 
     def _work(self) -> None:
-        """The worker's life: take what is queued, compute a turn, until closed or idle."""
+        """Run the worker thread: take queued requests and do one step at a time, until the engine is closed or idle."""
         scheduler = self._scheduler
         with torch.no_grad():
             while True:
@@ -239,55 +239,46 @@ class TransformersEngine:
                 if forget:
                     scheduler.forget()
                 for request, future in queued:
-                    self._take(request, future)
+                    self._schedule(request, future)
                 try:
-                    scheduler.turn()
-                except Exception as error:  # never leave a caller waiting: whatever this was, all of them hear of it
+                    scheduler.step()
+                except Exception as error:  # no caller may be left waiting, whatever the error
                     self._fail_all(error)
         self._fail_all(ModelError("the engine was closed before the reply was complete"))
 
     def _gather(self) -> None:
-        """With the lock held, wait for requests that are announced, as long as they keep coming."""
+        """Wait for announced requests as long as they keep arriving. The caller holds the lock."""
         end = time.monotonic() + _GATHER_SECONDS
         before: tuple[int, int] | None = None
-        while self._coming and not self._closed and time.monotonic() < end:
-            now = len(self._queue), self._coming
+        while self._announced and not self._closed and time.monotonic() < end:
+            now = len(self._queue), self._announced
             if now == before:
                 return
             before = now
             self._changed.wait(_GAP_SECONDS)
 
-    def _take(self, request: Request, future: Future[Generation]) -> None:
+    def _schedule(self, request: Request, future: Future[Generation]) -> None:
         try:
             if self.model.training and any(getattr(layer, "gradient_checkpointing", False) for layer in self._layers):
                 raise ModelError("gradient checkpointing keeps no KV; call model.eval() before sampling from the model")
-            row = prepare(request, future, self.model.model, self.processor, context=self.context, stop=self.stop)
+            sequence = prepare(request, future, self.model.model, self.processor, context=self.context, stop=self.stop)
         except Exception as error:
-            reject(future, error)
+            set_error(future, error)
         else:
-            self._scheduler.add(row)
+            self._scheduler.add(sequence)
 
     def _fail_all(self, error: BaseException) -> None:
         with self._changed:
             queued, self._queue = self._queue, []
         waiting, self._scheduler.waiting = self._scheduler.waiting, []
         self._scheduler.fail_active(error)
-        for future in [future for _, future in queued] + [row.future for row in waiting]:
-            reject(future, error)
-
-
-def _reason(error: Exception) -> str:
-    """What a library says of a failure, in one line."""
-    return " ".join(str(error).split())[:300]
-
-
-def _ids(tokenizer: Any, names: Sequence[str]) -> list[int]:
-    known = tokenizer.get_vocab()
-    return [known[name] for name in names if name in known]
+        for future in [future for _, future in queued] + [sequence.future for sequence in waiting]:
+            set_error(future, error)
 
 
 def _end_ids(model: Any, tokenizer: Any) -> list[int]:
     eos = getattr(model.generation_config, "eos_token_id", None)
     own = eos if isinstance(eos, list) else [eos]
-    ends = [*own, tokenizer.eos_token_id, *_ids(tokenizer, ["<|im_end|>", "<|endoftext|>"])]
+    known = tokenizer.get_vocab()
+    ends = [*own, tokenizer.eos_token_id, known.get("<|im_end|>"), known.get("<|endoftext|>")]
     return sorted({token for token in ends if token is not None and token < model.config.text_config.vocab_size})

@@ -1,8 +1,8 @@
-"""A radix tree of token prefixes and their KV: what was computed once is found again by any prompt that begins alike.
+"""A radix tree of token prefixes and their KV: a prompt reuses the KV of the longest known prefix.
 
-Every edge holds a run of tokens and their KV, (layers, 2, heads, tokens, head_dim). Image placeholders enter the tree
-as numbers made from their image's key, so equal text over different images shares nothing past the first image.
-The tree forgets whole least-recently-used leaves when it holds more tokens than it may.
+Every edge holds a run of tokens and their KV. Image placeholders enter the tree as numbers made from their image's key,
+so equal texts with different images share nothing from the first image on. Above its bound, the tree drops the least
+recently used leaves. (SGLang's RadixAttention: arXiv:2312.07104, section 3.)
 """
 
 from __future__ import annotations
@@ -16,14 +16,25 @@ import torch
 @dataclass(eq=False)
 class _Node:
     tokens: tuple[int, ...]
+    """Of the edge that leads here."""
     kv: torch.Tensor | None
+    """Their KV, (layers, 2, heads, tokens, head_dim) in the dtype of the weights; None at the root."""
     parent: _Node | None = None
     children: dict[int, _Node] = field(default_factory=dict)
+    """By the first token of their edge."""
     used: int = 0
+    """When it was last used, by the tree's clock."""
 
 
 class PrefixCache:
-    """KV of past prompts and replies, at most `max_tokens` of them."""
+    """KV of past prompts and replies.
+
+    Args:
+        max_tokens: Bound on the tokens whose KV is kept.
+
+    Attributes:
+        tokens: Tokens whose KV is kept now.
+    """
 
     def __init__(self, max_tokens: int) -> None:
         self.max_tokens = max_tokens
@@ -32,12 +43,17 @@ class PrefixCache:
         self._root = _Node((), None)
 
     def clear(self) -> None:
-        """Forget everything, as is needed when the weights have changed."""
+        """Drop everything. Call it when the weights have changed."""
         self.tokens = 0
         self._root = _Node((), None)
 
     def find(self, tokens: Sequence[int]) -> list[torch.Tensor]:
-        """KV of the longest known prefix of `tokens`, in pieces to be laid one after the other (dim 3)."""
+        """Find the KV of the longest known prefix of `tokens`.
+
+        Returns:
+            Pieces to be joined along dimension 3: (layers, 2, heads, tokens, head_dim) each, in the dtype of the
+            weights. They are views of what the tree holds.
+        """
         pieces: list[torch.Tensor] = []
         node, at = self._root, 0
         self._clock += 1
@@ -53,7 +69,13 @@ class PrefixCache:
         return pieces
 
     def insert(self, tokens: Sequence[int], kv: Callable[[int, int], torch.Tensor]) -> None:
-        """Keep the KV of `tokens`; `kv(start, end)` copies that part out of where it was computed."""
+        """Keep the KV of `tokens`.
+
+        Args:
+            tokens: A prompt, or a prompt with its reply. More than `max_tokens` are not kept.
+            kv: `kv(start, end)` returns a copy of the KV of these tokens: (layers, 2, heads, end - start, head_dim), in
+                the dtype of the weights. It is called for tokens that are not in the tree yet.
+        """
         if len(tokens) > self.max_tokens:
             return
         node, at = self._root, 0
@@ -91,7 +113,7 @@ class PrefixCache:
 
 
 def _common(edge: tuple[int, ...], tokens: Sequence[int], at: int) -> int:
-    """How many tokens of `edge` go on in `tokens` from `at`."""
+    """How many tokens `edge` and `tokens[at:]` have in common at their start."""
     length = min(len(edge), len(tokens) - at)
     if tuple(tokens[at : at + length]) == edge[:length]:
         return length
@@ -99,7 +121,7 @@ def _common(edge: tuple[int, ...], tokens: Sequence[int], at: int) -> int:
 
 
 def _split(node: _Node, at: int) -> _Node:
-    """Cut an edge in two; returns the upper half, which keeps its place under the parent."""
+    """Cut an edge after `at` tokens, and return the upper half, which takes the node's place under its parent."""
     assert node.kv is not None
     assert node.parent is not None
     upper = _Node(node.tokens[:at], node.kv[:, :, :, :at].clone(), node.parent, used=node.used)

@@ -1,4 +1,4 @@
-"""Choose the next token of every row of a batch at once, each row with its own settings and its own random stream."""
+"""Samples the next token of every row of a batch at once, each row with its own settings and random numbers."""
 
 from __future__ import annotations
 
@@ -7,11 +7,20 @@ from collections.abc import Sequence
 
 import torch
 
+from vtagent.models.decision import Decision
 from vtagent.models.engine import Sampling
 
 
 class BatchSampler:
-    """The settings of B rows as tensors, built once and used until the batch changes."""
+    """The settings of a batch's rows as tensors. It is built once and used until the batch changes.
+
+    Args:
+        settings: One per row.
+        streams: Source of each row's random numbers.
+        banned: Tokens that no row samples.
+        device: Of the logits.
+        decisions: Each row's decision, if it has a call bias. They are followed elsewhere and only read here.
+    """
 
     def __init__(
         self,
@@ -19,59 +28,107 @@ class BatchSampler:
         streams: Sequence[random.Random],
         banned: frozenset[int],
         device: torch.device,
+        decisions: Sequence[Decision | None] = (),
     ) -> None:
         self._streams = streams
-        self._warm = [row for row, own in enumerate(settings) if own.temperature > 0]
+        self._decisions = [(row, decision) for row, decision in enumerate(decisions) if decision is not None]
+        self._drawn = [row for row, own in enumerate(settings) if own.temperature > 0]  # the others are greedy
         temperatures = [own.temperature if own.temperature > 0 else 1.0 for own in settings]
         self._temperature = torch.tensor(temperatures, device=device)[:, None]
         self._ban = _index([(row, token) for row, own in enumerate(settings) for token in own.banned | banned], device)
         bias = [(row, token, value) for row, own in enumerate(settings) for token, value in own.logit_bias.items()]
         self._bias = _index([(row, token) for row, token, _ in bias], device)
         self._bias_values = torch.tensor([value for _, _, value in bias], device=device)
-        self._warm_index = torch.tensor(self._warm, device=device, dtype=torch.long)
-        cut = [settings[row] for row in self._warm]
+        self._drawn_index = torch.tensor(self._drawn, device=device, dtype=torch.long)
+        cut = [settings[row] for row in self._drawn]
         self._top_k = torch.tensor([own.top_k for own in cut], device=device) if any(own.top_k for own in cut) else None
         self._top_p = (
             torch.tensor([own.top_p for own in cut], device=device) if any(own.top_p < 1 for own in cut) else None
         )
 
     def __call__(self, logits: torch.Tensor) -> tuple[list[int], list[float]]:
-        """Sample from logits (B, vocabulary).
+        """Sample one token per row.
+
+        Args:
+            logits: (rows, vocabulary), floating point.
 
         Returns:
-            B token ids, and their log-softmax under the unbiased logits / temperature. A row whose logits are not
-            finite has logprob nan.
+            Token ids, and their log-softmax of the unbiased logits / temperature. The log-probability of a row is nan
+            if its logits are not finite.
         """
         scaled = logits.float() / self._temperature
+        deciding = [(row, decision) for row, decision in self._decisions if decision.place == "decision"]
+        again = [(row, decision) for row, decision in deciding if decision.drawn_twice]
         steered = scaled
-        if self._ban is not None or self._bias is not None:
+        if self._ban is not None or self._bias is not None or deciding:
             steered = logits.float().clone()
             if self._bias is not None:
                 steered.index_put_(self._bias, self._bias_values, accumulate=True)
+            for row, decision in deciding:
+                if not decision.drawn_twice:
+                    steered[row, decision.bias.call_id] += decision.bias.value
             if self._ban is not None:
                 steered.index_put_(self._ban, torch.tensor(-torch.inf, device=logits.device))
             steered = steered / self._temperature
         tokens = steered.argmax(-1)
-        if self._warm:
-            tokens[self._warm_index] = self._draw(steered[self._warm_index])
+        if self._drawn:
+            tokens[self._drawn_index] = self._draw(steered[self._drawn_index], range(len(self._drawn)))
+        for row, decision in again:
+            if not decision.stands(int(tokens[row])):
+                tokens[row] = self._draw_call(steered[row], row, decision)
         logprobs = scaled.gather(-1, tokens[:, None])[:, 0] - scaled.logsumexp(-1)
         return tokens.tolist(), logprobs.tolist()
 
-    def _draw(self, logits: torch.Tensor) -> torch.Tensor:
-        """Inverse-CDF sampling, one uniform number per row: a row's draw does not depend on the batch it is in."""
+    def _draw_call(self, logits: torch.Tensor, row: int, decision: Decision) -> torch.Tensor:
+        """Draw the token of one decision with its bias, and without what opens a thought.
+
+        Args:
+            logits: (vocabulary,) float32, divided by the temperature; they are changed.
+            row: Whose logits they are.
+            decision: The row's decision.
+
+        Returns:
+            () int64.
+        """
+        logits[decision.bias.call_id] += decision.bias.value / self._temperature[row, 0]
+        logits[decision.bias.thought_id] = -torch.inf
+        if row not in self._drawn:
+            return logits.argmax(-1)
+        return self._draw(logits[None], [self._drawn.index(row)])[0]
+
+    def _draw(self, logits: torch.Tensor, drawn: Sequence[int]) -> torch.Tensor:
+        """Inverse-CDF sampling with one uniform number per row, so that a row does not depend on its batch.
+
+        Args:
+            logits: (rows, vocabulary) float32.
+            drawn: Which of the drawn rows they are.
+
+        Returns:
+            (rows,) int64.
+        """
+        places = list(drawn)
         if self._top_k is not None:
-            logits = _keep_top_k(logits, self._top_k)
+            logits = _keep_top_k(logits, self._top_k[places])
         probabilities = logits.double().softmax(-1)
         if self._top_p is not None:
-            probabilities = _keep_top_p(probabilities, self._top_p)
-        uniform = [self._streams[row].random() for row in self._warm]
+            probabilities = _keep_top_p(probabilities, self._top_p[places])
+        uniform = [self._streams[self._drawn[place]].random() for place in places]
         cumulative = probabilities.cumsum(-1)
         target = torch.tensor(uniform, device=logits.device, dtype=cumulative.dtype)[:, None] * cumulative[:, -1:]
-        drawn = (cumulative > target).int().argmax(-1)  # the first token past the target, so one of probability > 0
-        return torch.where((cumulative[:, -1:] > target)[:, 0], drawn, probabilities.argmax(-1))
+        past = (cumulative > target).int().argmax(-1)  # the first token past the target: its probability is above 0
+        return torch.where((cumulative[:, -1:] > target)[:, 0], past, probabilities.argmax(-1))
 
 
 def _keep_top_k(logits: torch.Tensor, top_k: torch.Tensor) -> torch.Tensor:
+    """Set all but the k largest logits of each row to -inf.
+
+    Args:
+        logits: (rows, vocabulary) float32.
+        top_k: (rows,) int64: k of each row; 0 keeps all.
+
+    Returns:
+        (rows, vocabulary) float32.
+    """
     vocabulary = logits.shape[-1]
     k = torch.where(top_k > 0, top_k, vocabulary).clamp(max=vocabulary)
     lowest = logits.sort(-1, descending=True).values.gather(-1, k[:, None] - 1)
@@ -79,6 +136,15 @@ def _keep_top_k(logits: torch.Tensor, top_k: torch.Tensor) -> torch.Tensor:
 
 
 def _keep_top_p(probabilities: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
+    """Set all probabilities outside each row's nucleus to 0 (nucleus sampling: arXiv:1904.09751, section 3.1).
+
+    Args:
+        probabilities: (rows, vocabulary) float64.
+        top_p: (rows,) float32.
+
+    Returns:
+        (rows, vocabulary) float64, not normalised.
+    """
     ordered, order = probabilities.sort(-1, descending=True)
     before = ordered.cumsum(-1) - ordered
     outside = before >= top_p[:, None].clamp(min=1e-9)
@@ -86,6 +152,7 @@ def _keep_top_p(probabilities: torch.Tensor, top_p: torch.Tensor) -> torch.Tenso
 
 
 def _index(pairs: Sequence[tuple[int, int]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """(row, token) pairs as two index tensors, (pairs,) int64 each; None without pairs."""
     if not pairs:
         return None
     rows, tokens = zip(*pairs, strict=True)

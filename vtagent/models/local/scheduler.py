@@ -1,7 +1,7 @@
-"""Which rows are computed together: waves of prefill, then one decode step for all rows, over and over.
+"""Decides which sequences are computed together: one wave of prefill, then one decode step for all, repeatedly.
 
-A wave takes the waiting prompts that go well together. Identical prompts (a GRPO group) are prefilled once; a prompt
-most of which another one of the wave is about to compute waits for the next wave and finds it in the cache.
+A wave is a batch of waiting prompts that are prefilled together. Equal prompts (a GRPO group) are prefilled once. A
+prompt that shares most of its tokens with another one of the wave waits for the next wave and finds them in the cache.
 Nothing here is thread-safe: one thread owns a scheduler.
 """
 
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from vtagent.errors import ModelError
+from vtagent.models.families import Family
 from vtagent.models.local.decoder import Decoder, needed_images
 from vtagent.models.local.prefix_cache import PrefixCache
 from vtagent.models.local.sampling import BatchSampler
@@ -24,36 +25,60 @@ if TYPE_CHECKING:
     from vtagent.models.engine import FinishReason
     from vtagent.models.processor import VLProcessor
 
-_SHARED = 32
-"""A prompt waits for another one only if at least so many tokens are saved."""
+_MIN_SHARED = 32
+"""A prompt waits for another one only if that saves at least this many tokens."""
 
-_HOLD = 8
-"""Decode steps that a small wave waits for company: rows that end together come back together."""
+_MAX_DELAY = 8
+"""Maximum decode steps to delay a small wave so that others can join it."""
 
-_NEAR = 16
-"""How far past the room that there is a wave looks for rows that go well with the oldest."""
+_LOOKAHEAD = 16
+"""How many waiting sequences beyond twice the free rows are examined for a wave."""
 
 
 @dataclass
 class Counters:
-    """What an engine has computed so far, in tokens, images and passes."""
+    """What an engine has computed so far."""
 
     prompt_tokens: int = 0
+    """Tokens of all prompts, with their images expanded."""
     prefilled_tokens: int = 0
+    """Tokens of them that were computed; the others came from the cache, or from an equal prompt of the same wave."""
     sampled_tokens: int = 0
+    """Tokens of all replies."""
     prefill_passes: int = 0
+    """Waves that were prefilled."""
     decode_steps: int = 0
+    """Decode steps, each for all sequences in progress."""
 
 
 class Scheduler:
-    """Rows waiting and rows being decoded, row i of the batch in slot i."""
+    """The sequences that wait and those being decoded. Sequence i of `active` is in slot i of the KV.
+
+    Args:
+        model: A transformers model of a served family.
+        processor: The checkpoint's processor.
+        family: The model's family.
+        max_rows: Maximum sequences decoded together.
+        max_wave_tokens: Maximum prompt tokens of a wave, padding included.
+        cache_tokens: Bound on the KV kept for reuse, in tokens.
+        image_cache_tokens: Bound on the image features kept for reuse, in visual tokens.
+        banned: Tokens that are never sampled.
+
+    Attributes:
+        counters: What was computed so far.
+        epoch: Version of the weights, counted by `forget`.
+        waiting: Sequences to prefill, oldest first.
+        active: Sequences being decoded.
+        vision: The vision encoder with its cache.
+        prefixes: The KV kept for reuse.
+    """
 
     def __init__(
         self,
         model: Any,
         processor: VLProcessor,
+        family: Family,
         *,
-        deepstack: bool,
         max_rows: int,
         max_wave_tokens: int,
         cache_tokens: int,
@@ -64,90 +89,98 @@ class Scheduler:
         self.epoch = 0
         self.waiting: list[SequenceState] = []
         self.active: list[SequenceState] = []
-        self.vision = VisionEncoder(model.model, processor, max_tokens=image_cache_tokens)
+        self.vision = VisionEncoder(model.model, processor, family, max_tokens=image_cache_tokens)
         self.prefixes = PrefixCache(cache_tokens)
-        self._decoder = Decoder(model, processor.image_token_id, deepstack=deepstack)
+        self._decoder = Decoder(model, family, processor.image_token_id)
         self._max_rows = max_rows
         self._max_wave_tokens = max_wave_tokens
         self._banned = banned
         self._device: torch.device = model.device
         self._sampler: BatchSampler | None = None
-        self._held = 0
+        self._delayed = 0
 
     def forget(self) -> None:
-        """Drop all caches: the weights have changed. Rows under way go on but leave nothing behind."""
+        """Drop all caches, because the weights have changed. Sequences in progress go on, but are not cached."""
         self.epoch += 1
         self.prefixes.clear()
         self.vision.clear()
 
-    def add(self, row: SequenceState) -> None:
-        """Queue a row."""
-        row.epoch = self.epoch
-        self.waiting.append(row)
+    def add(self, sequence: SequenceState) -> None:
+        """Queue a sequence."""
+        sequence.epoch = self.epoch
+        self.waiting.append(sequence)
 
     @property
     def busy(self) -> bool:
         """Whether there is anything to do."""
         return bool(self.waiting or self.active)
 
-    def turn(self) -> None:
-        """One wave of prefill if anyone waits and there is room, then one decode step."""
-        self.waiting = [row for row in self.waiting if not row.future.cancelled()]
-        self._retire({place: None for place, row in enumerate(self.active) if row.future.cancelled()})
-        if self.waiting and len(self.active) < self._max_rows and not self._hold_back():
+    def step(self) -> None:
+        """Prefill one wave if sequences wait and there is room, then do one decode step."""
+        self.waiting = [sequence for sequence in self.waiting if not sequence.future.cancelled()]
+        self._retire({slot: None for slot, sequence in enumerate(self.active) if sequence.future.cancelled()})
+        if self.waiting and len(self.active) < self._max_rows and not self._delay_wave():
             self._admit(self._next_wave())
         if self.active:
             try:
-                self._step()
+                self._decode()
             except Exception as error:
                 self.fail_active(error)
         if not self.busy:
             self._decoder.kv.release()
 
     def fail_active(self, error: BaseException) -> None:
-        """Give up on the rows being decoded."""
-        gone, self.active, self._sampler = self.active, [], None
-        for row in gone:
-            row.fail(error)
+        """End the sequences being decoded with an error."""
+        failed, self.active, self._sampler = self.active, [], None
+        for sequence in failed:
+            sequence.fail(error)
 
-    def _hold_back(self) -> bool:
-        """Whether a wave that is small beside what is being decoded waits for company: one row costs a pass, too."""
+    def _delay_wave(self) -> bool:
+        """Whether to wait for more sequences: even a prefill of one interrupts all that are being decoded."""
         small = 4 * len(self.waiting) < len(self.active)
-        self._held = self._held + 1 if small and self._held < _HOLD else 0
-        return self._held > 0
+        self._delayed = self._delayed + 1 if small and self._delayed < _MAX_DELAY else 0
+        return self._delayed > 0
 
     def _next_wave(self) -> list[SequenceState]:
-        """Take rows out of the queue: the oldest, and those near it in line that go well with it."""
+        """Take a wave out of the queue: the oldest sequence, and those near it that fit."""
         room = self._max_rows - len(self.active)
-        near, later = self.waiting[: 2 * room + _NEAR], self.waiting[2 * room + _NEAR :]
+        near, later = self.waiting[: 2 * room + _LOOKAHEAD], self.waiting[2 * room + _LOOKAHEAD :]
         self.waiting = []
         wave: list[SequenceState] = []
         leaders: list[SequenceState] = []
-        for row in near:
-            row.cached = sum(piece.shape[3] for piece in self.prefixes.find(row.keys[: row.prompt - 1]))
-            if len(wave) < room and any(row.keys == leader.keys for leader in leaders):
-                wave.append(row)
-            elif len(wave) < room and self._goes_with(row, leaders):
-                wave.append(row)
-                leaders.append(row)
+        for sequence in near:
+            found = self.prefixes.find(sequence.keys[: sequence.prompt_length - 1])
+            sequence.cached_length = sum(piece.shape[3] for piece in found)
+            if len(wave) < room and any(sequence.keys == leader.keys for leader in leaders):
+                wave.append(sequence)
+            elif len(wave) < room and self._fits(sequence, leaders):
+                wave.append(sequence)
+                leaders.append(sequence)
             else:
-                self.waiting.append(row)
+                self.waiting.append(sequence)
         self.waiting += later
         return wave
 
-    def _goes_with(self, row: SequenceState, leaders: Sequence[SequenceState]) -> bool:
-        """Whether a row's prefill fits a wave: its work is of the size of the others', and not done by one of them."""
+    def _fits(self, sequence: SequenceState, leaders: Sequence[SequenceState]) -> bool:
+        """Whether a prompt may join a wave with other prompts (`leaders`).
+
+        It must need about as many tokens as the first, keep the padded wave within its bound, and share less than half
+        of its new tokens with another prompt.
+        """
         if not leaders:
             return True
-        new, first = row.prompt - row.cached, leaders[0].prompt - leaders[0].cached
-        longest = max(new, *(leader.prompt - leader.cached for leader in leaders))
+        new = sequence.prompt_length - sequence.cached_length
+        first = leaders[0].prompt_length - leaders[0].cached_length
+        longest = max(new, *(leader.prompt_length - leader.cached_length for leader in leaders))
         if not first <= 2 * new <= 4 * first or (len(leaders) + 1) * longest > self._max_wave_tokens:
             return False
-        half = row.cached + max(_SHARED, new // 2)
-        return half >= row.prompt or all(row.keys[:half] != leader.keys[:half] for leader in leaders)
+        half = sequence.cached_length + max(_MIN_SHARED, new // 2)
+        if half >= sequence.prompt_length:
+            return True
+        return all(sequence.keys[:half] != leader.keys[:half] for leader in leaders)
 
     def _admit(self, wave: Sequence[SequenceState]) -> None:
-        """Prefill a wave. If it fails, each row is tried alone, so that only the one at fault goes."""
+        """Prefill a wave. If it fails, try each sequence alone, so that only the faulty one fails."""
         first = len(self.active)
         try:
             self._prefill(wave)
@@ -157,62 +190,74 @@ class Scheduler:
             if len(wave) == 1:
                 wave[0].fail(error)
                 return
-            for row in wave:
-                self._admit([row])
+            for sequence in wave:
+                self._admit([sequence])
 
     def _prefill(self, wave: Sequence[SequenceState]) -> None:
+        """Compute the different prompts of a wave, copy their KV to the equal ones, and sample the first tokens."""
         leaders: dict[tuple[int, ...], SequenceState] = {}
-        for row in wave:
-            leaders.setdefault(tuple(row.keys), row)
-        rows = list(leaders.values())
-        pieces = [self.prefixes.find(row.keys[: row.prompt - 1]) for row in rows]
-        for row, found in zip(rows, pieces, strict=True):
-            row.cached = sum(piece.shape[3] for piece in found)
-        features = self.vision.encode([image for row in rows for image in needed_images(row)])
+        for sequence in wave:
+            leaders.setdefault(tuple(sequence.keys), sequence)
+        sequences = list(leaders.values())
+        pieces = [self.prefixes.find(sequence.keys[: sequence.prompt_length - 1]) for sequence in sequences]
+        for sequence, found in zip(sequences, pieces, strict=True):
+            sequence.cached_length = sum(piece.shape[3] for piece in found)
+        features = self.vision.encode([image for sequence in sequences for image in needed_images(sequence)])
         first = len(self.active)
-        logits = self._decoder.prefill(rows, pieces, features, first)
+        logits = self._decoder.prefill(sequences, pieces, features, first)
         self.counters.prefill_passes += 1
-        place = {tuple(row.keys): index for index, row in enumerate(rows)}
-        source = list(range(len(rows)))
-        for row in wave:
-            if row not in rows:  # the same prompt once more: copy what was computed
-                source.append(place[tuple(row.keys)])
-                row.cached = row.prompt
-                rows.append(row)
+        place = {tuple(sequence.keys): index for index, sequence in enumerate(sequences)}
+        source = list(range(len(sequences)))
+        for sequence in wave:
+            if sequence not in sequences:  # an equal prompt was computed: its KV is copied
+                source.append(place[tuple(sequence.keys)])
+                sequence.cached_length = sequence.prompt_length
+                sequences.append(sequence)
         kv = self._decoder.kv
-        kv.reserve(first + len(rows), max(row.prompt for row in rows) + 1)
-        for slot, (row, origin) in enumerate(zip(rows, source, strict=True)):
+        kv.reserve(first + len(sequences), max(sequence.prompt_length for sequence in sequences) + 1)
+        for slot, (sequence, origin) in enumerate(zip(sequences, source, strict=True)):
             if slot != origin:
-                kv.move(first + origin, first + slot, row.prompt)
+                kv.move(first + origin, first + slot, sequence.prompt_length)
             else:
-                self._remember(row, first + slot, row.prompt)
-            self.counters.prompt_tokens += row.prompt
-            self.counters.prefilled_tokens += row.prompt - row.cached
-        self.active.extend(rows)
+                self._cache(sequence, first + slot, sequence.prompt_length)
+            self.counters.prompt_tokens += sequence.prompt_length
+            self.counters.prefilled_tokens += sequence.prompt_length - sequence.cached_length
+        self.active.extend(sequences)
         self._sampler = None
-        self._take(rows, logits[source], self._sampler_of(rows), first)
+        self._sample(sequences, logits[source], self._sampler_of(sequences), first)
 
-    def _step(self) -> None:
-        rows = self.active
+    def _decode(self) -> None:
+        """Feed the token sampled last to every active sequence, and sample the next one."""
+        active = self.active
         if self._sampler is None:
-            self._sampler = self._sampler_of(rows)
-        tokens = torch.tensor([row.ids[-1] for row in rows], device=self._device)
-        lengths = torch.tensor([row.length for row in rows], device=self._device)
-        positions = torch.tensor([row.length + row.offset for row in rows], device=self._device)
-        logits = self._decoder.step(tokens, lengths, positions, max(row.length for row in rows) + 1)
+            self._sampler = self._sampler_of(active)
+        tokens = torch.tensor([sequence.ids[-1] for sequence in active], device=self._device)
+        lengths = torch.tensor([sequence.kv_length for sequence in active], device=self._device)
+        positions = torch.tensor([sequence.kv_length + sequence.offset for sequence in active], device=self._device)
+        width = max(sequence.kv_length for sequence in active) + 1
+        logits = self._decoder.step(tokens, lengths, positions, width)
         self.counters.decode_steps += 1
-        self._take(rows, logits, self._sampler, 0)
+        self._sample(active, logits, self._sampler, 0)
 
-    def _take(self, rows: Sequence[SequenceState], logits: torch.Tensor, sampler: BatchSampler, first: int) -> None:
-        """Sample the next token of the rows in slots `first`, `first` + 1, …, and retire those that end with it."""
+    def _sample(
+        self, sequences: Sequence[SequenceState], logits: torch.Tensor, sampler: BatchSampler, first: int
+    ) -> None:
+        """Sample the next token of sequences, and retire those that end with it.
+
+        Args:
+            sequences: In the slots `first`, `first` + 1, ….
+            logits: (sequences, vocabulary), floating point.
+            sampler: With the settings of these sequences.
+            first: Slot of the first one.
+        """
         ended: dict[int, FinishReason | BaseException | None] = {}
         tokens, logprobs = sampler(logits)
-        self.counters.sampled_tokens += len(rows)
-        for slot, (row, token, logprob) in enumerate(zip(rows, tokens, logprobs, strict=True), first):
+        self.counters.sampled_tokens += len(sequences)
+        for slot, (sequence, token, logprob) in enumerate(zip(sequences, tokens, logprobs, strict=True), first):
             try:
                 if logprob != logprob:
                     raise ModelError("the model's output is not a number; its weights or its dtype are at fault")
-                reason = row.append(token, logprob)
+                reason = sequence.append(token, logprob)
             except Exception as error:
                 ended[slot] = error
                 continue
@@ -221,29 +266,35 @@ class Scheduler:
         self._retire(ended)
 
     def _retire(self, ended: dict[int, FinishReason | BaseException | None]) -> None:
-        """Take rows out of their slots, the last row moving into each gap; with None the row just goes (cancelled)."""
+        """Remove sequences from their slots, and move the last sequence into each gap.
+
+        Args:
+            ended: By slot, why the sequence ended; None for one that was cancelled.
+        """
         if not ended:
             return
         self._sampler = None
         for slot in sorted(ended, reverse=True):
-            row, outcome = self.active[slot], ended[slot]
+            sequence, outcome = self.active[slot], ended[slot]
             if isinstance(outcome, BaseException):
-                row.fail(outcome)
+                sequence.fail(outcome)
             elif outcome is not None:
-                self._remember(row, slot, row.length)
-                row.finish(outcome)
+                self._cache(sequence, slot, sequence.kv_length)
+                sequence.finish(outcome)
             last = len(self.active) - 1
             if slot != last:
                 self.active[slot] = self.active[last]
-                self._decoder.kv.move(last, slot, self.active[slot].length)
+                self._decoder.kv.move(last, slot, self.active[slot].kv_length)
             self.active.pop()
 
-    def _remember(self, row: SequenceState, slot: int, length: int) -> None:
-        if row.epoch == self.epoch:
+    def _cache(self, sequence: SequenceState, slot: int, length: int) -> None:
+        """Keep the KV of a sequence's first `length` tokens, unless the weights have changed since it started."""
+        if sequence.epoch == self.epoch:
             kv = self._decoder.kv
-            self.prefixes.insert(row.keys[:length], lambda start, end: kv.copy_out(slot, start, end))
+            self.prefixes.insert(sequence.keys[:length], lambda start, end: kv.copy_out(slot, start, end))
 
-    def _sampler_of(self, rows: Sequence[SequenceState]) -> BatchSampler:
-        return BatchSampler(
-            [row.request.sampling for row in rows], [row.stream for row in rows], self._banned, self._device
-        )
+    def _sampler_of(self, sequences: Sequence[SequenceState]) -> BatchSampler:
+        settings = [sequence.request.sampling for sequence in sequences]
+        streams = [sequence.stream for sequence in sequences]
+        decisions = [sequence.decision for sequence in sequences]
+        return BatchSampler(settings, streams, self._banned, self._device, decisions)

@@ -1,4 +1,4 @@
-"""One request on its way through the engine: its expanded prompt, its positions, and what was sampled so far."""
+"""One request inside the engine: its expanded prompt, its rotary positions, and what was sampled so far."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from vtagent.errors import ModelError, VtagentError
+from vtagent.errors import ModelError, VtagentError, described
+from vtagent.models.decision import Decision
 from vtagent.models.engine import FinishReason, Generation, Request, Sampling
 from vtagent.models.placeholders import cache_keys, expand, image_spans
 
@@ -25,50 +26,56 @@ class SequenceState:
     request: Request
     future: Future[Generation]
     ids: list[int]
-    """Expanded prompt, then what was sampled."""
+    """The expanded prompt, then the sampled tokens."""
     keys: list[int]
-    """The same for the prefix cache: placeholders as numbers of their image."""
-    prompt: int
-    """Length of the expanded prompt."""
+    """The same for the prefix cache, with a number of the image in place of its placeholders."""
+    prompt_length: int
+    """Length of the expanded prompt, in tokens."""
     spans: list[tuple[int, int]]
     """Start and end of each image in the expanded prompt."""
     positions: torch.Tensor
-    """(3, prompt) rotary positions of the prompt: time, height, width."""
+    """(3, prompt_length) int64: rotary positions of the prompt (time, height, width)."""
     offset: int
-    """Position of the n-th token of the row is n + offset, for n past the prompt."""
+    """The n-th token has rotary position n + offset, for n past the prompt."""
     context: int
+    """Maximum length of the sequence, in tokens."""
     stop: frozenset[int]
+    """Tokens that end the reply."""
     stream: random.Random
+    """Source of the sequence's random numbers."""
+    decision: Decision | None = None
+    """Where the reply stands, if it has a call bias."""
     epoch: int = 0
-    """Which state of the weights the row was started with."""
-    cached: int = 0
+    """Version of the weights that the sequence was started with."""
+    cached_length: int = 0
     """Tokens at the start whose KV was found in the cache."""
     logprobs: list[float] = field(default_factory=list)
+    """One per sampled token."""
 
     @property
-    def image_tokens(self) -> int:
-        """How many tokens of the prompt stand for image patches."""
-        return sum(end - start for start, end in self.spans)
+    def sampled(self) -> list[int]:
+        """The tokens sampled so far."""
+        return self.ids[self.prompt_length :]
 
     @property
-    def tokens(self) -> list[int]:
-        """What was sampled so far."""
-        return self.ids[self.prompt :]
-
-    @property
-    def length(self) -> int:
+    def kv_length(self) -> int:
         """Tokens whose KV is known: all but the one sampled last."""
         return len(self.ids) - 1
 
     def append(self, token: int, logprob: float) -> FinishReason | None:
-        """Take a sampled token in; returns why the row ends with it, or None.
+        """Add a sampled token.
+
+        Returns:
+            Why the sequence ends with it, or None.
 
         Raises:
-            Exception: whatever the request's `on_token` raises.
+            Exception: Whatever the request's `on_token` raises.
         """
         self.ids.append(token)
         self.keys.append(token)
         self.logprobs.append(logprob)
+        if self.decision is not None:
+            self.decision.push(token)
         told_to_stop = self.request.on_token is not None and self.request.on_token(token)
         if token in self.stop or told_to_stop:
             return "stop"
@@ -77,22 +84,21 @@ class SequenceState:
         return None
 
     def finish(self, reason: FinishReason) -> None:
-        """Hand the reply over."""
-        resolve(
-            self.future,
-            Generation(
-                token_ids=tuple(self.tokens),
-                logprobs=tuple(self.logprobs),
-                finish_reason=reason,
-                prompt_tokens=self.prompt,
-                image_tokens=self.image_tokens,
-                prefilled_tokens=self.prompt - self.cached,
-            ),
+        """Give the caller the reply."""
+        reply = Generation(
+            token_ids=tuple(self.sampled),
+            logprobs=tuple(self.logprobs),
+            finish_reason=reason,
+            prompt_tokens=self.prompt_length,
+            image_tokens=sum(end - start for start, end in self.spans),
+            prefilled_tokens=self.prompt_length - self.cached_length,
         )
+        with suppress(InvalidStateError):  # the caller has cancelled it
+            self.future.set_result(reply)
 
     def fail(self, error: BaseException) -> None:
-        """Hand an error over."""
-        reject(self.future, error)
+        """Give the caller an error."""
+        set_error(self.future, error)
 
 
 def prepare(
@@ -104,10 +110,18 @@ def prepare(
     context: int,
     stop: frozenset[int],
 ) -> SequenceState:
-    """Check a request and lay out its prompt; `model` gives the positions (its own `get_rope_index`).
+    """Check a request and expand its prompt.
+
+    Args:
+        request: The request.
+        future: Where its reply goes.
+        model: The model without its head; its `get_rope_index` gives the positions.
+        processor: The checkpoint's processor.
+        context: Maximum length of prompt and reply, in tokens.
+        stop: Tokens that end every reply.
 
     Raises:
-        ModelError: the request cannot be served.
+        ModelError: The request cannot be served.
     """
     vocabulary = model.config.text_config.vocab_size
     _check(request.sampling, vocabulary)
@@ -125,18 +139,20 @@ def prepare(
     positions, offset = model.get_rope_index(
         tensor, mm_token_type_ids=is_image, image_grid_thw=torch.tensor(grids) if grids else None
     )
+    call_bias = request.sampling.call_bias
     return SequenceState(
         request=request,
         future=future,
         ids=ids,
         keys=list(cache_keys(ids, request.images, image_token_id)),
-        prompt=len(ids),
+        prompt_length=len(ids),
         spans=image_spans(ids, image_token_id),
         positions=positions[:, 0],
         offset=int(offset[0, 0]),
         context=context,
         stop=stop | request.sampling.stop,
         stream=random.Random(request.sampling.seed),
+        decision=None if call_bias is None else Decision(call_bias),
     )
 
 
@@ -145,21 +161,22 @@ def _check(sampling: Sampling, vocabulary: int) -> None:
         raise ModelError(f"max_tokens is {sampling.max_tokens}; ask for at least one token")
     if sampling.temperature < 0 or not 0 < sampling.top_p <= 1 or sampling.top_k < 0:
         raise ModelError("temperature and top_k must be 0 or more, and top_p between 0 and 1")
-    if any(not 0 <= token < vocabulary for token in sampling.banned | sampling.logit_bias.keys()):
+    steered = sampling.banned | sampling.logit_bias.keys()
+    if sampling.call_bias is not None:
+        steered |= {sampling.call_bias.call_id, sampling.call_bias.thought_id}
+    if any(not 0 <= token < vocabulary for token in steered):
         raise ModelError(f"logit_bias or banned names a token that is not one of the model's 0…{vocabulary - 1}")
 
 
-def resolve(future: Future[Generation], generation: Generation) -> None:
-    """Set a result, unless the caller has cancelled meanwhile."""
-    with suppress(InvalidStateError):
-        future.set_result(generation)
+def set_error(future: Future[Generation], error: BaseException) -> None:
+    """Set the error of a request, unless the caller has cancelled it.
 
-
-def reject(future: Future[Generation], error: BaseException) -> None:
-    """Set an error, a foreign one as a one-line ModelError, unless the caller has cancelled meanwhile."""
+    Args:
+        future: The request's.
+        error: A VtagentError stays as it is; any other error becomes a one-line ModelError with the error as its cause.
+    """
     if not isinstance(error, VtagentError):
-        text = " ".join(str(error).split())[:300]
-        wrapped = ModelError(f"the model failed: {type(error).__name__}: {text}")
+        wrapped = ModelError(f"the model failed: {described(error)}")
         wrapped.__cause__ = error
         error = wrapped
     with suppress(InvalidStateError):

@@ -9,30 +9,27 @@ from __future__ import annotations
 import asyncio
 import secrets
 import warnings
-from collections.abc import Sequence
-from concurrent.futures import Future, wait
+from collections.abc import Awaitable, Sequence
+from concurrent.futures import Future
 from contextlib import aclosing
 from os import PathLike, fspath
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from vtagent.errors import ModelError
 from vtagent.models.codec import Codec, never_sampled
-from vtagent.models.engine import Generation, Request
+from vtagent.models.engine import Generation, ReloadableEngine, Request
 from vtagent.models.loop_thread import LoopThread
 from vtagent.models.placeholders import expand
-from vtagent.models.vllm.data_urls import DataURLs
 from vtagent.models.vllm.http import Server
+from vtagent.models.vllm.parts import sample_in_parts
 from vtagent.models.vllm.weights import Weights
-from vtagent.models.vllm.wire import ReplyAccumulator, ServedModel, find_model, request_body
-
-if TYPE_CHECKING:
-    from types import TracebackType
+from vtagent.models.vllm.wire import DataURLs, ReplyAccumulator, ServedModel, find_model, request_body
 
 _GENERATE = "/inference/v1/generate"
 
 
-class VLLMEngine:
+class VLLMEngine(ReloadableEngine):
     """An engine over a model that `vllm serve --enable-scale-out` has loaded (see docs/serve.md).
 
     The constructor makes no request. Log-probabilities are exact at temperatures 0 and 1; at others they are
@@ -81,17 +78,13 @@ class VLLMEngine:
         self._model = model
         self._slots = asyncio.Semaphore(concurrency)
         self._urls = DataURLs()
-        self._thread = LoopThread("vtagent-vllm", at_end=self._server.close)
+        self._thread = LoopThread(
+            "vtagent-vllm", at_end=self._server.close, closed="the engine is closed; make a new one"
+        )
 
     def submit(self, request: Request) -> Future[Generation]:
         """Queue one request; see `Engine.submit`."""
         return self._thread.run(self._reply(request))
-
-    def generate(self, requests: Sequence[Request]) -> list[Generation]:
-        """Serve several requests together; see `Engine.generate`."""
-        futures = [self.submit(request) for request in requests]
-        wait(futures)
-        return [future.result() for future in futures]
 
     @property
     def weights(self) -> str | None:
@@ -146,47 +139,56 @@ class VLLMEngine:
         """Refuse new requests and fail those under way."""
         self._thread.close(ModelError("the engine was closed before the reply was complete"))
 
-    def __enter__(self) -> VLLMEngine:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
     # Everything below runs in the loop's thread.
 
     async def _reply(self, request: Request) -> Generation:
+        self._checked(request)
+        # Taken before the images are encoded: a reload waits for every request that was submitted before it.
+        async with self._weights.in_use(), self._slots:
+            urls = [await asyncio.to_thread(self._urls.of, image) for image in request.images]
+
+            def send(part: Request) -> Awaitable[Generation]:
+                return self._sample(part, urls)
+
+            if request.sampling.call_bias is None:
+                return await send(request)
+            return await sample_in_parts(request, send, end=self.stop, context=self.context)
+
+    async def _sample(self, request: Request, urls: Sequence[str]) -> Generation:
+        """Sample one request, with retries.
+
+        Args:
+            request: The request, without a call bias.
+            urls: Its images.
+        """
         expanded = self._checked(request)
         seed = request.sampling.seed
         if seed is None and request.on_token is not None:
             seed = secrets.randbits(62)  # a retry must repeat the tokens that `on_token` has already been given
-        # Taken before the images are encoded: a reload waits for every request that was submitted before it.
-        async with self._weights.in_use(), self._slots:
-            body = request_body(
-                request,
-                [await asyncio.to_thread(self._urls.of, image) for image in request.images],
-                banned=self.banned,
-                stop=self.stop,
-                seed=seed,
-                stream=request.on_token is not None,
-                model=self._model,
+        body = request_body(
+            request,
+            urls,
+            banned=self.banned,
+            stop=self.stop,
+            seed=seed,
+            stream=request.on_token is not None,
+            model=self._model,
+        )
+        relay = _TokenRelay(request)
+
+        async def attempt() -> Generation:
+            reply = ReplyAccumulator(request.sampling)
+            if request.on_token is None:
+                reply.add(await self._server.post(_GENERATE, body))
+            else:
+                await self._stream(body, reply, relay)
+            generation = reply.generation(
+                expanded, expanded.count(self._image_token_id), self.banned | request.sampling.banned
             )
-            relay = _TokenRelay(request)
+            self._weights.check(reply.weights)
+            return generation
 
-            async def attempt() -> Generation:
-                reply = ReplyAccumulator(request.sampling)
-                if request.on_token is None:
-                    reply.add(await self._server.post(_GENERATE, body))
-                else:
-                    await self._stream(body, reply, relay)
-                generation = reply.generation(
-                    expanded, expanded.count(self._image_token_id), self.banned | request.sampling.banned
-                )
-                self._weights.check(reply.weights)
-                return generation
-
-            return await self._server.with_retries(attempt)
+        return await self._server.with_retries(attempt)
 
     async def _stream(self, body: Any, reply: ReplyAccumulator, relay: _TokenRelay) -> None:
         async with aclosing(self._server.events(_GENERATE, body)) as events:

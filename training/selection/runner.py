@@ -1,37 +1,37 @@
-"""Answer each question several times at both resolutions, in batches of runs of the graph, and keep what came of it."""
+"""Tries questions: answers each several times at both resolutions, by runs of the graph, and keeps the counts."""
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import random
 from collections import Counter
 from collections.abc import Sequence
 
 from vtagent.errors import ImageError
 from vtagent.models.chat import ChatVLM
-from vtagent.pixels import ImageLimits, inspect
 from vtagent.training.data import Example
 from vtagent.training.measure.modes import MODES
-from vtagent.training.measure.progress import Progress
+from vtagent.training.progress import Progress
 from vtagent.training.rewards.grading import Grader
 from vtagent.training.rl.collect import Collector, Job
 from vtagent.training.rl.rollout import Rollout
+from vtagent.training.run_example import grade
 from vtagent.training.selection.trials import NEEDS_FULL, SUFFICES, Trial, TrialLog, kind_of
 
-LOOKS = ("quarter", "full")
+COMPARED = ("quarter", "full")
+"""The modes of low and of full resolution."""
 
 
-class Sampler:
+class TrialRunner:
     """Answers questions several times at both resolutions and counts the right ones.
 
     Args:
         model: The policy, with the temperature to sample at.
         grader: Says what is right.
         samples: Answers at each resolution.
-        seed: Of all that is sampled.
-        limit: Seconds that one run may take.
-        concurrency: Runs under way together.
+        seed: The seed of everything that is sampled.
+        limit: Seconds that a run may take.
+        concurrency: Number of concurrent runs.
     """
 
     def __init__(
@@ -46,27 +46,35 @@ class Sampler:
     ) -> None:
         self.grader, self.samples, self.seed = grader, samples, seed
         self._collectors = {
-            look: Collector(model, context=MODES[look].context(model), limit=limit, concurrency=concurrency)
-            for look in LOOKS
+            mode: Collector(model, context=MODES[mode].context(model), limit=limit, concurrency=concurrency)
+            for mode in COMPARED
         }
 
     def counts(self, examples: Sequence[Example]) -> list[tuple[int, int] | str]:
-        """For each question how many answers were right at low and at full resolution, or why that is not known."""
-        found = [self._right(look, examples) for look in LOOKS]
+        """Answer questions.
+
+        Args:
+            examples: The questions.
+
+        Returns:
+            For each question the number of right answers at low and at full resolution, or why they are not known.
+        """
+        found = [self._right(mode, examples) for mode in COMPARED]
         return [
             low if isinstance(low, str) else full if isinstance(full, str) else (low, full)
             for low, full in zip(*found, strict=True)
         ]
 
     def close(self) -> None:
-        """End the runs' event loops."""
+        """End the event loops of the runs."""
         for collector in self._collectors.values():
             collector.close()
 
-    def _right(self, look: str, examples: Sequence[Example]) -> list[int | str]:
-        collector = self._collectors[look]
+    def _right(self, mode: str, examples: Sequence[Example]) -> list[int | str]:
+        """For each question the number of right answers in a mode, or why it is not known."""
+        collector = self._collectors[mode]
         jobs = [
-            Job(example, random.Random(f"{self.seed}/{example.id}/{look}/{sample}").getrandbits(48))
+            Job(example, random.Random(f"{self.seed}/{example.id}/{mode}/{sample}").getrandbits(48))
             for example in examples
             for sample in range(self.samples)
         ]
@@ -84,15 +92,13 @@ class Sampler:
 
     async def _graded(self, rollouts: Sequence[Rollout]) -> list[bool | None]:
         async def one(rollout: Rollout) -> bool | None:
-            if rollout.error:
-                return None
-            return await self.grader.grade(rollout.example.question, rollout.example.answers, rollout.answer)
+            return None if rollout.error else await grade(self.grader, rollout.example, rollout.answer)
 
         return list(await asyncio.gather(*(one(rollout) for rollout in rollouts)))
 
 
 def select(
-    sampler: Sampler,
+    runner: TrialRunner,
     examples: Sequence[Example],
     log: TrialLog,
     *,
@@ -101,22 +107,22 @@ def select(
     shard: tuple[int, int] = (1, 1),
     batch: int = 16,
 ) -> Counter[str]:
-    """Try all questions of the shard that are not in the log, until enough of each kind are found.
+    """Try the questions of a shard that are not in the log, until there are enough of each kind.
 
     Args:
-        sampler: Answers them.
-        examples: All questions, of all shards.
-        log: What was tried before, and where what is tried now is kept.
+        runner: Answers the questions.
+        examples: The questions of all shards.
+        log: Holds the earlier trials and keeps the new ones.
         gain: See `kind_of`.
-        want: So many of each kind are enough, all shards together.
+        want: This many of each kind are enough, in all shards together. None: try all questions.
         shard: (i, n): the i-th of n parts, from 1.
-        batch: Questions whose runs are under way together.
+        batch: Number of questions whose runs are concurrent.
 
     Returns:
-        Why questions could not be tried, and how many; they are tried again the next time.
+        Why questions could not be tried, and how many. They are tried again the next time.
     """
     order = list(range(len(examples)))
-    random.Random(f"select/{sampler.seed}").shuffle(order)
+    random.Random(f"select/{runner.seed}").shuffle(order)
     order = order[shard[0] - 1 :: shard[1]]
     need = None if want is None else -(-want // shard[1])
     found: Counter[str | None] = Counter()
@@ -136,11 +142,11 @@ def select(
                 progress.step("tried before")
             else:
                 fresh.append(example)
-        for example, counts in zip(fresh, sampler.counts(fresh) if fresh else [], strict=True):
+        for example, counts in zip(fresh, runner.counts(fresh) if fresh else [], strict=True):
             if isinstance(counts, str):
                 failures[counts] += 1
             else:
-                trial = _keep(log, example, *counts, samples=sampler.samples, gain=gain)
+                trial = _keep(log, example, *counts, samples=runner.samples, gain=gain)
                 found[kind_of(trial.low, trial.full, trial.samples, gain)] += 1
             progress.step(f"{found[SUFFICES]} suffice, {found[NEEDS_FULL]} need full")
         if need is not None and min(found[SUFFICES], found[NEEDS_FULL]) >= need:
@@ -150,15 +156,10 @@ def select(
 
 
 def _keep(log: TrialLog, example: Example, low: int, full: int, *, samples: int, gain: int) -> Trial:
-    """Into the log, the picture first: a trial that is there is whole."""
+    """Log a trial, its image first, so that a logged trial always has its image."""
     image = None
     if kind_of(low, full, samples, gain) is not None:
-        image = log.keep_image(example.image, _file_name(example.image))
+        image = log.keep_image(example.image)
     trial = Trial(example.id, image, example.question, example.answers, example.source, low, full, samples)
     log.add(trial)
     return trial
-
-
-def _file_name(data: bytes) -> str:
-    mime_type, _, _ = inspect(data, limits=ImageLimits())
-    return f"{hashlib.sha256(data).hexdigest()}.{mime_type.partition('/')[2]}"
