@@ -9,7 +9,7 @@ SERVER ?= .venv-server
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help demo test test-vllm test-server lint types check pretrain wheel clean
+.PHONY: help demo test test-fuzz test-vllm test-server lint types check pretrain wheel clean
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*##/\1 #/p' $(MAKEFILE_LIST) | awk -F' # *' '{ printf "  make %-11s  %s\n", $$1, $$2 }'
@@ -20,6 +20,9 @@ demo: $(VENV)/.demo  ## Ask the bundled policy one question about large print an
 # One process per core, with one thread each: more threads would compete for the cores.
 test: $(VENV)/.dev  ## Run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal
+
+test-fuzz: $(VENV)/.dev  ## Put 100,000 random replies through the graph and the middleware (an hour on one core)
+	OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m tests.fuzz_replies 100000
 
 test-vllm: $(VENV)/.dev $(VLLM)/.made  ## Run the contract tests against real vLLM on the CPU, in a separate environment (2 GB)
 	VTAGENT_VLLM=$(VLLM)/bin/vllm $(BIN)/python -m pytest -s --timeout 3600 tests/vllm/contract_*.py

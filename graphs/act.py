@@ -9,12 +9,16 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from concurrent.futures import wait
 from dataclasses import replace
 from typing import Any
 
 from langchain_core.messages import AIMessage, AnyMessage, BaseMessage, ToolMessage
 from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import BaseTool
+from langgraph.config import get_config
+from langgraph.errors import GraphInterrupt
+from langgraph.func import task
 from langgraph.graph.message import add_messages
 from langgraph.prebuilt import ToolNode
 from langgraph.prebuilt.tool_node import ToolCallRequest
@@ -24,6 +28,7 @@ from vtagent.conversation import image_blocks
 from vtagent.errors import ImageTampered
 from vtagent.graphs.budgets import Ledger, in_view
 from vtagent.graphs.intake import command_without_pixels, is_quick, without_pixels
+from vtagent.graphs.keeping import checkpointer_of
 from vtagent.graphs.node import Node, Parts, ZoomRuntime
 from vtagent.graphs.sight import as_the_tool_sees
 from vtagent.graphs.state import ZoomContext, ZoomState
@@ -53,7 +58,7 @@ class Act(Node):
             output: Any = {"messages": [self._zoom_tool(settings).invoke(zoom, config)]}
         else:
             known = self._known_calls(state)
-            output = self._tools(settings).invoke(known, config) if known else []
+            output = self._run(known, settings, config) if known else []
         return self._update(state, settings, *_sorted_out(output), runtime, start)
 
     async def arun(self, state: ZoomState, settings: ZoomContext, runtime: ZoomRuntime, config: RunnableConfig) -> Any:
@@ -63,7 +68,7 @@ class Act(Node):
             output: Any = {"messages": [await self._zoom_tool(settings).ainvoke(zoom, config)]}
         else:
             known = self._known_calls(state)
-            output = await self._tools(settings).ainvoke(known, config) if known else []
+            output = await self._arun(known, settings, config) if known else []
         answers, commands = _sorted_out(output)
         if not commands and is_quick(answers.values(), self.parts.store):
             return self._update(state, settings, answers, commands, runtime, start)
@@ -87,6 +92,43 @@ class Act(Node):
             )
             made = self._nodes[id(zoom_tool)] = zoom_tool, node  # the tool, so that its id stays its own
         return made[1]
+
+    def _run(self, known: dict[str, Any], settings: ZoomContext, config: RunnableConfig) -> Any:
+        """`ToolNode`'s output for the calls, each run as a task where one of them could wait for a person."""
+        if not self._may_be_resumed(known, config):
+            return self._tools(settings).invoke(known, config)
+        waiting = [_one_call(self, each, settings) for each in _one_by_one(known)]
+        wait(waiting)  # an interrupt ends the node: what still runs would run again when it is resumed
+        return _joined(waiting)
+
+    async def _arun(self, known: dict[str, Any], settings: ZoomContext, config: RunnableConfig) -> Any:
+        if not self._may_be_resumed(known, config):
+            return await self._tools(settings).ainvoke(known, config)
+        waiting = [_aone_call(self, each, settings) for each in _one_by_one(known)]
+        await asyncio.wait(waiting)
+        return _joined(waiting)
+
+    def _may_be_resumed(self, known: dict[str, Any], config: RunnableConfig) -> bool:
+        """Whether one of several calls could interrupt the run, so that the others must not run twice."""
+        calls = _last_reply(known).tool_calls
+        others = any(call["name"] != self.parts.tool_name for call in calls)
+        return len(calls) > 1 and others and checkpointer_of(config) is not None
+
+    def _without_pixels(self, output: Any, scale: float) -> list[Any]:
+        """`ToolNode`'s output as a checkpointer may keep it until the run is resumed."""
+        store, fetch = self.parts.store, self.parts.fetch
+        return [
+            command_without_pixels(item, store, fetch, scale=scale)
+            if isinstance(item, Command)
+            else {"messages": [self._as_kept(message, scale) for message in item["messages"]]}
+            for item in (output if isinstance(output, list) else [output])
+        ]
+
+    def _as_kept(self, message: ToolMessage, scale: float) -> ToolMessage:
+        """A tool's answer with references; a zoom's view keeps its resolution."""
+        if message.name == self.parts.tool_name:
+            return message
+        return without_pixels(message, self.parts.store, self.parts.fetch, scale=scale)
 
     def _only_a_zoom(self, state: ZoomState) -> dict[str, Any] | None:
         """The only call of the reply, if it is a zoom: the usual case, which needs none of `ToolNode`'s threads."""
@@ -164,7 +206,47 @@ class Act(Node):
         return [*commands, update] if commands else update
 
 
-def _last_reply(state: ZoomState) -> AIMessage:
+def _run_one(act: Act, state: dict[str, Any], settings: ZoomContext) -> list[Any]:
+    """Run one call; a checkpointer keeps what it returns, so that it runs once even if another call waits."""
+    return act._without_pixels(act._tools(settings).invoke(state, get_config()), settings.scale)
+
+
+async def _arun_one(act: Act, state: dict[str, Any], settings: ZoomContext) -> list[Any]:
+    """As `_run_one`."""
+    output = await act._tools(settings).ainvoke(state, get_config())
+    return await asyncio.to_thread(act._without_pixels, output, settings.scale)
+
+
+_task: Any = task(name="tool")
+_one_call, _aone_call = _task(_run_one), _task(_arun_one)
+
+
+def _one_by_one(state: dict[str, Any]) -> list[dict[str, Any]]:
+    """The state once for each call of its last reply."""
+    *before, reply = state["messages"]
+    return [
+        {**state, "messages": [*before, reply.model_copy(update={"tool_calls": [call]})]} for call in reply.tool_calls
+    ]
+
+
+def _joined(done: Sequence[Any]) -> list[Any]:
+    """The output of finished tasks.
+
+    Args:
+        done: Futures that are done.
+
+    Raises:
+        GraphInterrupt: Tools wait for a person; it lists what all of them ask.
+    """
+    asked = [each.exception() for each in done]
+    interrupts = [part for error in asked if isinstance(error, GraphInterrupt) for part in error.args[0]]
+    failed = next((error for error in asked if error is not None and not isinstance(error, GraphInterrupt)), None)
+    if failed is None and interrupts:
+        raise GraphInterrupt(interrupts)
+    return [item for each in done for item in each.result()]
+
+
+def _last_reply(state: Mapping[str, Any]) -> AIMessage:
     reply = state["messages"][-1]
     assert isinstance(reply, AIMessage)
     return reply

@@ -12,7 +12,7 @@ from typing import Any
 from langchain.agents.middleware import ModelRequest, ModelResponse
 from langchain.agents.middleware.types import ExtendedModelResponse
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
 from langchain_core.tools import BaseTool
 from langgraph.types import Command
 
@@ -57,15 +57,18 @@ class AgentTurn:
         looking = self.looking
         result: list[BaseMessage] = []
         for message in response.result:
-            if isinstance(message, AIMessage):
+            if not isinstance(message, ToolMessage):  # structured output adds one; some servers answer as "user"
                 message = self._reply(message)
+            if isinstance(message, AIMessage):
                 looking = {**looking, "usage": after_call(looking["usage"], message, seconds)}
             result.append(message)
         return ExtendedModelResponse(replace(response, result=result), Command(update={"zoom": looking}))
 
-    def _reply(self, message: AIMessage) -> AIMessage:
+    def _reply(self, message: BaseMessage) -> BaseMessage:
         if self.call is not None:
             message = self.call.reply(message)
+        if not isinstance(message, AIMessage):
+            return message
         zoom, usage = self.tool_name, self.looking["usage"]
         # Whoever zooms on after all mistakes are used up would do so for ever; the agent's other tools go on.
         if self.looking["stop"] and usage["mistakes"] > self.settings.max_mistakes:
@@ -133,7 +136,8 @@ class AgentTurns:
         said = [*request.messages, system] if system else request.messages
         if not any(image_blocks(said)):
             looking = Looking(views=[], usage={**usage, "visual_tokens": 0, "full_visual_tokens": 0}, stop=stop)
-            return AgentTurn(_without_zoom(request, others, settings), None, looking, settings, name, only_zooms)
+            changed = self._readable(_without_zoom(request, others, settings))
+            return AgentTurn(changed, None, looking, settings, name, only_zooms)
         model = resolved(settings.model or request.model)
         # A model that has nothing but zooms keeps the tool when it must answer: the prompt's prefix stays as it was.
         offered = settings.max_zooms > 0 and (only_zooms or not stop)
@@ -175,6 +179,24 @@ class AgentTurns:
         changed = ImageRequest.of(request.override(**changes), self._calls)
         looking = Looking(views=views, usage=usage, stop=stop, eyes=parts.name_of(eyes))
         return AgentTurn(changed, call, looking, settings, name, only_zooms)
+
+    def _readable(self, request: ModelRequest[Any]) -> ModelRequest[Any]:
+        """The request without what its model cannot read; itself if its model reads all of it.
+
+        Raises:
+            ImageRefused: As `ModelCalls.readable`.
+        """
+        system = request.system_message
+        said = [*request.messages, system] if system else request.messages
+        if all(isinstance(message.content, str) for message in said):
+            return request
+        system, messages = self._calls.readable(request.model, system, request.messages)
+        if system is request.system_message and all(
+            new is old for new, old in zip(messages, request.messages, strict=True)
+        ):
+            return request
+        told: list[Any] = list(messages)
+        return request.override(system_message=system, messages=told)
 
 
 def _without_zoom(request: ModelRequest[Any], others: list[Tool], settings: ZoomContext) -> ModelRequest[Any]:

@@ -33,6 +33,8 @@ REFUSED = {"refused": True}
 
 
 _REPLAYS = 8  # replies of runs that act at this moment
+_KEPT = "kept"
+"""A key that only the tally in a state has."""
 
 
 class Looking(TypedDict):
@@ -55,8 +57,23 @@ def nothing_yet() -> Looking:
 
 def looking_of(state: Mapping[str, Any]) -> Looking:
     """What the run has looked at, from an agent's state."""
-    looking: Looking | None = state.get("zoom")
-    return looking or nothing_yet()
+    looking: dict[str, Any] = dict(state.get("zoom") or nothing_yet())
+    looking.pop(_KEPT, None)
+    return looking  # type: ignore[return-value]
+
+
+def own_tally(kept: Looking, new: Looking) -> Any:
+    """What an agent's state holds after an update: another agent's tally never takes the place of its own.
+
+    A subagent's result holds the subagent's tally, and tools such as those of deepagents write a whole result into the
+    state of the agent that called them, several at once if they ran in parallel. What was read out of a state is
+    marked; what the middleware writes is not.
+
+    Args:
+        kept: What the state holds.
+        new: The update.
+    """
+    return kept if _KEPT in new else {**new, _KEPT: True}
 
 
 def with_answers(

@@ -43,11 +43,20 @@ class Decide(Node):
         model: The graph's model; None if each run brings its own.
         tools: The tools beside the zoom tool.
         sight: What a call of the model is shown.
+        speaks_as: The `name` of replies; None leaves the model's own.
     """
 
-    def __init__(self, parts: Parts, *, model: AnyModel | None, tools: Sequence[BaseTool], sight: Sight) -> None:
+    def __init__(
+        self,
+        parts: Parts,
+        *,
+        model: AnyModel | None,
+        tools: Sequence[BaseTool],
+        sight: Sight,
+        speaks_as: str | None = None,
+    ) -> None:
         super().__init__(parts)
-        self.model, self.tools = model, list(tools)
+        self.model, self.tools, self.speaks_as = model, list(tools), speaks_as
         self._calls, self._sight = ModelCalls(parts, prompt_first=True, pixels=sight.pixels), sight
 
     def run(self, state: ZoomState, settings: ZoomContext, runtime: ZoomRuntime, config: RunnableConfig) -> Any:
@@ -112,6 +121,8 @@ class Decide(Node):
     ) -> Command[Literal["zoom", "answer"]]:
         call = ready.call
         message = bounded(call.reply(message), settings.max_calls, tool_name=self.parts.tool_name)
+        if self.speaks_as:
+            message = message.model_copy(update={"name": self.speaks_as})
         if any(message.id == earlier.id for earlier in state["messages"]):
             message = message.model_copy(update={"id": None})  # a cached reply must not replace the first one
         usage = after_call(ready.usage, message, seconds)

@@ -35,7 +35,7 @@ from langgraph.types import TracePolicy, omit_payload
 from vtagent.eyes import Vision
 from vtagent.eyes.lookup import EyesGiven
 from vtagent.graphs.agent_turn import AgentTurns
-from vtagent.graphs.agent_zooms import AgentZooms, Answer, Looking, looking_of, nothing_yet
+from vtagent.graphs.agent_zooms import AgentZooms, Answer, Looking, looking_of, nothing_yet, own_tally
 from vtagent.graphs.intake import is_quick, noted, referenced
 from vtagent.graphs.node import Parts
 from vtagent.graphs.observe import Observe
@@ -52,7 +52,7 @@ __all__ = ["ZoomAgentState", "ZoomMiddleware"]
 class ZoomAgentState(AgentState[Any]):
     """An agent's state with what the last run has looked at."""
 
-    zoom: NotRequired[Annotated[Looking, OmitFromInput]]
+    zoom: NotRequired[Annotated[Looking, OmitFromInput, own_tally]]
 
 
 class ZoomMiddleware(AgentMiddleware[ZoomAgentState, Any, Any]):

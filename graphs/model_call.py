@@ -23,12 +23,12 @@ from vtagent.conversation import image_blocks, images_of, name_of, shown_views
 from vtagent.eyes import Eyes
 from vtagent.graphs.budgets import Stop
 from vtagent.graphs.calls_of_reply import with_untagged_calls
-from vtagent.graphs.intake import without_lost_images
+from vtagent.graphs.intake import readable, without_blanks, without_lost_images
 from vtagent.graphs.node import Parts
 from vtagent.graphs.state import ZoomContext
-from vtagent.graphs.tool_calls import structured, without_calls
+from vtagent.graphs.tool_calls import structured, with_answer, without_calls
 from vtagent.images import ImageStore
-from vtagent.models.capabilities import can_be_forbidden, reads_references, store_of, zoom_bias_options
+from vtagent.models.capabilities import can_be_forbidden, reads_of, reads_references, store_of, zoom_bias_options
 from vtagent.models.pixel_model import Pixels, with_pixels
 from vtagent.models.runnables import AnyModel, bind_tools, chat_models
 from vtagent.views import View, is_reference
@@ -85,10 +85,11 @@ class ModelCall:
     must_answer: bool
     """Whether the reply has to be an answer, so that its calls are dropped."""
 
-    def reply(self, message: AIMessage) -> AIMessage:
-        """The model's reply with its calls in the message's own fields, or without calls if it has to be an answer."""
-        message = with_untagged_calls(message, self._names)
-        return without_calls(message) if self.must_answer else structured(message)
+    def reply(self, message: BaseMessage) -> AIMessage:
+        """The model's reply in the form that the graph acts on: storable, and a final one with its clean answer."""
+        reply = message if isinstance(message, AIMessage) else structured(message)
+        reply = with_untagged_calls(reply, self._names)
+        return with_answer(without_calls(reply) if self.must_answer else structured(reply))
 
     @property
     def _names(self) -> set[str]:
@@ -135,16 +136,20 @@ class ModelCalls:
             must_answer: Whether the reply has to be an answer.
 
         Raises:
+            ImageRefused: As `readable`.
             ModelError: The model takes no zoom bias, though the settings have one.
         """
         store = self._parts.store
+        models = chat_models(model)
+        system, messages = self.readable(model, system, messages)
+        if not any(reads_references(each) for each in models):  # a `ChatVLM` repeats its own blanks token by token
+            messages = without_blanks(messages)
         if system is not None:
             system = without_lost_images([system], store)[0]
         if prompt is not None:
             system = _with_prompt(system, prompt, first=self._prompt_first)
         sees = any(image_blocks([*messages, *([system] if system else ())]))
         ready = self._ready(model, tools, must_answer, sees)
-        models = chat_models(model)
         told = with_open_calls_answered(messages)
         if not any(reads_references(each) for each in models):
             told = with_readable_calls(told, self._parts.tool_name)
@@ -162,6 +167,28 @@ class ModelCalls:
         for theirs in ready.stores if sees else ():
             _share_images([*told, *([system] if system else ())], store, theirs)
         return ModelCall(ready, system, told, options, stop, must_answer)
+
+    @staticmethod
+    def readable(
+        model: AnyModel, system: SystemMessage | None, messages: Sequence[BaseMessage]
+    ) -> tuple[SystemMessage | None, Sequence[BaseMessage]]:
+        """The system message and the conversation, with notes in place of what the model, or a fallback, cannot read.
+
+        Args:
+            model: The model, resolved.
+            system: The system message, if any.
+            messages: The conversation without it. Never modified.
+
+        Raises:
+            ImageRefused: The newest message holds what one of the models cannot read.
+        """
+        said = [*([system] if system else ()), *messages]
+        told = readable(said, reads_of(model), reads_of(model, from_tools=True))
+        if system is None:
+            return None, told
+        first = told[0]
+        assert isinstance(first, SystemMessage)
+        return first, told[1:]
 
     def with_pixels(self, model: AnyModel) -> Any:
         """A model that other middleware puts in place of the one of a call, given pixels as that one is."""

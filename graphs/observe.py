@@ -11,6 +11,7 @@ from langchain_core.runnables import RunnableConfig
 
 from vtagent.graphs.budgets import in_view, no_usage
 from vtagent.graphs.intake import at_scale, is_quick, take_in
+from vtagent.graphs.keeping import warn_if_images_are_lost
 from vtagent.graphs.node import Node, ZoomRuntime
 from vtagent.graphs.state import ZoomContext, ZoomState
 
@@ -30,6 +31,7 @@ class Observe(Node):
         if not messages:
             raise ValueError('nothing to look at: give at least one message, {"messages": [...]}')
         store = self.parts.store
+        warn_if_images_are_lost(store)
         taken_in = {message.id: message for message in take_in(messages, store, self.parts.fetch)}
         last_reply = max((i for i, message in enumerate(messages) if isinstance(message, AIMessage)), default=-1)
         changed = dict(taken_in)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Mapping
 from dataclasses import KW_ONLY, dataclass
 from numbers import Integral
 from types import NoneType
-from typing import NotRequired
+from typing import Any, NotRequired
 
 from langchain_core.runnables import Runnable
 from langgraph.graph import MessagesState
@@ -16,7 +17,7 @@ from pydantic.json_schema import SkipJsonSchema
 from vtagent.graphs.budgets import NUMBER, Budgets, Stop, Usage, ViewRecord, check_kind
 from vtagent.models.runnables import AnyModel
 
-__all__ = ["Stop", "Usage", "ViewRecord", "ZoomContext", "ZoomInput", "ZoomState", "settings_of"]
+__all__ = ["NodeResult", "Stop", "Usage", "ViewRecord", "ZoomContext", "ZoomInput", "ZoomState", "settings_of"]
 
 
 class ZoomInput(MessagesState):
@@ -31,6 +32,29 @@ class ZoomState(MessagesState):
     usage: NotRequired[Usage]
     stop: NotRequired[Stop | None]
     """Which budget forced the answer, "no_answer" if there is none, or None: the model ended by itself."""
+
+
+class NodeResult(dict[str, Any]):
+    """What a run returns inside another graph: a dict of what that graph is to receive.
+
+    A node writes all keys of the dict that it returns. So only shared keys are in it, and a parent's own `answer` or
+    `usage` survives. A function that calls the agent finds the others by their names: `result["answer"]`.
+
+    Args:
+        result: All of the run's result.
+        shares: The keys that the parent graph receives.
+    """
+
+    def __init__(self, result: Mapping[str, Any], shares: Collection[str]) -> None:
+        super().__init__({key: value for key, value in result.items() if key in shares})
+        self._result = result
+
+    def __missing__(self, key: str) -> Any:
+        return self._result[key]
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """As `dict.get`, for the keys that are not shared, too."""
+        return self._result.get(key, default)
 
 
 @dataclass(frozen=True)

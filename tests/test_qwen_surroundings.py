@@ -188,7 +188,9 @@ def test_a_conversation_without_records_is_rendered_to_the_same_text(
 
 
 def test_the_graph_zooms_and_answers(variant: Variant, processors: dict[Variant, VLProcessor]) -> None:
-    model = scripted(processors[variant], replies(variant))
+    # A box that is inside the view for Qwen2.5-VL, which writes pixels, and for Qwen3-VL, which writes thousandths.
+    script = [reply.replace("[500, 700, 1000, 900]", "[50, 40, 100, 80]") for reply in replies(variant)]
+    model = scripted(processors[variant], script)
     state = create_zoom_agent(model).invoke({"messages": question(model)[1:]})
     assert (state["answer"], state["usage"]["zooms"], state["usage"]["mistakes"]) == ("48.10", 1, 0)
 

@@ -31,7 +31,9 @@ def run(*lines: Any, tools: Any = (), model: dict[str, Any] | None = None, **con
     chat = ScriptedChat(lines=list(lines), **(model or {}))
     agent = create_zoom_agent(chat, tools=tools, checkpointer=InMemorySaver())
     config: Any = {"configurable": {"thread_id": "1"}, "recursion_limit": 200}
-    result = agent.invoke({"messages": [asked("What is the total?", picture())]}, config, context=context)
+    result: dict[str, Any] = agent.invoke(
+        {"messages": [asked("What is the total?", picture())]}, config, context=context
+    )
     assert isinstance(result["messages"][-1], AIMessage)
     assert every_call_is_answered(result["messages"])
     assert len(chat.seen) == result["usage"]["turns"]

@@ -305,7 +305,7 @@ def test_it_is_a_subgraph_that_shares_messages() -> None:
 
     model = ScriptedChat(lines=[ZOOM, "<think>a</think><answer>yes</answer>"])
     parent = StateGraph(Wider)
-    parent.add_node("look", build_zoom_graph(model).compile())
+    parent.add_node("look", build_zoom_graph(model, shares=["messages", "answer"]).compile())
     parent.add_node("shout", shout)
     parent.add_edge(START, "look")
     parent.add_edge("look", "shout")
@@ -415,7 +415,8 @@ def other(name: str, **arguments: Any) -> str:
 
 def run(lines: list[Any], tools: list[BaseTool], **settings: Any) -> dict[str, Any]:
     agent = create_zoom_agent(ScriptedChat(lines=lines), tools=tools)
-    return agent.invoke({"messages": [asked("?", picture())]}, context=settings)
+    result: dict[str, Any] = agent.invoke({"messages": [asked("?", picture())]}, context=settings)
+    return result
 
 
 def tool_messages(result: dict[str, Any]) -> list[ToolMessage]:

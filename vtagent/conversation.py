@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import Any
 
-from langchain_core.messages import BaseMessage
+from langchain_core.messages import AIMessage, BaseMessage
 
 from vtagent.images import ImageRef, ImageStore
 from vtagent.views import View, is_reference
@@ -23,9 +23,12 @@ def name_of(url: str) -> str:
 
 
 def image_blocks(messages: Iterable[BaseMessage]) -> Iterator[tuple[BaseMessage, dict[str, Any]]]:
-    """Every image reference in the messages, in order, with the message that holds it."""
+    """Every image reference in the messages, in order, with the message that holds it.
+
+    Those in a model's own replies are left out: a model shows no images, so it made them up.
+    """
     for message in messages:
-        if isinstance(message.content, list):
+        if isinstance(message.content, list) and not isinstance(message, AIMessage):
             for block in message.content:
                 if isinstance(block, dict) and is_reference(block):
                     yield message, block

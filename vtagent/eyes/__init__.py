@@ -16,7 +16,7 @@ Who asks what:
 """
 
 from vtagent.eyes.facts import QWEN_ZOOM, Eyes, Fact, Limits, LowSetting
-from vtagent.eyes.known import FAMILIES, Family, family_of
+from vtagent.eyes.known import FAMILIES, KnownFamily, family_of
 from vtagent.eyes.lookup import UnknownModelWarning, eyes_of, eyes_on
 from vtagent.eyes.vision import Vision
 
@@ -25,7 +25,7 @@ __all__ = [
     "QWEN_ZOOM",
     "Eyes",
     "Fact",
-    "Family",
+    "KnownFamily",
     "Limits",
     "LowSetting",
     "UnknownModelWarning",

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any, TypeAlias
 
 from vtagent.eyes.facts import Eyes, Fact, LowSetting
-from vtagent.eyes.known import FAMILIES, Family, family_of
+from vtagent.eyes.known import FAMILIES, KnownFamily, family_of
 from vtagent.eyes.naming import Asked, asked
 from vtagent.eyes.rules import Gemini3Grid, GptTiles
 from vtagent.eyes.vision import Vision
@@ -98,7 +98,7 @@ def _overridden(found: Asked, override: EyesGiven) -> Eyes:
     return eyes
 
 
-def _eyes(found: Asked, family: Family | None) -> Eyes:
+def _eyes(found: Asked, family: KnownFamily | None) -> Eyes:
     """The two tables put together; a model's own `vision` counts more than the name's."""
     wire, own = found.wire, found.own_vision
     tool_images = wire.tool_images
@@ -132,7 +132,7 @@ def _eyes(found: Asked, family: Family | None) -> Eyes:
     )
 
 
-def _family_by_grid(vision: object) -> Family | None:
+def _family_by_grid(vision: object) -> KnownFamily | None:
     """The family of a checkpoint on this machine by its patch grid: a fine-tuned one may have any name."""
     if not isinstance(vision, VisionSpec):
         return None
@@ -148,7 +148,7 @@ def _family_by_grid(vision: object) -> Family | None:
     )
 
 
-def _vision(family: Family, low_setting: LowSetting | None) -> Vision:
+def _vision(family: KnownFamily, low_setting: LowSetting | None) -> Vision:
     """The family's rule, or what is left of it where the API does not take the low setting."""
     rule = family.vision
     return rule.without_setting() if low_setting is None and isinstance(rule, GptTiles | Gemini3Grid) else rule

@@ -50,17 +50,23 @@ def _in_exif(block: bytes) -> int | None:
     if start + 2 > len(block):
         return None
     (count,) = struct.unpack_from(order + "H", block, start)
+    listed = 0  # bytes of all values that do not stand in their entries
     for at in range(start + 2, min(start + 2 + 12 * count, len(block) - 11), 12):
         tag, kind, number = struct.unpack_from(order + "HHL", block, at)
-        if tag != _ORIENTATION or kind not in _SIZES or number == 0:
+        if kind not in _SIZES:
+            continue
+        place, size = at + 8, number * _SIZES[kind]
+        if size > 4:
+            (place,) = struct.unpack_from(order + "L", block, place)
+            listed += size
+            if listed > len(block):
+                continue
+            if place + size > len(block):  # Pillow reads no further behind such an entry
+                return None
+        if tag != _ORIENTATION or number == 0:
             continue
         if kind not in _INTEGERS:
             return 0
-        place = at + 8
-        if number * _SIZES[kind] > 4:
-            (place,) = struct.unpack_from(order + "L", block, place)
-            if place + number * _SIZES[kind] > len(block):
-                continue
         (value,) = struct.unpack_from(order + _INTEGERS[kind], block, place)
         return int(value)
     return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import time
+import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from difflib import get_close_matches
@@ -21,12 +21,14 @@ from langchain_core.tools import BaseTool
 from pydantic import ConfigDict, Field, PrivateAttr
 
 from vtagent.errors import ModelError
-from vtagent.images import ImageStore, MemoryImageStore
+from vtagent.images import ImageStore, default_store
 from vtagent.models.call import Call, Options, count_tokens, plan, shown_images, tool_options
 from vtagent.models.codec import Codec
 from vtagent.models.engine import Engine, EngineImage, Generation
 from vtagent.models.families import checkpoint_path
+from vtagent.models.identity import identity_of
 from vtagent.models.placeholders import expand
+from vtagent.models.streaming import as_chunk, put_token, seconds_left
 from vtagent.views import ViewRenderer
 from vtagent.visual_tokens import VisionSpec
 
@@ -37,7 +39,7 @@ class ChatVLM(BaseChatModel):
     Args:
         engine: The `Engine` that samples tokens.
         processor: The checkpoint's processor (`VLProcessor`): its tokenizer, chat template and image sizes are used.
-        store: The store that holds the images of messages; a new one in memory if absent. Images that messages contain
+        store: The store that holds the images of messages; this process's own if absent. Images that messages contain
             as data are put there.
 
     Example:
@@ -47,8 +49,10 @@ class ChatVLM(BaseChatModel):
 
     engine: Any = Field(exclude=True, repr=False)
     processor: Any = Field(exclude=True, repr=False)
-    store: Any = Field(default_factory=MemoryImageStore, exclude=True, repr=False)
+    store: Any = Field(default_factory=default_store, exclude=True, repr=False)
     model_name: str = Field(default="vtagent", alias="model")
+    checkpoint: str = Field(default_factory=lambda: uuid.uuid4().hex, repr=False)
+    """Tells the weights from all others, for LangChain's caches; unique where nothing is known of them."""
     temperature: float = 0.0
     """0 is greedy."""
     top_p: float = 1.0
@@ -96,7 +100,7 @@ class ChatVLM(BaseChatModel):
 
         Args:
             path: A folder, a hub id, or the name of a bundled policy ("base", "zoom").
-            store: The store that holds the images of messages; a new one in memory if absent.
+            store: The store that holds the images of messages; this process's own if absent.
             device: A torch device; "cuda" if available, else "cpu", if absent.
             dtype: A torch dtype; bfloat16 on a GPU, float32 on a CPU, if absent.
             **defaults: Fields of this class, such as `temperature` or `max_tokens`.
@@ -116,6 +120,7 @@ class ChatVLM(BaseChatModel):
         name = str(path).rstrip("/")
         is_hub_id = name.count("/") == 1 and not name.startswith((".", "/"))
         fields: dict[str, Any] = {"model": name if is_hub_id else name.rpartition("/")[2]}
+        fields["checkpoint"] = identity_of(checkpoint_path(str(path)))
         if store is not None:
             fields["store"] = store
         return cls(engine=engine, processor=engine.processor, **{**fields, **defaults})
@@ -136,7 +141,7 @@ class ChatVLM(BaseChatModel):
             url: The server's URL, with or without `/v1`.
             processor: The source of the served checkpoint's tokenizer and image processor: a folder, a hub id, or the
                 name of a bundled policy.
-            store: The store that holds the images of messages; a new one in memory if absent.
+            store: The store that holds the images of messages; this process's own if absent.
             engine_options: Options of `VLLMEngine`, such as `timeout`, `retries` or `model`.
             **defaults: Fields of this class, such as `temperature` or `max_tokens`.
 
@@ -157,7 +162,9 @@ class ChatVLM(BaseChatModel):
         except ModelError:
             engine.close()
             raise
-        fields: dict[str, Any] = {"model": name} | ({} if store is None else {"store": store})
+        fields: dict[str, Any] = {"model": name, "checkpoint": f"{url}#{name}"}
+        if store is not None:
+            fields["store"] = store
         return cls(engine=engine, processor=loaded, **{**fields, **defaults})
 
     @classmethod
@@ -256,7 +263,7 @@ class ChatVLM(BaseChatModel):
 
     @property
     def _identifying_params(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in ("model_name", "images_first", *Options.defaults)}
+        return {name: getattr(self, name) for name in ("model_name", "checkpoint", "images_first", *Options.defaults)}
 
     def _resolve_model_profile(self) -> ModelProfile:
         profile = ModelProfile(
@@ -332,7 +339,7 @@ class ChatVLM(BaseChatModel):
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
         tokens: SimpleQueue[int | None] = SimpleQueue()
-        left = _seconds_left(self.timeout)
+        left = seconds_left(self.timeout)
         with self.engine.announce():
             call = self._plan(messages, stop, kwargs)
             future = self._submit(call, tokens.put)
@@ -341,8 +348,8 @@ class ChatVLM(BaseChatModel):
         try:
             while (token := self._next(tokens, left())) is not None:
                 if text := streamer.push(token):
-                    yield _chunk(AIMessageChunk(content=text))
-            yield _chunk(streamer.last_chunk(call.message(future.result(), self.model_name)))
+                    yield as_chunk(AIMessageChunk(content=text))
+            yield as_chunk(streamer.last_chunk(call.message(future.result(), self.model_name)))
         finally:
             future.cancel()
 
@@ -361,17 +368,17 @@ class ChatVLM(BaseChatModel):
     ) -> AsyncIterator[ChatGenerationChunk]:
         loop = asyncio.get_running_loop()
         tokens: asyncio.Queue[int | None] = asyncio.Queue()
-        left = _seconds_left(self.timeout)
+        left = seconds_left(self.timeout)
         with self.engine.announce():
             call = await asyncio.to_thread(self._plan, messages, stop, kwargs)
-            future = self._submit(call, lambda token: _put(loop, tokens, token))
-        future.add_done_callback(lambda _: _put(loop, tokens, None))
+            future = self._submit(call, lambda token: put_token(loop, tokens, token))
+        future.add_done_callback(lambda _: put_token(loop, tokens, None))
         streamer = call.streamer()
         try:
             while (token := await self._anext(tokens, left())) is not None:
                 if text := streamer.push(token):
-                    yield _chunk(AIMessageChunk(content=text))
-            yield _chunk(streamer.last_chunk(call.message(future.result(), self.model_name)))
+                    yield as_chunk(AIMessageChunk(content=text))
+            yield as_chunk(streamer.last_chunk(call.message(future.result(), self.model_name)))
         finally:
             future.cancel()
 
@@ -391,26 +398,3 @@ class ChatVLM(BaseChatModel):
 
     def _timeout_error(self) -> ModelError:
         return ModelError(f"no complete reply within {self.timeout} seconds; raise timeout or lower max_tokens")
-
-
-def _chunk(message: AIMessageChunk) -> ChatGenerationChunk:
-    return ChatGenerationChunk(message=message)
-
-
-def _seconds_left(timeout: float | None) -> Callable[[], float | None]:
-    """Start a timer.
-
-    Args:
-        timeout: Seconds from now; None is no limit.
-
-    Returns:
-        A function that returns the seconds left; None without a limit.
-    """
-    end = None if timeout is None else time.monotonic() + timeout
-    return lambda: None if end is None else max(0.0, end - time.monotonic())
-
-
-def _put(loop: asyncio.AbstractEventLoop, tokens: asyncio.Queue[int | None], token: int | None) -> None:
-    """Put a token into a queue of an event loop, from the engine's thread."""
-    if not loop.is_closed():
-        loop.call_soon_threadsafe(tokens.put_nowait, token)

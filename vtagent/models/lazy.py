@@ -15,12 +15,13 @@ from langchain_core.tools import BaseTool
 from pydantic import ConfigDict, Field, PrivateAttr
 
 from vtagent.errors import ModelError
-from vtagent.images import MemoryImageStore
+from vtagent.images import default_store
 from vtagent.models.call import count_tokens, tool_options
 from vtagent.models.chat import ChatVLM
 from vtagent.models.codec import Codec
 from vtagent.models.delegating import DelegatingChat
 from vtagent.models.families import checkpoint_path, family_by_name
+from vtagent.models.identity import identity_of
 from vtagent.visual_tokens import VisionSpec
 
 try:  # at once: a factory that imports it takes most of a second
@@ -40,13 +41,13 @@ class LazyVLM(DelegatingChat):
     Args:
         path: As for `ChatVLM.from_pretrained`.
         vision: The image sizes that the checkpoint sees; by default those of `sizes_of(path)`.
-        store: The store that holds the images of messages; a new one in memory if absent.
+        store: The store that holds the images of messages; this process's own if absent.
         options: Other arguments of `ChatVLM.from_pretrained`.
     """
 
     path: str
     vision: Any = Field(default_factory=lambda fields: sizes_of(fields["path"]), exclude=True, repr=False)
-    store: Any = Field(default_factory=MemoryImageStore, exclude=True, repr=False)
+    store: Any = Field(default_factory=default_store, exclude=True, repr=False)
     options: dict[str, Any] = Field(default_factory=dict, exclude=True, repr=False)
     resolves_images: bool = Field(default=True, init=False, repr=False)
 
@@ -131,7 +132,7 @@ class LazyVLM(DelegatingChat):
 
     @property
     def _identifying_params(self) -> dict[str, Any]:
-        return {"path": self.path}
+        return {"path": self.path, "checkpoint": identity_of(checkpoint_path(self.path)), "options": self.options}
 
     def _resolve_model_profile(self) -> Any:
         return {"image_inputs": True, "image_tool_message": True, "tool_calling": True, "tool_choice": True}
