@@ -13,7 +13,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check
 CREATE := $(PYTHON) -m venv
 INSTALL := bin/python -m pip --disable-pip-version-check install --quiet --only-binary :all:
 
-.PHONY: help demo test test-versions test-vllm test-server lint types check pretrain wheel clean
+.PHONY: help demo test test-fuzz test-versions test-vllm test-server lint types check pretrain wheel clean
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*##/\1 #/p' $(MAKEFILE_LIST) | awk -F' # *' '{ printf "  make %-13s  %s\n", $$1, $$2 }'
@@ -30,6 +30,8 @@ test-versions: $(OLDEST)/.made  ## Run the core tests with the oldest allowed an
 	$(CREATE) $(NEWEST)
 	$(NEWEST)/$(INSTALL) --upgrade --upgrade-strategy eager --editable '.[agents,cli,openai,postgres]' --requirement tests/versions/requirements.txt
 	tests/versions/run.sh $(OLDEST) $(NEWEST)
+test-fuzz: $(VENV)/.dev  ## Put 100,000 random replies through the graph and the middleware (an hour on one core)
+	OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m tests.fuzz_replies 100000
 
 test-vllm: $(VENV)/.dev $(VLLM)/.made  ## Run the contract tests against real vLLM on the CPU, in a separate environment (2 GB)
 	VTAGENT_VLLM=$(VLLM)/bin/vllm $(BIN)/python -m pytest -s --timeout 3600 tests/vllm/contract_*.py

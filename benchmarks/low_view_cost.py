@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 
 from benchmarks._report import report
-from vtagent.eyes import FAMILIES, Family
+from vtagent.eyes import FAMILIES, KnownFamily
 
 KINDS = {
     "12 Mpx, 4032x3024": (4032, 3024),
@@ -23,7 +23,7 @@ SCALE = 0.5
 WANTED = 0.3
 
 
-def row(family: Family) -> dict[str, str]:
+def row(family: KnownFamily) -> dict[str, str]:
     """One model's line: billed tokens, low / whole, and their share."""
     vision = family.vision
     cells = {"model": family.name, "low view": "by its setting" if family.low_setting else "by its pixels"}

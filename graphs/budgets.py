@@ -5,6 +5,7 @@ To add a budget, change this file alone: a field of `Budgets` with its check, a 
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,10 +17,10 @@ from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
 from typing_extensions import TypedDict  # pydantic, which writes schemas for servers, reads no other before 3.12
 
 from vtagent.conversation import shown_views
+from vtagent.eyes import Eyes, Vision
 from vtagent.images import ImageRef, ImageStore
 from vtagent.tools.zoom_image import already_shown
 from vtagent.views import View
-from vtagent.visual_tokens import VisionSpec
 
 Stop: TypeAlias = Literal["max_zooms", "max_mistakes", "max_turns", "max_visual_tokens", "max_seconds", "no_answer"]
 """The budget that forced a run's answer, or "no_answer" if the run has none."""
@@ -44,20 +45,23 @@ class Budgets:
     """Failed calls that are allowed: one more forces the answer."""
     max_turns: int = 12
     """Calls of the model. Includes the forced answer: 12 turns allow 11 zooms."""
+    max_calls: int = 32
+    """Calls of one reply that are run; the model is told in one sentence that the rest were not."""
     max_visual_tokens: int | None = None
     """Visual tokens in the conversation. A zoom that would exceed it is refused, with the number that is left."""
     max_seconds: float | None = None
     """Seconds inside the graph's nodes. Checked between calls: a call under way is not cut off."""
 
     def __post_init__(self) -> None:
-        check_kind(self, ("max_zooms", "max_mistakes", "max_turns"), WHOLE, "a whole number")
+        check_kind(self, ("max_zooms", "max_mistakes", "max_turns", "max_calls"), WHOLE, "a whole number")
         check_kind(self, ("max_visual_tokens",), (int, NoneType, Integral), "a whole number or None")
         check_kind(self, ("max_seconds",), (NoneType, float, Real), "a number or None")
         for name in ("max_zooms", "max_mistakes", "max_visual_tokens", "max_seconds"):
             if (value := getattr(self, name)) is not None and not value >= 0:  # written this way to refuse NaN
                 raise ValueError(f"{name} must not be negative, not {value}")
-        if self.max_turns < 1:
-            raise ValueError(f"max_turns must be at least 1, not {self.max_turns}")
+        for name in ("max_turns", "max_calls"):
+            if (value := getattr(self, name)) < 1:
+                raise ValueError(f"{name} must be at least 1, not {value}")
 
 
 def check_kind(settings: object, names: Iterable[str], kinds: tuple[type, ...], meant: str) -> None:
@@ -147,7 +151,7 @@ def after_call(usage: Usage, message: AIMessage, seconds: float) -> Usage:
 
 
 def in_view(
-    messages: Iterable[BaseMessage], usage: Usage, store: ImageStore, *, tool_name: str, vision: VisionSpec
+    messages: Iterable[BaseMessage], usage: Usage, store: ImageStore, *, tool_name: str, eyes: Eyes
 ) -> tuple[list[ViewRecord], Usage]:
     """The distinct views in the messages, and the usage with the visual tokens of all views there.
 
@@ -156,9 +160,10 @@ def in_view(
         usage: The usage before.
         store: Where the images are; lost ones are left out.
         tool_name: The zoom tool's name: views that it shows are of the kind "zoom".
-        vision: The model family's patch grid and limits.
+        eyes: How the model sees.
     """
     shown = shown_views(messages, store)
+    vision = eyes.vision_for(len(shown))
     records = [_record(view, by, tool_name=tool_name, vision=vision) for view, by in shown]
     views: dict[str, ViewRecord] = {}
     for each in records:
@@ -168,7 +173,7 @@ def in_view(
     return list(views.values()), {**usage, "visual_tokens": tokens, "full_visual_tokens": full}
 
 
-def _record(view: View, message: BaseMessage, *, tool_name: str, vision: VisionSpec) -> ViewRecord:
+def _record(view: View, message: BaseMessage, *, tool_name: str, vision: Vision) -> ViewRecord:
     """The record of a view that `message` shows."""
     kind: Literal["low", "zoom", "tool"] = "low"
     if isinstance(message, ToolMessage):
@@ -184,7 +189,7 @@ def _record(view: View, message: BaseMessage, *, tool_name: str, vision: VisionS
     )
 
 
-def _full_visual_tokens(views: Iterable[View], vision: VisionSpec) -> int:
+def _full_visual_tokens(views: Iterable[View], vision: Vision) -> int:
     """The cost of the images at full resolution: once however many parts are shown, but twice if sent twice."""
     times: dict[ImageRef, int] = {}
     for view, count in Counter(views).items():
@@ -227,7 +232,7 @@ class Ledger:
         budgets: The run's budgets.
         tool_name: The zoom tool's name.
         store: Where the images are.
-        vision: The model family's patch grid and limits.
+        eyes: How the model sees.
     """
 
     def __init__(
@@ -238,12 +243,20 @@ class Ledger:
         *,
         tool_name: str,
         store: ImageStore,
-        vision: VisionSpec,
+        eyes: Eyes,
     ) -> None:
         self.views, self.usage = list(views), usage.copy()
         self.events: list[dict[str, Any]] = []
-        self._budgets, self._tool_name, self._store, self._vision = budgets, tool_name, store, vision
+        self._budgets, self._tool_name, self._store, self._eyes = budgets, tool_name, store, eyes
+        self._vision = eyes.vision_for(len(self.views))
         self._granted: list[View] = []
+
+    def copy(self) -> Ledger:
+        """A ledger that goes on from here; this one stays as it is."""
+        same = copy.copy(self)
+        same.views, same.usage = list(self.views), self.usage.copy()
+        same.events, same._granted = list(self.events), list(self._granted)
+        return same
 
     def grant(self, message: ToolMessage) -> ToolMessage:
         """The zoom tool's answer if the budgets allow its view, else a refusal.
@@ -278,7 +291,7 @@ class Ledger:
     def _objection(self, view: View) -> str | None:
         if self.usage["zooms"] >= self._budgets.max_zooms:
             return f"No zoom is left (the limit is {self._budgets.max_zooms}). Answer from what you see."
-        if text := already_shown(view, self._granted, self._vision):
+        if text := already_shown(view, self._granted, self._vision, name=self._tool_name, boxes=self._eyes.boxes):
             return text
         if self._budgets.max_visual_tokens is not None:
             left = self._budgets.max_visual_tokens - self.usage["visual_tokens"]

@@ -18,6 +18,7 @@ from langchain_core.messages import AIMessage, ToolCall, ToolMessage
 from langchain_core.runnables import RunnableConfig
 from langgraph.types import Command, interrupt
 
+from vtagent.eyes import QWEN_ZOOM
 from vtagent.graphs.act import Act
 from vtagent.graphs.node import Node, ZoomRuntime
 from vtagent.graphs.state import ZoomContext, ZoomState
@@ -118,7 +119,7 @@ def _read(answer: object, zooms: list[ToolCall]) -> tuple[dict[str, ToolCall | N
 
 
 def _request(call: ToolCall) -> dict[str, Any]:
-    region = call["args"].get("region")
+    region = call["args"].get("bbox_2d" if call["name"] == QWEN_ZOOM else "region")
     what = "the whole image" if region is None else f"region {region}"
     description = f"The model asks to see {what} at full resolution."
     return {"name": call["name"], "args": call["args"], "description": description}

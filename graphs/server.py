@@ -21,9 +21,11 @@ from functools import lru_cache
 from langchain_core.language_models import BaseChatModel
 
 from vtagent.errors import ModelError
+from vtagent.eyes import eyes_of
 from vtagent.graphs.zoom import ZoomAgent, create_zoom_agent
 from vtagent.images import DirectoryImageStore
 from vtagent.models.lazy import LazyVLM, sizes_of
+from vtagent.visual_tokens import VisionSpec
 
 __all__ = ["zoom_agent"]
 
@@ -53,7 +55,10 @@ def _agent(model: str, base_url: str, images: str) -> ZoomAgent:
         return create_zoom_agent(LazyVLM(path=model or "zoom", image_store=store))
     if not model:
         raise ModelError("VTAGENT_BASE_URL names a server; name one of its models with VTAGENT_MODEL")
-    return create_zoom_agent(_served(model, base_url), image_store=store, vision=sizes_of(model))
+    served = _served(model, base_url)
+    # The checkpoint's own files know its sizes best; of a hosted model, the table of models does.
+    checkpoint = isinstance(eyes_of(served, warn=False).vision, VisionSpec)
+    return create_zoom_agent(served, image_store=store, vision=sizes_of(model) if checkpoint else None)
 
 
 def _served(model: str, base_url: str) -> BaseChatModel:

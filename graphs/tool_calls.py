@@ -4,20 +4,28 @@ from __future__ import annotations
 
 from typing import Any
 
-from langchain_core.messages import AIMessage, InvalidToolCall, ToolCall
+from langchain_core.messages import AIMessage, BaseMessage, InvalidToolCall, ToolCall
 from langchain_core.messages.tool import invalid_tool_call, tool_call
 
-from vtagent.protocol import InvalidCall, check_call, new_call_id, with_structured_calls
+from vtagent.graphs.storable import plain, storable_reply
+from vtagent.protocol import InvalidCall, check_call, new_call_id, parse_reply, with_structured_calls
+
+ANSWER = "answer"
+"""The key of a final reply's `response_metadata` that holds its answer: text without thoughts and tags, or None."""
 
 
-def structured(message: AIMessage) -> AIMessage:
-    """The reply with its calls in the message's own fields, whether a server put them there or left them as text."""
-    if message.tool_calls or message.invalid_tool_calls:
-        return _checked(message)
-    return with_structured_calls(message)
+def structured(message: BaseMessage) -> AIMessage:
+    """The reply with its calls in the message's own fields, whether a server put them there or left them as text.
+
+    It can be stored, whatever the server sent.
+    """
+    reply = storable_reply(message)
+    if reply.tool_calls or reply.invalid_tool_calls:
+        return _checked(reply)
+    return with_structured_calls(reply)
 
 
-def without_calls(message: AIMessage) -> AIMessage:
+def without_calls(message: BaseMessage) -> AIMessage:
     """Drops the tool calls of a reply that has to be an answer."""
     plain = structured(message)
     if not plain.tool_calls and not plain.invalid_tool_calls:
@@ -29,6 +37,26 @@ def without_calls(message: AIMessage) -> AIMessage:
     kept = {key: value for key, value in plain.additional_kwargs.items() if key != "tool_calls"}
     update: dict[str, Any] = {"content": content, "additional_kwargs": kept, "tool_calls": [], "invalid_tool_calls": []}
     return plain.model_copy(update=update)
+
+
+def with_answer(message: AIMessage) -> AIMessage:
+    """The reply with its answer in `response_metadata["answer"]`, where it calls nothing.
+
+    So any graph around the agent finds the clean answer in the last message.
+    """
+    if message.tool_calls or message.invalid_tool_calls:
+        return message
+    metadata = {**message.response_metadata, ANSWER: answer_of(message)}
+    return message.model_copy(update={"response_metadata": metadata})
+
+
+def answer_of(message: BaseMessage) -> str | None:
+    """What `<answer>` holds, else the text outside the reasoning; None if there is neither. It has no tags.
+
+    NUL characters are left out: PostgreSQL stores none.
+    """
+    answer = parse_reply(message.text).best_answer if isinstance(message, AIMessage) else message.text
+    return (answer or "").replace("\0", "").strip() or None
 
 
 def why_invalid(call: InvalidToolCall) -> str:
@@ -43,30 +71,30 @@ def _checked(message: AIMessage) -> AIMessage:
     valid: list[ToolCall] = []
     invalid: list[InvalidToolCall] = []
     for call in message.tool_calls:
-        name, args, id_ = _encodable(call["name"]), call["args"], _unique_id(call["id"], seen)
-        read = check_call(call["name"], args)
+        name, args, id_ = _word(call["name"]) or "", call["args"], _unique_id(call["id"], seen)
+        read = check_call(call["name"] if isinstance(call["name"], str) else name, args)
         if isinstance(read, InvalidCall):
             invalid.append(invalid_tool_call(name=name, args=read.text[:1000], id=id_, error=read.error))
         else:
-            valid.append(call if (name, id_) == (call["name"], call["id"]) else tool_call(name=name, args=args, id=id_))
+            kept = (name, id_) == (call["name"], call["id"]) and read.arguments is args
+            valid.append(call if kept else tool_call(name=name, args=read.arguments, id=id_))
     for bad in message.invalid_tool_calls:
-        id_ = _unique_id(bad["id"], seen)
-        kept = id_ == bad["id"]
-        invalid.append(
-            bad if kept else invalid_tool_call(name=bad["name"], args=bad["args"], id=id_, error=bad["error"])
-        )
+        id_, words = _unique_id(bad["id"], seen), {key: _word(bad.get(key)) for key in ("name", "args", "error")}
+        kept = id_ == bad["id"] and all(words[key] == bad.get(key) for key in words)
+        invalid.append(bad if kept else invalid_tool_call(id=id_, **words))
     if valid == message.tool_calls and invalid == message.invalid_tool_calls:
         return message
     return message.model_copy(update={"tool_calls": valid, "invalid_tool_calls": invalid})
 
 
-def _unique_id(id_: str | None, seen: set[str]) -> str:
-    """The id, or a new one if it is missing or was seen before."""
-    if not id_ or id_ in seen:
+def _unique_id(id_: object, seen: set[str]) -> str:
+    """The id, or a new one if it is missing, cannot be stored or was seen before."""
+    if not isinstance(id_, str) or not id_ or id_ in seen or plain(id_) is not id_:
         id_ = new_call_id()
     seen.add(id_)
     return id_
 
 
-def _encodable(name: str) -> str:
-    return name.encode(errors="replace").decode()
+def _word(value: object) -> str | None:
+    """A call's field as text that can be stored; None if it has none."""
+    return None if value is None else str(plain(value if isinstance(value, str) else repr(value)[:1000]))

@@ -177,3 +177,7 @@ async def opened_async(
         async with AsyncPostgresSaver.from_conn_string(fresh_database(uri()), serde=serde) as saver:
             await saver.setup()
             yield saver
+
+
+IN_MEMORY = pytest.mark.filterwarnings("ignore:.*their images are in this process's memory:UserWarning")
+"""For tests that keep conversations with a checkpointer, and their images in memory."""

@@ -9,7 +9,7 @@ import pytest
 
 from tests.grpo_runs import KNOWN_WARNINGS
 from vtagent.training import ablation, grpo
-from vtagent.training.measure.penalties import over_seeds, smoothed, table, zoom_shares
+from vtagent.training.ablation import over_seeds, smoothed, table, zoom_shares
 from vtagent.training.measure.plots import Series
 
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in KNOWN_WARNINGS]

@@ -225,7 +225,7 @@ def test_images_that_messages_bring_along_are_stored_and_shown() -> None:
 
 
 def test_a_reference_to_an_unknown_image_is_refused() -> None:
-    model = scripted_vlm(["fine"])
+    model = scripted_vlm(["fine"], store=MemoryImageStore())
     stranger = MemoryImageStore().put(png())
     with pytest.raises(ImageNotFound):
         model.invoke([HumanMessage([View(stranger).block()])])
@@ -284,14 +284,6 @@ def test_calls_are_banned_where_no_tool_is_offered_or_the_choice_is_none() -> No
     model.invoke("Hi", tool_choice="auto")
     assert [call_id in request.sampling.banned for request in requests(model)] == [True, True, False, False]
     assert "zoom_image" in prompts(model)[1]
-
-
-def test_zoom_bias_is_added_to_the_logit_of_the_call_token() -> None:
-    model = scripted_vlm(["x", "x"])
-    model.invoke("Hi", zoom_bias=-2.5)
-    model.invoke("Hi", zoom_bias=1.0, logit_bias={5: 1.0})
-    assert requests(model)[0].sampling.logit_bias == {model._codec.tool_call_id: -2.5}
-    assert requests(model)[1].sampling.logit_bias == {model._codec.tool_call_id: 1.0, 5: 1.0}
 
 
 @pytest.mark.parametrize(

@@ -186,3 +186,30 @@ def test_a_bundled_policy_loads_by_its_name_and_answers(name: str) -> None:
     reply = model.bind_tools([zoom_image]).invoke([question(model)])
     assert reply.response_metadata["finish_reason"] in ("stop", "length")
     model.engine.close()
+
+
+def test_the_bundled_policy_reads_the_same_prompt_whatever_order_a_client_sends() -> None:
+    """Agent Chat UI sends the text first; the policies are trained on images first."""
+    model = ChatVLM.from_pretrained("zoom", max_tokens=60)
+    image, text = noise_view(model, scale=0.5).block(), {"type": "text", "text": "What is the total?"}
+    other = noise_view(model, 1, scale=0.5).block()
+    image_first, text_first = [HumanMessage([image, other, text])], [HumanMessage([text, image, other])]
+    bound: Any = model.bind_tools([zoom_image])
+    assert model.prompt_ids(text_first, **bound.kwargs) == model.prompt_ids(image_first, **bound.kwargs)
+    first, second = bound.invoke(image_first), bound.invoke(text_first)
+    for name in ("prompt_ids", "completion_ids", "prefix"):
+        assert first.response_metadata[KEY][name] == second.response_metadata[KEY][name]
+
+    # A record made from one order holds for the other.
+    history = [*text_first, first, HumanMessage("And the tax?")]
+    known = len(first.response_metadata[KEY]["prompt_ids"] + first.response_metadata[KEY]["completion_ids"])
+    assert model.prompt_ids(history, **bound.kwargs)[:known] == [
+        *first.response_metadata[KEY]["prompt_ids"],
+        *first.response_metadata[KEY]["completion_ids"],
+    ]
+
+    as_sent = ChatVLM(engine=model.engine, processor=model.processor, image_store=model.image_store, images_first=False)
+    assert as_sent.prompt_ids(image_first) == model.prompt_ids(image_first)
+    prompt = as_sent._codec._text(as_sent.prompt_ids(text_first))
+    assert prompt.index("What is the total?") < prompt.index("<|image_pad|>")
+    model.engine.close()

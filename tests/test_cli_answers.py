@@ -109,12 +109,12 @@ def test_a_tool_that_does_not_exist_is_refused_by_its_name(
 # --- what cannot be printed as it is ----------------------------------------------------------------------------------
 
 
-def test_half_a_character_from_a_model_is_printed_as_json(
+def test_half_a_character_from_a_model_is_left_out(
     page: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     said = AIMessage("<answer>48\ud83d</answer>")
     scripted(monkeypatch, said)
-    assert report(capsys, "ask", page, "Total?")["answer"] == "48\ud83d"
+    assert report(capsys, "ask", page, "Total?")["answer"] == "48"
     scripted(monkeypatch, said)
     code, printed, _ = ask(capsys, page, "Total?")
     assert (code, printed[0]) == (0, "48")
@@ -135,7 +135,7 @@ def test_half_a_character_from_a_model_does_not_end_a_chat(
     monkeypatch.setattr("sys.stdin", io.StringIO("Total?\n"))
     assert run(["chat", str(page), "--thread", "t1", "--state", str(tmp_path / "state"), "--json"]) == 0
     told: dict[str, Any] = json.loads(capsys.readouterr().out)
-    assert told["answer"] == "48\ud83d"
+    assert told["answer"] == "48"
 
 
 @pytest.mark.parametrize("errors", ["strict", "surrogateescape"])

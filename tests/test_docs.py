@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from langgraph.checkpoint.sqlite import SqliteSaver
 
+from tests.checkpointers import IN_MEMORY
 from tests.scripted_chat import ANSWER, ZOOM, ScriptedChat, asked, picture
 from tests.test_chat_standard import SKIPPED
 from tests.vllm.server import documented
@@ -53,6 +54,7 @@ def test_its_snippets_run(
         assert shown in printed
 
 
+@IN_MEMORY
 def test_the_snippet_that_drops_steps_leaves_the_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     [snippet] = [snippet for snippet in SNIPPETS["persist.md"] if "DELETE" in snippet]

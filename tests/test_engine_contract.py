@@ -7,6 +7,7 @@ from concurrent.futures import Future
 import pytest
 
 from vtagent.errors import ModelError
+from vtagent.eyes import eyes_of
 from vtagent.models.engine import Engine, Generation, Request
 from vtagent.models.families import DEFAULT_FAMILY, FAMILIES, family_by_name
 from vtagent.models.loop_thread import LoopThread
@@ -66,4 +67,6 @@ def test_a_name_tells_the_family_and_its_image_sizes() -> None:
     assert family_by_name("Qwen/Qwen2.5-VL-7B-Instruct").vision == QWEN2_5_VL
     assert family_by_name("someone/QWEN3-VL-tuned").vision == QWEN3_VL
     assert family_by_name("base") is DEFAULT_FAMILY
-    assert all(family_by_name(family.name_part) is family for family in FAMILIES.values())
+    assert all(family_by_name(family.eyes) is family for family in FAMILIES.values())
+    for name in ("qwen2.5vl:7b", "qwen2_5_vl", "qwen3-vl:8b", "Qwen/Qwen3-VL-2B-Instruct"):
+        assert family_by_name(name).vision == eyes_of(name).vision

@@ -19,8 +19,7 @@ from vtagent.images import MemoryImageStore
 from vtagent.models.chat import ChatVLM
 from vtagent.training import evaluate
 from vtagent.training.data import Example, rendered
-from vtagent.training.measure.identity import digest_of_examples, digest_of_weights, folder_name
-from vtagent.training.measure.journal import SAMPLES, Journal
+from vtagent.training.measure.journal import SAMPLES, Journal, digest_of_examples, digest_of_weights, folder_name
 from vtagent.training.measure.modes import MODES, biased, in_order, mode_named
 from vtagent.training.pretraining.policy import build_model, build_tokenizer, save_policy
 from vtagent.visual_tokens import VisionSpec
@@ -161,11 +160,11 @@ def test_an_outcome_tells_what_the_run_cost_and_what_ended_it() -> None:
 
 
 def test_what_a_journal_knows_is_not_asked_again(tmp_path: Path) -> None:
-    with Journal(tmp_path, SETTINGS) as journal:
-        first = ask(scripted(ANSWER), EXAMPLES[:1], "quarter", journal=journal)
+    journal = Journal(tmp_path, SETTINGS)
+    first = ask(scripted(ANSWER), EXAMPLES[:1], "quarter", journal=journal)
     model = scripted(ZOOM, ANSWER)
-    with Journal(tmp_path, SETTINGS) as journal:
-        outcomes = ask(model, EXAMPLES, "quarter", "zoom", journal=journal)
+    journal = Journal(tmp_path, SETTINGS)
+    outcomes = ask(model, EXAMPLES, "quarter", "zoom", journal=journal)
     assert outcomes[0] == first[0]
     assert [(o.mode, o.number, o.session) for o in outcomes[1:]] == [("quarter", 1, 1), ("zoom", 0, 1), ("zoom", 1, 1)]
     assert len(model.seen) == 4  # three questions; the first of them calls, and is asked for its answer
@@ -173,32 +172,32 @@ def test_what_a_journal_knows_is_not_asked_again(tmp_path: Path) -> None:
 
 
 def test_a_torn_last_line_is_asked_again(tmp_path: Path) -> None:
-    with Journal(tmp_path, SETTINGS) as journal:
-        for number in range(3):
-            journal.add(replace(ZOOMED, number=number))
+    journal = Journal(tmp_path, SETTINGS)
+    for number in range(3):
+        journal.add(replace(ZOOMED, number=number))
     data = (tmp_path / SAMPLES).read_bytes()
     for cut in (1, 20, len(data.splitlines(keepends=True)[-1])):
         (tmp_path / SAMPLES).write_bytes(data[:-cut])
-        with Journal(tmp_path, SETTINGS) as journal:
-            assert [journal.get("zoom", n) is not None for n in range(3)] == [True, True, False]
-            journal.add(replace(ZOOMED, number=2))
+        journal = Journal(tmp_path, SETTINGS)
+        assert [journal.get("zoom", n) is not None for n in range(3)] == [True, True, False]
+        journal.add(replace(ZOOMED, number=2))
         assert (tmp_path / SAMPLES).read_bytes() == data
 
 
 @pytest.mark.parametrize("bad", [{"right": None}, {"right": False, "error": "RuntimeError: no"}])
 def test_what_failed_or_could_not_be_graded_is_asked_again(tmp_path: Path, bad: dict[str, Any]) -> None:
-    with Journal(tmp_path, SETTINGS) as journal:
-        journal.add(replace(ZOOMED, **bad))
-    with Journal(tmp_path, SETTINGS) as journal:
-        assert journal.get("zoom", 0) is None
-        journal.add(ZOOMED)
-    with Journal(tmp_path, SETTINGS) as journal:
-        assert journal.outcomes == [ZOOMED]
+    journal = Journal(tmp_path, SETTINGS)
+    journal.add(replace(ZOOMED, **bad))
+    journal = Journal(tmp_path, SETTINGS)
+    assert journal.get("zoom", 0) is None
+    journal.add(ZOOMED)
+    journal = Journal(tmp_path, SETTINGS)
+    assert journal.outcomes == [ZOOMED]
 
 
 def test_a_folder_of_other_settings_is_refused_in_one_line(tmp_path: Path) -> None:
-    with Journal(tmp_path, SETTINGS) as journal:
-        journal.add(ZOOMED)
+    journal = Journal(tmp_path, SETTINGS)
+    journal.add(ZOOMED)
     with pytest.raises(DataError, match=r"another evaluation \(model: 'm' there, 'n' here\)"):
         Journal(tmp_path, {**SETTINGS, "model": "n"})
     (tmp_path / "settings.json").unlink()

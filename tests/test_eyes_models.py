@@ -21,7 +21,7 @@ from langchain_ollama import ChatOllama
 from langchain_openai import AzureChatOpenAI, ChatOpenAI
 from pydantic import SecretStr
 
-from vtagent.eyes import FAMILIES, Family, UnknownModelWarning, Vision, eyes_of, family_of, lookup
+from vtagent.eyes import FAMILIES, KnownFamily, UnknownModelWarning, Vision, eyes_of, family_of, lookup
 from vtagent.eyes.rules import ClaudePatches, Gemini3Grid, GptTiles
 from vtagent.images import MemoryImageStore
 from vtagent.models.openai_server import served_vlm
@@ -186,7 +186,7 @@ def test_a_name_has_its_family(name: str, family: str | None) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
-def test_the_example_of_a_family_is_in_it_and_every_fact_has_a_source(family: Family) -> None:
+def test_the_example_of_a_family_is_in_it_and_every_fact_has_a_source(family: KnownFamily) -> None:
     assert family_of(family.example) is family
     eyes = eyes_of(family.example)
     assert eyes.known

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vtagent.errors import ImageTooLarge
-from vtagent.eyes import FAMILIES, Family, Vision, eyes_of
+from vtagent.eyes import FAMILIES, KnownFamily, Vision, eyes_of
 from vtagent.eyes.rules import ClaudePatches, Gemini2Tiles, Gemini3Grid, GptPatches, GptTiles
 from vtagent.images import ImageRef
 from vtagent.views import View
@@ -128,7 +128,7 @@ def test_an_image_that_is_too_thin_or_empty_is_refused(vision: Vision) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
-def test_a_low_view_is_billed_at_most_thirty_percent(family: Family, kind: str) -> None:
+def test_a_low_view_is_billed_at_most_thirty_percent(family: KnownFamily, kind: str) -> None:
     vision = family.vision
     share = vision.tokens(*vision.low(*KINDS[kind], 0.5), low=True) / vision.tokens(*KINDS[kind])
     if isinstance(vision, Gemini2Tiles) and kind == "1024 x 768":

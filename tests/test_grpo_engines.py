@@ -18,7 +18,7 @@ from vtagent.models.local.engine import TransformersEngine
 from vtagent.training.data import RenderedPages
 from vtagent.training.grpo import save_policy
 from vtagent.training.rewards import build_grader
-from vtagent.training.rl import serving
+from vtagent.training.rl import weights as serving
 from vtagent.training.rl.trainer import GraphGRPOTrainer
 
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in KNOWN_WARNINGS]

@@ -22,8 +22,7 @@ from vtagent.models.families import tool_template
 from vtagent.models.processor import VLProcessor
 from vtagent.training.data import RenderedPages
 from vtagent.training.rl import trainer as training
-from vtagent.training.rl.encode_once import distinct
-from vtagent.training.rl.forward import Images
+from vtagent.training.rl.forward import Images, distinct
 from vtagent.training.rl.trainer import GraphGRPOTrainer
 
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in KNOWN_WARNINGS]

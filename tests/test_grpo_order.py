@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vtagent.training.rl.order import Windows, seed_of
+from vtagent.training.rl.checkpoints import Windows, seed_of
 
 
 def windows(examples: int, prompts: int, *, count: int = 3, batches: int = 1, shuffle: bool = True) -> list[int]:

@@ -15,8 +15,8 @@ from tests.scripted_chat import ANSWER, picture
 from vtagent.graphs.zoom import ZoomContext, create_zoom_agent
 from vtagent.models.chat import ChatVLM
 from vtagent.training.data import Example
+from vtagent.training.measure.asking import QUESTIONS, ForcedProbe
 from vtagent.training.rewards import build_grader
-from vtagent.training.rl.probes import QUESTIONS, ForcedProbe
 
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in KNOWN_WARNINGS]
 

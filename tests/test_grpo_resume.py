@@ -18,8 +18,8 @@ from transformers import TrainerCallback
 
 from tests.grpo_runs import KNOWN_WARNINGS, parameters, trainer
 from vtagent.training import grpo
+from vtagent.training.durable import checkpoints
 from vtagent.training.rl.callbacks import StopWhenAsked
-from vtagent.training.rl.checkpoints import checkpoints
 from vtagent.training.rl.groups import GenerationBatch
 from vtagent.training.rl.trainer import GraphGRPOTrainer
 

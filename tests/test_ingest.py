@@ -33,7 +33,7 @@ INLINE: dict[str, dict[str, Any]] = {
     "v0 data url": {"type": "image", "source_type": "url", "url": DATA_URL},
     "mcp": {"type": "image", "data": B64, "mimeType": "image/png"},
     "javascript url": {"type": "image", "url": DATA_URL, "mimeType": "image/png"},
-    "openai": {"type": "image_url", "image_url": {"url": DATA_URL, "detail": "high"}},
+    "openai": {"type": "image_url", "image_url": {"url": DATA_URL, "detail": "auto"}},
     "openai bare": {"type": "image_url", "image_url": DATA_URL},
     "responses": {"type": "input_image", "image_url": DATA_URL, "detail": "auto"},
     "anthropic": {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": B64}},
@@ -82,6 +82,26 @@ def test_every_dialect_becomes_the_same_reference(store: MemoryImageStore, block
     assert isinstance(message, HumanMessage)
     assert (message.id, message.name) == ("q", "ann")
     assert json.dumps(block) == before
+
+
+@pytest.mark.parametrize(
+    ("block", "kept"),
+    [
+        ({"type": "image_url", "image_url": {"url": DATA_URL, "detail": "high"}}, {"detail": "high"}),
+        ({"type": "input_image", "image_url": DATA_URL, "detail": "low"}, {"detail": "low"}),
+        ({"type": "image", "base64": B64, "extras": {"detail": "original"}}, {"detail": "original"}),
+        ({"type": "image", "base64": B64, "detail": "sharp"}, {}),
+        ({"type": "image", "base64": B64, "detail": ["low"]}, {}),
+        (
+            {"type": "image", "base64": B64, "media_resolution": "MEDIA_RESOLUTION_LOW"},
+            {"media_resolution": "MEDIA_RESOLUTION_LOW"},
+        ),
+    ],
+)
+def test_the_callers_own_detail_survives(store: MemoryImageStore, block: dict[str, Any], kept: dict[str, str]) -> None:
+    [message] = ingest([ask(block)], store)
+    extras = {"width": 64, "height": 48, **kept}
+    assert message.content == [{"type": "text", "text": "What is this?"}, {**reference(store), "extras": extras}]
 
 
 @pytest.mark.parametrize("block", REMOTE.values(), ids=REMOTE.keys())

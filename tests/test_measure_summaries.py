@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 
 from vtagent.errors import DataError
 from vtagent.graphs.state import ViewRecord
-from vtagent.training.measure.markdown_table import markdown
 from vtagent.training.measure.outcomes import Outcome, kept_tokens, wall_seconds
-from vtagent.training.measure.summaries import OVERALL, SummaryRow, quantile, summarize
+from vtagent.training.measure.summaries import OVERALL, SummaryRow, markdown, quantile, summarize
 
 ZOOMED = Outcome(
     mode="zoom",

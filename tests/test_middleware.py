@@ -38,6 +38,7 @@ from vtagent.graphs.middleware import ZoomMiddleware
 from vtagent.images import DirectoryImageStore, MemoryImageStore
 from vtagent.models.chat import ChatVLM
 from vtagent.protocol import format_tool_call
+from vtagent.visual_tokens import QWEN2_5_VL
 
 
 @tool
@@ -139,8 +140,15 @@ def test_images_in_another_store_are_handed_to_our_model() -> None:
 
 
 def test_sizes_that_are_not_our_models_are_refused() -> None:
-    with pytest.raises(ModelError, match=r"other image sizes than ChatVLM sees: ZoomMiddleware\(model\)"):
-        run(scripted_vlm([ANSWER]))
+    with pytest.raises(ModelError, match=r"other image sizes than ChatVLM sees: without vision="):
+        run(scripted_vlm([ANSWER]), vision=QWEN2_5_VL)
+
+
+def test_sizes_are_those_of_the_model_that_is_called() -> None:
+    model = scripted_vlm([ANSWER])
+    state = run(model, asked("?", picture(256, 192)))
+    [view] = state["zoom"]["views"]
+    assert (view["width"], view["height"]) == model.engine.requests[0].images[0].pixels.size
 
 
 def test_a_second_turn_begins_a_new_account_and_does_not_look_again() -> None:
@@ -378,7 +386,7 @@ def test_calls_of_tools_that_do_not_exist_end() -> None:
 def test_zoom_bias_goes_to_our_model_and_is_refused_by_others() -> None:
     model = scripted_vlm([ANSWER])
     run(model, model=model, settings={"zoom_bias": 2.0})
-    assert list(model.engine.requests[0].sampling.logit_bias.values()) == [2.0]
+    assert model.engine.requests[0].sampling.call_bias.value == 2.0
     with pytest.raises(ModelError, match="ScriptedChat takes no zoom_bias"):
         run(chat("48.10"), settings={"zoom_bias": 2.0})
 
@@ -386,11 +394,11 @@ def test_zoom_bias_goes_to_our_model_and_is_refused_by_others() -> None:
 # ---------------------------------------------------------------- beside other tools and middleware
 
 
-def test_another_tools_picture_becomes_a_reference_and_is_shown_as_it_is() -> None:
+def test_another_tools_picture_becomes_a_reference_and_is_shown_low_first() -> None:
     model = chat(format_tool_call("screenshot", {}), "done")
     result = run(model, HumanMessage("What is on the screen?"), tools=[screenshot])
     assert len(list(image_blocks(result["messages"]))) == 1
-    assert sizes(model.seen[1]) == [("human", (640, 480))]
+    assert sizes(model.seen[1]) == [("human", (320, 256))]
     assert model.offered == [["screenshot"], ["zoom_image", "screenshot"]]
     assert [view["kind"] for view in result["zoom"]["views"]] == ["tool"]
 
@@ -542,7 +550,8 @@ def test_a_lost_image_has_no_number() -> None:
     """A is lost, so the tool counts B as 1: the note in B's place must, too."""
     lost = put(MemoryImageStore(), picture(64, 48))
     model = chat(zoom_call(image=1), "48.10")
-    result = run(model, HumanMessage([*lost]), asked("?", picture(640, 480), picture(800, 480)), keep_images=1)
+    pictures = asked("?", picture(640, 480), picture(800, 480))
+    result = run(model, HumanMessage([*lost]), pictures, keep_images=1, store=MemoryImageStore())
     assert "[Image 1 stood here and is no longer shown. zoom_image with image=1 shows it again.]" in repr(model.seen[0])
     assert texts(result)[0].startswith("Image 1 (640 × 480 pixels), the whole image")
 
@@ -570,7 +579,7 @@ def test_even_what_was_zoomed_into_before_it_went_out_of_sight() -> None:
 def test_a_lost_image_is_told_in_words() -> None:
     lost = put(MemoryImageStore(), picture(64, 48))
     model = chat("48.10")
-    run(model, HumanMessage([*lost]), asked("And here?", picture()))
+    run(model, HumanMessage([*lost]), asked("And here?", picture()), store=MemoryImageStore())
     assert "no longer in the image store" in model.seen[0][1].text
     assert len(sizes(model.seen[0])) == 1
 

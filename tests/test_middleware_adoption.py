@@ -13,12 +13,15 @@ from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 from pydantic import Field
 
+from tests.checkpointers import IN_MEMORY
 from tests.scripted_chat import ANSWER, ZOOM, ScriptedChat, asked, picture
 from tests.test_zoom_state import Recorder, has_pixels
 from vtagent.graphs.middleware import ZoomMiddleware
 from vtagent.models import ChatVLM
 from vtagent.protocol import parse_reply
 from vtagent.training.data import rendered
+
+pytestmark = IN_MEMORY
 
 
 class Elsewhere(ChatVLM):

@@ -12,20 +12,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from langchain_core.messages import HumanMessage
+from langchain_core.messages import HumanMessage, ToolMessage
 from langgraph.checkpoint.postgres import PostgresSaver
 from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.types import Command
 
-from tests.checkpointers import KINDS, POSTGRES, SAVERS, fresh_database, opened, opened_async, postgres_saver
+from tests.checkpointers import IN_MEMORY, KINDS, POSTGRES, SAVERS, fresh_database, opened, opened_async, postgres_saver
 from tests.scripted_chat import ANSWER, ZOOM, ScriptedChat, asked, picture, put
+from tests.test_as_a_part import RAN, book, confirm, note
 from tests.test_zoom_state import conversation
 from vtagent.conversation import image_blocks
 from vtagent.errors import ImageRefused, ImageTampered
 from vtagent.graphs import build_zoom_graph, create_zoom_agent, review_zooms
 from vtagent.graphs.intake import LOST
 from vtagent.images import DirectoryImageStore
+from vtagent.protocol import format_tool_call
+
+pytestmark = IN_MEMORY
 
 ROOT = Path(__file__).parent.parent
 CONFIG: Any = {"configurable": {"thread_id": "1"}}
@@ -64,6 +68,32 @@ def test_a_pause_before_a_zoom_is_kept(kind: str, tmp_path: Path, postgres: Call
         agent.invoke({"messages": [asked("What is the total?", picture())]}, CONFIG)
         result = agent.invoke(Command(resume={"decisions": [{"type": "approve"}]}), CONFIG)
     assert (result["usage"]["zooms"], result["answer"]) == (1, "48.10")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_answer_of_any_characters_is_kept(kind: str, tmp_path: Path, postgres: Callable[[], str]) -> None:
+    """PostgreSQL stores no NUL in JSON, where it keeps the answer."""
+    with opened(kind, tmp_path, postgres) as saver:
+        said = ScriptedChat(lines=["<answer>4\0\ud8008.10</answer>"])
+        agent = create_zoom_agent(said, checkpointer=saver)
+        agent.invoke({"messages": [asked("What is the total?", picture())]}, CONFIG)
+        assert agent.get_state(CONFIG).values["answer"] == "48.10"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_tools_beside_one_that_waits_are_run_once(kind: str, tmp_path: Path, postgres: Callable[[], str]) -> None:
+    calls = [("book", {"room": "A"}), ("confirm", {"what": "1"}), ("note", {"text": "n"})]
+    lines = ["".join(format_tool_call(name, args) for name, args in calls), ANSWER]
+    RAN.clear()
+    with opened(kind, tmp_path, postgres) as saver:
+        given: list[Any] = [{"messages": [asked("?", picture())]}, Command(resume="yes")]
+        for each in given:
+            agent = create_zoom_agent(ScriptedChat(lines=lines), tools=[book, confirm, note], checkpointer=saver)
+            result = agent.invoke(each, CONFIG)
+            lines = [ANSWER]
+    texts = [message.text for message in result["messages"] if isinstance(message, ToolMessage)]
+    assert (result["answer"], sorted(texts)) == ("48.10", ["1: yes", "booked A", "noted"])
+    assert (RAN.count("A"), RAN.count("n")) == (1, 1)
 
 
 def test_encrypted_checkpoints_show_nothing(tmp_path: Path) -> None:
@@ -159,6 +189,7 @@ from tests.checkpointers import SAVERS
 from tests.scripted_chat import ZOOM, ScriptedChat, asked, picture
 from vtagent.graphs import create_zoom_agent
 from vtagent.images import DirectoryImageStore
+from vtagent.protocol import format_tool_call
 
 def never(messages, options):
     print("deciding what to say of the zoom", flush=True)

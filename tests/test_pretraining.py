@@ -18,7 +18,7 @@ from vtagent.training.documents import Glyph, render_document
 from vtagent.training.pretrain import STATE, Curve, Settings, Trainer, run
 from vtagent.training.pretraining import lessons
 from vtagent.training.pretraining.batched import ATTENTION, encode_pages, hidden_states, packed_loss, patchify
-from vtagent.training.pretraining.lessons import Curriculum, LessonDataset, draw_batch, glyph_slots
+from vtagent.training.pretraining.lessons import LessonDataset, draw_batch, draw_lesson, glyph_slots
 from vtagent.training.pretraining.packing import PackedSequence, collate
 from vtagent.training.pretraining.policy import (
     CHAT_TEMPLATE,
@@ -131,10 +131,9 @@ def test_the_base_policy_is_taught_to_zoom_on_half_of_what_it_sees_whatever_the_
 
 
 def test_the_curriculum_goes_from_glyphs_to_two_turns() -> None:
-    plan = Curriculum()
-    assert {plan.draw(step, 1000)[0] for step in range(130)} == {"glyphs"}
-    assert "zoomed" in {plan.draw(step, 1000)[0] for step in range(850, 1000)}
-    assert "zoomed" not in {plan.draw(step, 1000)[0] for step in range(850)}
+    assert {draw_lesson(step, 1000)[0] for step in range(130)} == {"glyphs"}
+    assert "zoomed" in {draw_lesson(step, 1000)[0] for step in range(850, 1000)}
+    assert "zoomed" not in {draw_lesson(step, 1000)[0] for step in range(850)}
 
 
 def test_a_run_that_begins_in_the_middle_takes_up_the_steps_that_are_left(monkeypatch: pytest.MonkeyPatch) -> None:

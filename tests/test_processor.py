@@ -12,8 +12,12 @@ from PIL import Image
 
 from tests.checkpoints import FAMILIES, FamilyName, make_checkpoint, make_processor
 from vtagent.errors import ModelError
-from vtagent.models.families import chat_template, checkpoint_path, family_of, tool_template
+from vtagent.models.chat import ChatVLM
+from vtagent.models.families import chat_template, checkpoint_path, family_by_name, family_of, tool_template
+from vtagent.models.lazy import sizes_of
+from vtagent.models.openai_server import load_served
 from vtagent.models.processor import VLProcessor
+from vtagent.visual_tokens import QWEN2_5_VL, QWEN3_VL, VisionSpec
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -155,3 +159,33 @@ def test_only_bundled_policies_names_resolve_to_their_folder(tmp_path: Path, mon
     assert checkpoint_path("base") == str(tmp_path / "base")
     assert checkpoint_path("Qwen/Qwen3-VL-2B-Instruct") == "Qwen/Qwen3-VL-2B-Instruct"
     assert checkpoint_path("../base") == "../base"
+
+
+@pytest.mark.parametrize("model_type", ["qwen3_5", "qwen3_5_moe"])
+def test_a_model_with_linear_attention_is_refused_by_its_name_and_before_its_weights(
+    model_type: str, tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
+    with pytest.raises(ModelError, match=f"'{model_type}' is not served: .*linear attention.*; take a dense") as caught:
+        ChatVLM.from_pretrained(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "vision"),
+    [
+        ("qwen2.5vl:7b", QWEN2_5_VL),
+        ("ollama/qwen2.5vl", QWEN2_5_VL),
+        ("Qwen/Qwen2.5-VL-7B-Instruct", QWEN2_5_VL),
+        ("qwen2_5_vl-awq", QWEN2_5_VL),
+        ("qwen2.5-vl-72b-instruct", QWEN2_5_VL),
+        ("qwen3-vl:8b", QWEN3_VL),
+        ("Qwen3VL-4B", QWEN3_VL),
+        ("Qwen/Qwen3-VL-8B-Thinking", QWEN3_VL),
+        ("somebody/reader", QWEN3_VL),
+    ],
+)
+def test_the_name_of_a_servers_model_tells_its_grid(name: str, vision: VisionSpec) -> None:
+    assert family_by_name(name).vision == vision
+    assert sizes_of(name) == vision
+    assert load_served(name, "http://127.0.0.1:9/v1", 1.0)[2] == vision

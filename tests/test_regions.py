@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from vtagent.errors import RegionError
+from vtagent.eyes.facts import Boxes
 from vtagent.regions import Region, parse_region
 from vtagent.visual_tokens import QWEN2_5_VL, QWEN3_VL
 
@@ -42,6 +43,7 @@ image_sizes = st.tuples(st.integers(1, 20_000), st.integers(1, 20_000)).filter(l
         [[100, 200, 500, 600]],
         {"x1": 100, "y1": 200, "x2": 500, "y2": 600},
         {"left": 100, "top": 200, "right": 500, "bottom": 600},
+        {"xmin": 100, "ymin": 200, "xmax": 500, "ymax": 600},
         {"x": 100, "y": 200, "width": 400, "height": 400},
         '{"x1": 100, "y1": 200, "x2": 500, "y2": 600}',
         Region(100, 200, 500, 600),
@@ -51,25 +53,42 @@ def test_the_ways_of_writing_a_region_that_are_understood(value: object) -> None
     assert parse(value) == Region(100, 200, 500, 600)
 
 
-@pytest.mark.parametrize("value", [None, "", "  ", "null", [], {}, "[]", [0, 0, 1000, 1000], [0.0, 0.0, 1.0, 1.0]])
+@pytest.mark.parametrize("value", [None, "", "  ", "null", [], {}, "[]", [0, 0, 1000, 1000]])
 def test_no_region_and_the_whole_image_are_the_same(value: object) -> None:
     assert parse(value) is None
 
 
-def test_fractions_are_recognised() -> None:
-    assert parse([0.07, 0.5, 0.75, 1.0]) == Region(70, 500, 750, 1000)
-    assert parse([0, 0, 1, 0.5]) == Region(0, 0, 1000, 500)
+@pytest.mark.parametrize(
+    "value",
+    [
+        [200, 100, 600, 500],
+        "[200, 100, 600, 500]",
+        [[200, 100], [600, 500]],
+        {"xmin": 100, "ymin": 200, "xmax": 500, "ymax": 600},
+        {"x1": 100, "y1": 200, "x2": 500, "y2": 600},
+        {"x": 100, "y": 200, "width": 400, "height": 400},
+    ],
+)
+def test_y_first_is_the_order_of_lists_and_names_say_their_own(value: object) -> None:
+    found = parse_region(value, width=3000, height=2000, boxes="thousandths, y first")
+    assert found == Region(100, 200, 500, 600)
 
 
-def test_pixels_are_recognised_when_they_cannot_be_thousandths() -> None:
-    assert parse([1500, 1000, 3000, 2000]) == Region(500, 500, 1000, 1000)
-    assert parse([0, 0, 1005, 700], width=1005, height=700) is None
+def test_pixels_are_those_of_the_view_as_shown() -> None:
+    def on_a_view(value: object) -> Region | None:
+        return parse_region(
+            value, width=4000, height=3000, boxes="pixels as shown", shown=(500, 750), part=(1000, 0, 3000, 3000)
+        )
+
+    assert on_a_view([0, 0, 500, 750]) == Region(250, 0, 750, 1000)
+    assert on_a_view([250, 75, 500, 150]) == Region(500, 100, 750, 200)
+    with pytest.raises(RegionError, match="outside the image, which was shown at 500 x 750"):
+        on_a_view([0, 0, 501, 750])
 
 
-def test_swapped_corners_are_recognised_when_they_cannot_be_a_width_and_height() -> None:
-    assert parse([900, 800, 300, 400]) == Region(300, 400, 900, 800)
-    assert parse([300, 800, 900, 400]) == Region(300, 400, 900, 800)
-    assert parse([0.9, 0.8, 0.3, 0.4]) == Region(300, 400, 900, 800)
+def test_a_region_is_itself_in_every_convention() -> None:
+    for boxes in get_args(Boxes):
+        assert parse_region(Region(1, 2, 3, 4), width=50, height=50, boxes=boxes) == Region(1, 2, 3, 4)
 
 
 def test_fractional_thousandths_are_rounded_outwards() -> None:
@@ -80,11 +99,14 @@ def test_fractional_thousandths_are_rounded_outwards() -> None:
     ("value", "why"),
     [
         ([600, 500, 200, 100], "could be swapped corners or"),
-        ([0.6, 0.5, 0.2, 0.1], "could be swapped corners or"),
-        ([0, 0, 1, 1], "fraction of the image or its very corner"),
+        ([900, 800, 300, 400], "could be swapped corners or"),
+        ([300, 800, 900, 400], "could be swapped corners or"),
+        ([0.07, 0.5, 0.75, 1.0], "fractions of the image or its very corner"),
+        ([0.0, 0.0, 1.0, 1.0], "fractions of the image or its very corner"),
+        ([0, 0, 1, 1], "fractions of the image or its very corner"),
         ([0.5, 20, 300, 400], "mixes fractions"),
-        ([900, 500, 1005, 700], "pixels or a slip"),
-        ([1500, 100, 3001, 200], "outside the image"),
+        ([900, 500, 1005, 700], "runs past 1000"),
+        ([1500, 1000, 3000, 2000], "runs past 1000"),
         ([100, 100, 100, 300], "empty"),
         ({"x": 100, "y": 200, "width": 0, "height": 400}, "empty"),
         ([-5, 0, 100, 100], "not negative"),

@@ -20,7 +20,7 @@ from vtagent.models.chat import ChatVLM
 from vtagent.models.engine import Engine, Generation, Request
 from vtagent.models.records import KEY
 from vtagent.training.data import rendered
-from vtagent.training.rl.turns import turns_of
+from vtagent.training.rl.rollout import turns_of
 
 THREAD: Any = {"configurable": {"thread_id": "1"}}
 

@@ -17,7 +17,7 @@ from tests.logged_runs import example, logged, run
 from tests.scripted_chat import ANSWER, ZOOM
 from vtagent.training import rollouts
 from vtagent.training.rl.log import RolloutLog, read_log
-from vtagent.training.rl.page import build_page
+from vtagent.training.rollouts import build_page
 
 HOSTILE = "</script><script>document.title = 'owned'</script><!-- \" ' & <img src=x onerror=alert(1)> {{data}}"
 

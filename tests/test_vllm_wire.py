@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vtagent.models.engine import EngineImage, Generation, Sampling
-from vtagent.models.vllm.data_urls import DataURLs
-from vtagent.models.vllm.wire import ReplyAccumulator
+from vtagent.models.vllm.wire import DataURLs, ReplyAccumulator
 
 PROMPT = [1, 2, 3]
 logits = st.lists(st.floats(-20, 20), min_size=2, max_size=20)

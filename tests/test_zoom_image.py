@@ -99,7 +99,10 @@ def test_images_are_counted_from_one_in_the_order_they_were_shown(tool: BaseTool
         ({"image": [1] * 1000}, "There is no image [1, 1, 1"),
         ({"region": [0, 0, 1]}, "needs four numbers"),
         ({"region": [-5, 0, 10, 10]}, "not negative"),
-        ({"region": [0, 0, 5000, 5000]}, "outside the image; give [x1, y1, x2, y2] as integers 0-1000"),
+        ({"region": [0, 0, 5000, 5000]}, "runs past 1000; give [x1, y1, x2, y2] as integers 0-1000"),
+        ({"region": [640, 0, 1280, 480]}, "runs past 1000"),
+        ({"region": [0.5, 0.5, 1, 1]}, "could be fractions"),
+        ({"region": [1000, 500, 500, 0]}, "could be swapped corners"),
         ({"region": [100, 100, 100, 200]}, "is empty"),
         ({"region": "the top"}, "is not four numbers"),
         ({"region": {"a": 1}}, "needs exactly x1, y1, x2 and y2"),
@@ -115,9 +118,12 @@ def test_a_wrong_argument_is_answered_with_what_would_be_right(
     assert len(answer.text) < 400
 
 
-def test_swapped_corners_and_pixels_are_understood(tool: BaseTool, low: View) -> None:
-    assert url_of(call(tool, shown(low), region=[1000, 500, 500, 0])).endswith("region=500,0,1000,500")
-    assert url_of(call(tool, shown(low), region=[640, 0, 1280, 480])).endswith("region=500,0,1000,500")
+@pytest.mark.parametrize("number", ["2", " 2 ", 2.0])
+def test_a_number_that_is_written_as_text_is_that_number(
+    tool: BaseTool, low: View, store: ImageStore, number: object
+) -> None:
+    second = View(store.put(picture(640, 480)), scale=0.5)
+    assert url_of(call(tool, shown(low, second), image=number)) == View(second.ref).url
 
 
 def test_a_conversation_without_images_is_told_so(tool: BaseTool) -> None:

@@ -16,12 +16,15 @@ from langchain_core.tracers.schemas import Run
 from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 
+from tests.checkpointers import IN_MEMORY
 from tests.scripted_chat import ANSWER, ZOOM, ScriptedChat, StreamingChat, asked, picture
 from vtagent.conversation import image_blocks
 from vtagent.graphs.intake import LOST
 from vtagent.graphs.zoom import build_zoom_graph, create_zoom_agent
 from vtagent.images import DirectoryImageStore, MemoryImageStore
 from vtagent.models.records import KEY, make_record
+
+pytestmark = IN_MEMORY
 
 
 class Recorder(BaseTracer):
@@ -193,7 +196,9 @@ def test_a_lost_image_is_told_to_the_model_in_words_and_kept_in_the_conversation
         {"messages": [asked("What is the total?", picture())]}
     )["messages"]
     model = ScriptedChat(lines=[ANSWER])
-    result = create_zoom_agent(model).invoke({"messages": [*lost, asked("And here?", picture(640, 480))]})
+    result = create_zoom_agent(model, image_store=MemoryImageStore()).invoke(
+        {"messages": [*lost, asked("And here?", picture(640, 480))]}
+    )
     assert LOST in model.seen[0][1].text
     assert len(list(image_blocks(model.seen[0]))) == 1
     assert len(list(image_blocks(result["messages"]))) == 2

@@ -7,6 +7,7 @@ from typing import Any
 
 from langgraph.checkpoint.sqlite import SqliteSaver
 
+from tests.checkpointers import IN_MEMORY
 from tests.checkpoints import make_checkpoint
 from tests.fakes import scripted_vlm
 from tests.scripted_chat import ANSWER, ZOOM, asked, picture
@@ -40,6 +41,7 @@ def test_a_forced_answer_keeps_the_prompts_prefix() -> None:
     assert second.token_ids[: len(first.token_ids)] == first.token_ids
 
 
+@IN_MEMORY
 def test_a_random_checkpoint_ends_and_is_stored(tmp_path: Path) -> None:
     model = ChatVLM.from_pretrained(
         make_checkpoint(tmp_path / "model", "qwen3_vl"), max_tokens=24, temperature=1.0, seed=3

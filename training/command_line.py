@@ -1,10 +1,11 @@
-"""What the commands of this package share: how they end, and the options that choose a grader."""
+"""What the commands of this package share: how they end, settings with help, and the options that choose a grader."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,17 @@ def clean_exit(parser: argparse.ArgumentParser) -> Iterator[None]:
         parser.exit(1, f"{parser.prog}: {error}\n")
     except KeyboardInterrupt:
         parser.exit(130, f"\n{parser.prog}: interrupted; the same command goes on from here\n")
+
+
+def setting(default: Any, about: str) -> Any:
+    """A field of a dataclass whose fields are options of the command line.
+
+    Args:
+        default: The default; `list` for an empty list.
+        about: The help.
+    """
+    kind = "default_factory" if default is list else "default"
+    return field(**{kind: default}, metadata={"help": about})
 
 
 def add_grader_options(parser: argparse.ArgumentParser) -> None:

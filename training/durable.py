@@ -111,3 +111,9 @@ def claim(folder: Path, settings: Mapping[str, Any], *, what: str) -> dict[str, 
                 "name another --out"
             )
     return now
+
+
+def checkpoints(folder: Path) -> list[tuple[int, Path]]:
+    """Step and folder of each checkpoint of a run (`checkpoint-10` is that of step 10), in the order of steps."""
+    found = [(path.name.rpartition("-")[2], path) for path in folder.glob("checkpoint-*") if path.is_dir()]
+    return sorted((int(step), path) for step, path in found if step.isdigit())

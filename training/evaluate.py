@@ -28,17 +28,14 @@ from vtagent.errors import DataError, ModelError
 from vtagent.images import MemoryImageStore
 from vtagent.models.chat import ChatVLM
 from vtagent.training.command_line import add_grader_options, clean_exit, grader_of
-from vtagent.training.data import Example, open_examples, rendered
+from vtagent.training.data import open_examples, rendered
 from vtagent.training.durable import write_whole
 from vtagent.training.measure.asking import evaluate
 from vtagent.training.measure.curves import plot_learning, read_history
-from vtagent.training.measure.identity import digest_of_examples, digest_of_weights, folder_name
-from vtagent.training.measure.journal import SAMPLES, Journal
-from vtagent.training.measure.markdown_table import markdown
+from vtagent.training.measure.journal import SAMPLES, Journal, digest_of_examples, digest_of_weights, folder_name
 from vtagent.training.measure.modes import MODES, biased
 from vtagent.training.measure.outcomes import Outcome, wall_seconds
-from vtagent.training.measure.summaries import SummaryRow, resolved_mix, summarize
-from vtagent.training.rewards.grading import Cascade
+from vtagent.training.measure.summaries import SummaryRow, markdown, resolved_mix, summarize
 
 __all__ = ["MODES", "Outcome", "SummaryRow", "evaluate", "main", "markdown", "summarize", "write"]
 
@@ -65,7 +62,7 @@ def write(
     rows = summarize(outcomes, mix=mix)
     walls = {mode: round(seconds, 2) for mode, seconds in wall_seconds(outcomes).items()}
     out.mkdir(parents=True, exist_ok=True)
-    summary = {"settings": dict(settings), "mix": mix, "wall seconds": walls, "rows": [row.json() for row in rows]}
+    summary = {"settings": dict(settings), "mix": mix, "wall seconds": walls, "rows": [asdict(row) for row in rows]}
     write_whole(out / "summary.json", json.dumps(summary, indent=1, default=str) + "\n")
     write_whole(out / "table.md", f"{markdown(rows)}\n\n{_notes(walls, mix)}\n")
     write_whole(out / SAMPLES, "".join(json.dumps(asdict(outcome)) + "\n" for outcome in outcomes))
@@ -81,9 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arguments: Words of the command line; those of this process if absent.
     """
     parser = _parser()
-    options = parser.parse_args(arguments)
     with clean_exit(parser):
-        _run(options)
+        _run(parser.parse_args(arguments))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -121,13 +117,12 @@ def _run(options: argparse.Namespace) -> None:
         if options.data
         else rendered(options.documents, seed=options.seed, domain=options.domain)
     )
-    zooming = _zooming(options)
+    given = {"scale": options.scale, "max_zooms": options.max_zooms}
+    zooming = {name: value for name, value in given.items() if value is not None}
     if not 0 < zooming.get("scale", 1) <= 1 or zooming.get("max_zooms", 1) < 1:
         raise DataError("--scale must be above 0 and at most 1, --max-zooms at least 1")
-    if mix:
-        resolved_mix(
-            mix, sorted({example.source for example in examples})
-        )  # a wrong name fails here, before the long part
+    if mix:  # a wrong name fails here, before the long part
+        resolved_mix(mix, sorted({example.source for example in examples}))
     settings = {
         "model": str(options.model),
         "weights": digest_of_weights(options.model),
@@ -141,15 +136,15 @@ def _run(options: argparse.Namespace) -> None:
     out = options.out or Path("runs/evaluate") / folder_name(settings)
     grader = grader_of(options, out)
     history = read_history(options.history) if options.history else None
-    with Journal(out, settings) as journal:
-        model = ChatVLM.from_pretrained(
-            options.model,
-            image_store=MemoryImageStore(),
-            temperature=options.temperature,
-            max_tokens=options.max_tokens,
-        )
-        asyncio.run(_asked(model, examples, journal, grader, options))
-        outcomes = journal.outcomes
+    journal = Journal(out, settings)
+    asyncio.run(grader.check())
+    model = ChatVLM.from_pretrained(
+        options.model, image_store=MemoryImageStore(), temperature=options.temperature, max_tokens=options.max_tokens
+    )
+    modes = [*options.modes, *(biased(value) for value in options.zoom_bias_sweep)]
+    limits = {"concurrency": options.concurrency, "timeout": options.timeout, **zooming}
+    asyncio.run(evaluate(model, examples, modes, grader=grader, journal=journal, **limits))
+    outcomes = journal.outcomes
     if history and not plot_learning(history, out / "curves.png"):
         print(f"{options.history} has no metrics to plot", file=sys.stderr)
     command = {name: value for name, value in vars(options).items() if value is not None}
@@ -159,22 +154,6 @@ def _run(options: argparse.Namespace) -> None:
     failures = [outcome.error for outcome in outcomes if outcome.error is not None]
     if len(failures) == len(outcomes):
         raise ModelError(f"every run failed, the first with {failures[0]}")
-
-
-async def _asked(
-    model: ChatVLM, examples: list[Example], journal: Journal, grader: Cascade, options: argparse.Namespace
-) -> None:
-    """Ask the questions whose outcome the journal does not hold."""
-    await grader.check()
-    modes = [*options.modes, *(biased(value) for value in options.zoom_bias_sweep)]
-    limits = {"concurrency": options.concurrency, "timeout": options.timeout}
-    await evaluate(model, examples, modes, grader=grader, journal=journal, **limits, **_zooming(options))
-
-
-def _zooming(options: argparse.Namespace) -> dict[str, Any]:
-    """The settings of the modes that offer the tool, without those that are left at their defaults."""
-    given = {"scale": options.scale, "max_zooms": options.max_zooms}
-    return {name: value for name, value in given.items() if value is not None}
 
 
 def _mix(words: Sequence[str]) -> dict[str, float]:

@@ -20,12 +20,13 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vtagent.errors import ModelError, SettingsError, VtagentError
-from vtagent.training.durable import write_whole
+from vtagent.errors import ModelError, SettingsError, VtagentError, one_line
+from vtagent.training.command_line import grader_of, setting
+from vtagent.training.durable import checkpoints, write_whole
 
 if TYPE_CHECKING:
     from vtagent.training.rl.settings import GraphGRPOConfig
@@ -47,32 +48,22 @@ _FREE = {"output_dir", "logging_dir", "report_to", "disable_tqdm", "run_name", "
 class RunArguments:
     """Settings of a run beside TRL's: the data, the grader, and what happens to the policy."""
 
-    data: str = field(
-        default="rendered",
-        metadata={
-            "help": "rendered, rendered-wide, a .jsonl or .parquet file, a folder, or a data set's id on the hub."
-        },
+    data: str = setting(
+        "rendered", "rendered, rendered-wide, a .jsonl or .parquet file, a folder, or a data set's id on the hub."
     )
-    columns: list[str] = field(
-        default_factory=list, metadata={"help": "NAME=COLUMN for image, question, answers, source where they differ."}
+    columns: list[str] = setting(list, "NAME=COLUMN for image, question, answers, source where they differ.")
+    split: str = setting("train", "Part of a data set.")
+    count: int | None = setting(None, "Maximum number of examples.")
+    mix: list[str] = setting(
+        list, "SOURCE=WEIGHT: proportions of sources in every stretch of data; *=WEIGHT is all others."
     )
-    split: str = field(default="train", metadata={"help": "Part of a data set."})
-    count: int | None = field(default=None, metadata={"help": "Maximum number of examples."})
-    mix: list[str] = field(
-        default_factory=list,
-        metadata={"help": "SOURCE=WEIGHT: proportions of sources in every stretch of data; *=WEIGHT is all others."},
-    )
-    grader: str = field(default="exact", metadata={"help": "Steps out of exact, anls, numeric, math, judge, with +."})
-    judge_model: str | None = field(default=None, metadata={"help": "The judge's name at its server."})
-    judge_url: str | None = field(default=None, metadata={"help": "An OpenAI-compatible server."})
-    engine_url: str | None = field(
-        default=None, metadata={"help": "Sample from this vLLM server, which loads the weights before each step."}
-    )
-    freeze_vision: bool = field(default=False, metadata={"help": "Train only the language model."})
-    half_precision: bool = field(default=False, metadata={"help": "Save the policy in float16."})
-    evaluate_documents: int = field(
-        default=0, metadata={"help": "Fresh pages of each print size to measure the policy on. 0: no evaluation."}
-    )
+    grader: str = setting("exact", "Steps out of exact, anls, numeric, math, judge, with +.")
+    judge_model: str | None = setting(None, "The judge's name at its server.")
+    judge_url: str | None = setting(None, "An OpenAI-compatible server.")
+    engine_url: str | None = setting(None, "Sample from this vLLM server, which loads the weights before each step.")
+    freeze_vision: bool = setting(False, "Train only the language model.")
+    half_precision: bool = setting(False, "Save the policy in float16.")
+    evaluate_documents: int = setting(0, "Fresh pages of each print size to measure the policy on. 0: no evaluation.")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -94,7 +85,6 @@ def _run(arguments: list[str]) -> None:
     from transformers.utils import logging
 
     from vtagent.training.rl.callbacks import StopWhenAsked
-    from vtagent.training.rl.checkpoints import checkpoints
 
     logging.disable_progress_bar()  # for reading and writing weights
 
@@ -148,7 +138,7 @@ def parse(arguments: list[str]) -> tuple[RunArguments, GraphGRPOConfig, Any]:
     except OSError as error:
         raise SettingsError(f"{error.filename}: {error.strerror}") from error
     except (ValueError, IndexError) as error:
-        raise SettingsError(" ".join(str(error).split())) from error
+        raise SettingsError(one_line(error, limit=1000)) from error
     args.remove_unused_columns = False
     args.disable_tqdm = True  # `ShowProgress` adds the metrics
     return run, args, model_args
@@ -161,7 +151,6 @@ def _trainer(run: RunArguments, args: GraphGRPOConfig, model_args: Any) -> Any:
     from vtagent.models.families import checkpoint_path
     from vtagent.models.processor import VLProcessor
     from vtagent.models.vllm.engine import VLLMEngine
-    from vtagent.training.command_line import grader_of
     from vtagent.training.data import mixed, open_examples
     from vtagent.training.rl.callbacks import ShowProgress
     from vtagent.training.rl.guards import check_settings, check_trl
@@ -192,7 +181,7 @@ def _trainer(run: RunArguments, args: GraphGRPOConfig, model_args: Any) -> Any:
             attn_implementation=model_args.attn_implementation or "sdpa",
         )
     except (OSError, ValueError) as error:
-        raise ModelError(f"no model at {path!r}: {' '.join(str(error).split())[:200]}") from error
+        raise ModelError(f"no model at {path!r}: {one_line(error)}") from error
     if run.freeze_vision:
         model.model.visual.requires_grad_(False)
     trainer = GraphGRPOTrainer(
@@ -225,8 +214,7 @@ def _at_revision(path: str, revision: str) -> str:
     try:
         return snapshot_download(path, revision=revision)
     except (OSError, ValueError) as error:
-        said = " ".join(str(error).split())[:200]
-        raise ModelError(f"no model at {path!r} in revision {revision!r}: {said}") from error
+        raise ModelError(f"no model at {path!r} in revision {revision!r}: {one_line(error)}") from error
 
 
 def remember(settings: dict[str, Any], folder: Path, *, going_on: bool) -> None:

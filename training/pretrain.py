@@ -16,7 +16,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import FrameType
 
 import torch
 import torch.nn.functional as F
@@ -24,11 +23,13 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from vtagent.training.durable import replacing
+from vtagent.training.measure.plots import Series, plot_curves
 from vtagent.training.pretraining.batched import ATTENTION, encode_pages, hidden_states, packed_loss
 from vtagent.training.pretraining.lessons import GLYPH_INDEX, SLOTS, LessonBatch, LessonDataset
 from vtagent.training.pretraining.policy import build_model, save_policy
 from vtagent.training.pretraining.probe import probe
 from vtagent.training.pretraining.supervision import tokenizer
+from vtagent.training.progress import StopRequest
 
 STATE = "state.pt"
 
@@ -188,7 +189,7 @@ def run(
     if (out / STATE).exists():
         trainer.load(out)
         print(f"going on from step {trainer.step} of {settings.steps}", flush=True)
-    stop = _Stop()
+    stop = StopRequest()
     curve = Curve(out / "curve.csv", trainer.step)
     loader = DataLoader(
         LessonDataset(start=trainer.step, steps=settings.steps),
@@ -223,19 +224,6 @@ def run(
 def _leave_interrupts_to_the_trainer(_: int) -> None:
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, signal.SIG_IGN)
-
-
-class _Stop:
-    """Turns the first interrupt into a request to stop. The second one kills the process."""
-
-    def __init__(self) -> None:
-        self.asked = False
-        for name in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(name, self._ask)
-
-    def _ask(self, number: int, _: FrameType | None) -> None:
-        self.asked = True
-        signal.signal(number, signal.SIG_DFL)
 
 
 class Curve:
@@ -282,23 +270,11 @@ class Curve:
             writer = csv.DictWriter(file, names)
             writer.writeheader()
             writer.writerows(self.rows)
-        self._draw(list(measured))
-
-    def _draw(self, names: Sequence[str]) -> None:
-        import matplotlib
-
-        matplotlib.use("Agg")
-        from matplotlib import pyplot as plt
-
-        figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
-        for name in names:
+        lines = {}
+        for name in measured:
             points = [(float(r["minutes"]), float(r[name])) for r in self.rows if r.get(name)]
-            axes.plot(*zip(*points, strict=True), marker=".", label=name)
-        axes.set(xlabel="minutes", ylabel="share", ylim=(0, 1), title="Pretraining of the bundled policy")
-        axes.grid(alpha=0.3)
-        axes.legend()
-        figure.savefig(self.path.with_suffix(".png"), dpi=110)
-        plt.close(figure)
+            lines[name] = Series([x for x, _ in points], [y for _, y in points])
+        plot_curves({"Pretraining of the bundled policy": lines}, self.path.with_suffix(".png"), x="minutes")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -1,8 +1,10 @@
-"""How far a long piece of work has come, on standard error: a bar on a terminal, a line now and then in a log."""
+"""What a long piece of work tells its user and obeys: its progress on standard error, and a request to stop."""
 
 from __future__ import annotations
 
+import signal
 import sys
+from types import FrameType
 
 from tqdm import tqdm
 
@@ -15,7 +17,7 @@ _SECONDS = 30.0
 class Progress(tqdm):  # type: ignore[misc] # untyped
     """Counts steps; shows the time left at the average pace so far, and what `set_postfix_str` was told last.
 
-    In a log, `close` adds a last line.
+    It is a bar on a terminal and a line now and then in a log, where `close` adds a last line.
 
     Args:
         total: Number of steps.
@@ -64,3 +66,20 @@ class Progress(tqdm):  # type: ignore[misc] # untyped
         if not self.disable:
             self.refresh()
         super().close()
+
+
+class StopRequest:
+    """Turns the first interrupt (SIGINT, SIGTERM) into a request to stop. The second one kills the process."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def _ask(self, number: int, _: FrameType | None) -> None:
+        self.asked = True
+        signal.signal(number, signal.SIG_DFL)
+
+    def withdraw(self) -> None:
+        """Restore the signal handlers."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)

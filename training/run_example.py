@@ -10,6 +10,7 @@ from typing import Any
 
 from langchain_core.messages import HumanMessage
 
+from vtagent.errors import described
 from vtagent.graphs.zoom import ZoomContext
 from vtagent.images import ImageStore
 from vtagent.training.data import Example
@@ -62,13 +63,8 @@ async def grade(grader: Grader, example: Example, answer: str | None) -> bool | 
     try:
         return await grader.grade(example.question, example.answers, answer)
     except Exception as error:  # graders can be of any make
-        _log.warning("an answer is not graded: %s", one_line(error))
+        _log.warning("an answer is not graded: %s", described(error))
         return None
-
-
-def one_line(error: BaseException) -> str:
-    """An error as one line of at most 300 characters after the name of its class."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
 async def _invoke(agent: Any, example: Example, context: ZoomContext, store: ImageStore) -> dict[str, Any]:

@@ -26,9 +26,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import re
 from collections import Counter
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +38,19 @@ from vtagent.errors import DataError
 from vtagent.models.chat import ChatVLM
 from vtagent.training.command_line import add_grader_options, clean_exit, grader_of
 from vtagent.training.data import open_examples
-from vtagent.training.measure.identity import digest_of_weights
+from vtagent.training.durable import write_whole
+from vtagent.training.measure.journal import digest_of_weights
+from vtagent.training.measure.plots import figure
 from vtagent.training.rl.collect import WorkingStore
-from vtagent.training.selection.report import counted, write
 from vtagent.training.selection.runner import TrialRunner, select
-from vtagent.training.selection.trials import TrialLog
+from vtagent.training.selection.trials import (
+    NEEDS_FULL,
+    SUFFICES,
+    Trial,
+    TrialLog,
+    kind_of,
+    write_selected,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -50,19 +60,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arguments: Words of the command line; those of this process if absent.
     """
     parser = _parser()
-    options = parser.parse_args(arguments)
     with clean_exit(parser):
-        summary = _run(options)
-    for source, counts in summary["by source"].items():
-        print(f"{source}: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
-    print(
-        f"{sum(summary['selected'].values())} of {summary['tried']} questions are in {options.out / 'selected.jsonl'}"
-    )
-    if summary["failed"]:
-        print(f"not tried, to be tried again by the same command: {counted(Counter(summary['failed']))}")
+        _run(parser.parse_args(arguments))
 
 
-def _run(options: argparse.Namespace) -> dict[str, Any]:
+def _run(options: argparse.Namespace) -> None:
     if not 1 <= options.gain <= options.samples:
         raise DataError(f"--gain {options.gain} can never be reached with {options.samples} samples")
     examples = open_examples(
@@ -102,7 +104,14 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
     finally:
         runner.close()
     # Opened again, since other shards may have added trials.
-    return write(TrialLog(options.out, settings), gain=options.gain, want=options.want, failures=failures)
+    summary = write(TrialLog(options.out, settings), gain=options.gain, want=options.want, failures=failures)
+    for source, counts in summary["by source"].items():
+        print(f"{source}: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
+    print(
+        f"{sum(summary['selected'].values())} of {summary['tried']} questions are in {options.out / 'selected.jsonl'}"
+    )
+    if summary["failed"]:
+        print(f"not tried, to be tried again by the same command: {counted(Counter(summary['failed']))}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -142,6 +151,92 @@ def _shard(text: str) -> tuple[int, int]:
     if found is None or not 1 <= int(found[1]) <= int(found[2]):
         raise argparse.ArgumentTypeError(f"{text!r} is no part such as 3/8")
     return int(found[1]), int(found[2])
+
+
+def write(log: TrialLog, *, gain: int, want: int | None, failures: Counter[str]) -> dict[str, Any]:
+    """Write selected.jsonl, summary.json and histogram.png to the folder of the log.
+
+    Args:
+        log: The trials.
+        gain: See `kind_of`.
+        want: At most this many questions of each kind. None: all.
+        failures: Why questions could not be tried, and how many.
+
+    Returns:
+        The contents of summary.json.
+
+    Raises:
+        DataError: No question was tried.
+    """
+    trials = list(log.trials.values())
+    if not trials:
+        raise DataError(f"no question could be tried; {counted(failures)}")
+    selected = log.selected(gain, want)
+    write_selected(log.folder / "selected.jsonl", selected)
+    sources = sorted({trial.source for trial in trials})
+    summary = {
+        "settings": log.settings,
+        "gain": gain,
+        "tried": len(trials),
+        "selected": {kind: sum(found == kind for found, _ in selected) for kind in (SUFFICES, NEEDS_FULL)},
+        "by source": {
+            source: {
+                "tried": sum(trial.source == source for trial in trials),
+                **{kind: sum((k, t.source) == (kind, source) for k, t in selected) for kind in (SUFFICES, NEEDS_FULL)},
+            }
+            for source in sources
+        },
+        "failed": dict(failures),
+    }
+    write_whole(log.folder / "summary.json", json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
+    plot(trials, gain, log.folder / "histogram.png")
+    return summary
+
+
+def plot(trials: Sequence[Trial], gain: int, path: Path) -> None:
+    """Plot the number of questions by right answers at each resolution, and mark those that were selected.
+
+    Args:
+        trials: All trials.
+        gain: See `kind_of`.
+        path: The PNG file to write.
+    """
+    from matplotlib.patches import Rectangle
+
+    samples = max(trial.samples for trial in trials)
+    counts = Counter((trial.full, trial.low) for trial in trials)
+    dark = max(counts.values()) / 4
+    scores = range(samples + 1)
+    with figure(2, path, width=5.5, height=4.1) as (cells, bars):
+        cells.imshow(
+            [[counts[full, low] ** 0.5 for low in scores] for full in scores], origin="lower", cmap="Greys", vmin=0
+        )
+        cells.grid(visible=False)
+        for full, low in product(scores, scores):
+            if count := counts[full, low]:
+                colour = "white" if count > dark else "black"
+                cells.text(low, full, str(count), ha="center", va="center", fontsize=7, color=colour)
+            if (kind := kind_of(low, full, samples, gain)) is not None:
+                edge = "tab:blue" if kind == SUFFICES else "tab:orange"
+                cells.add_patch(Rectangle((low - 0.5, full - 0.5), 1, 1, fill=False, edgecolor=edge, linewidth=2))
+        cells.set(xlabel="right answers at low resolution", ylabel="right answers at full resolution")
+        cells.set(xticks=scores, yticks=scores, title=f"{len(trials)} questions")
+        gains = Counter(trial.full - trial.low for trial in trials)
+        span = range(-samples, samples + 1)
+        colours = ["tab:orange" if difference >= gain else "lightgrey" for difference in span]
+        bars.bar(span, [gains[difference] for difference in span], color=colours)
+        suffices = sum(kind_of(trial.low, trial.full, samples, gain) == SUFFICES for trial in trials)
+        bars.bar([0], [suffices], color="tab:blue", label=f"{SUFFICES}: {suffices}")
+        needs = sum(count for difference, count in gains.items() if difference >= gain)
+        bars.bar([0], [0], color="tab:orange", label=f"{NEEDS_FULL}: {needs}")
+        bars.set(xlabel="right at full resolution minus right at low", ylabel="questions", title="what is kept of them")
+        bars.xaxis.get_major_locator().set_params(integer=True)
+        bars.legend()
+
+
+def counted(failures: Counter[str]) -> str:
+    """The five most common reasons, on one line."""
+    return "; ".join(f"{count} × {reason}" for reason, count in failures.most_common(5)) or "there were none"
 
 
 if __name__ == "__main__":

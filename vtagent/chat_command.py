@@ -31,6 +31,7 @@ from langgraph.checkpoint.sqlite import SqliteSaver
 from rich.text import Text
 
 from vtagent.errors import DataError, ModelError, VtagentError
+from vtagent.eyes import Vision
 from vtagent.garbage import collect_garbage
 from vtagent.graphs import ZoomContext, create_zoom_agent, images_in_use
 from vtagent.graphs.zoom import ZoomAgent
@@ -38,7 +39,6 @@ from vtagent.images import DirectoryImageStore, ImageStore
 from vtagent.options import zoom_token_id
 from vtagent.terminal import FORCED, Output, printable, spinner
 from vtagent.user_input import check_question, image_block
-from vtagent.visual_tokens import VisionSpec
 
 GRACE = 60
 """Minutes for which `forget` keeps an image that no thread shows, while a chat is under way."""
@@ -48,7 +48,7 @@ LOCK = "chats.lock"
 _COMMAND = re.compile(r"/(\w+)(?=\s|$)")
 """A line that begins with a slash and one word is a command, never a question; "/tmp/page.png shows what?" is one."""
 
-Load = Callable[[str | None, str | None, ImageStore], tuple[str, BaseChatModel, VisionSpec]]
+Load = Callable[[str | None, str | None, ImageStore], tuple[str, BaseChatModel, Vision]]
 
 
 def chat(options: argparse.Namespace, load: Load) -> None:

@@ -20,6 +20,7 @@ from langchain_core.messages import HumanMessage
 
 from vtagent.errors import DataError, ImageError, ModelError, VtagentError
 from vtagent.extras import missing_extra
+from vtagent.eyes import Vision
 from vtagent.hub import check_available
 from vtagent.images import ImageStore, MemoryImageStore
 from vtagent.options import parsers, zoom_token_id
@@ -30,7 +31,6 @@ from vtagent.views import View, ViewRenderer
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
 
-    from vtagent.visual_tokens import VisionSpec
 
 DEFAULT_MODEL = "zoom"
 
@@ -166,7 +166,7 @@ def _models(options: argparse.Namespace) -> None:
 
 def _load(
     name: str | None, base_url: str | None, store: ImageStore, *, timeout: float
-) -> tuple[str, BaseChatModel, VisionSpec]:
+) -> tuple[str, BaseChatModel, Vision]:
     """Loads a model from this machine, or connects to a server.
 
     Args:
@@ -188,7 +188,7 @@ def _load(
     return load_served(name, base_url, timeout)
 
 
-def _load_local(name: str, store: ImageStore) -> tuple[str, BaseChatModel, VisionSpec]:
+def _load_local(name: str, store: ImageStore) -> tuple[str, BaseChatModel, Vision]:
     """Loads a model on this machine; see `_load`. A download shows its own progress, any other loading a spinner."""
     check_available(name)  # before torch is imported, which takes seconds
     downloads = "/" in name and not Path(name).exists()

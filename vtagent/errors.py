@@ -27,6 +27,8 @@ __all__ = [
     "SettingsError",
     "UnreadableImage",
     "VtagentError",
+    "described",
+    "one_line",
 ]
 
 
@@ -72,3 +74,21 @@ class DataError(VtagentError):
 
 class SettingsError(VtagentError):
     """Training cannot work with these settings or with an installed library."""
+
+
+def one_line(error: BaseException, *, limit: int = 300) -> str:
+    """The text of an error on one line.
+
+    Args:
+        error: An error of any library.
+        limit: Maximum number of characters.
+
+    Returns:
+        The text; the name of the error's class if it has none.
+    """
+    return " ".join(str(error).split())[:limit] or type(error).__name__
+
+
+def described(error: BaseException) -> str:
+    """The name of an error's class and the text of the error, on one line."""
+    return f"{type(error).__name__}: {one_line(error)}"

@@ -1,4 +1,4 @@
-"""Deletes images that no conversation refers to from a store's folder, while other processes add images to it.
+"""Deletes images that no conversation refers to from a store, while other threads and processes add images to it.
 
 The caller says which images are in use; `vtagent.graphs.images_in_use` reads them from checkpointers. An image that was
 put, or put again, within the grace period always stays, since its conversation may not be saved yet. The grace period
@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from vtagent.images import DirectoryImageStore
+from vtagent.images import DirectoryImageStore, MemoryImageStore
 
 __all__ = ["Collected", "collect_garbage"]
 
@@ -40,14 +40,19 @@ class Collected:
 
 
 def collect_garbage(
-    store: DirectoryImageStore, in_use: Collection[str], *, grace: float = DAY, dry_run: bool = False
+    store: DirectoryImageStore | MemoryImageStore,
+    in_use: Collection[str],
+    *,
+    grace: float = DAY,
+    dry_run: bool = False,
 ) -> Collected:
     """Deletes the images that are neither in use nor recent, and old leftovers of killed processes.
 
     Args:
-        store: The store. Other processes may read it and put images into it meanwhile.
+        store: The store. Other processes may read a folder and put images into it meanwhile.
         in_use: The ids of all images that a conversation refers to, read just before the call.
-        grace: Seconds for which an image stays after it was last put, even if it is unused.
+        grace: Seconds for which an image stays after it was last put, even if it is unused; in memory, after it was
+            last put or read.
         dry_run: Whether to delete nothing and only report what would be deleted.
 
     Returns:
@@ -58,6 +63,11 @@ def collect_garbage(
     """
     if grace < 0:
         raise ValueError(f"grace must not be negative, not {grace}")
+    if isinstance(store, MemoryImageStore):
+        held = set(store)
+        sizes = store.delete_unused(in_use, unused_for=grace, dry_run=dry_run)
+        used = len(held.intersection(in_use))
+        return Collected(tuple(sizes), sum(sizes.values()), used, len(held) - used - len(sizes))
     before = time.time() - grace
     deleted, freed, used, recent = [], 0, 0, 0
     for file in _files(store.path):

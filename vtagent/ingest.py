@@ -26,9 +26,9 @@ from urllib.parse import unquote
 from langchain_core.messages import BaseMessage, HumanMessage, SystemMessage, ToolMessage
 
 from vtagent._moved import renamed
-from vtagent.errors import ImageError, ImageNotFound, ImageRefused, ImageTooLarge, UnreadableImage
+from vtagent.errors import ImageError, ImageNotFound, ImageRefused, ImageTooLarge, UnreadableImage, one_line
 from vtagent.images import ImageStore
-from vtagent.views import View, is_reference
+from vtagent.views import View, asked_for, is_reference
 
 __all__ = ["Fetch", "ingest", "ingest_message"]
 
@@ -96,12 +96,22 @@ def ingest_message(
     content: list[str | dict[Any, Any]] = []
     for index, block in enumerate(message.content):
         try:
-            content.append(block if not isinstance(block, dict) or leave(block) else _replaced(block, store, fetch))
+            if not isinstance(block, dict) or leave(block):
+                content.append(block)
+            else:
+                content.append(_with_mark(_replaced(block, store, fetch), block))
         except ImageError as error:
             raise type(error)(f"message {position} ({message.type}), block {index}: {error}") from error
     if all(new is old for new, old in zip(content, message.content, strict=True)):
         return None
     return message.model_copy(update={"content": content, "id": message.id or str(uuid.uuid4())})
+
+
+def _with_mark(new: dict[Any, Any], old: dict[Any, Any]) -> dict[Any, Any]:
+    """The block that replaces `old`, with its mark for a provider's cache."""
+    if new is old or "cache_control" not in old:
+        return new
+    return {**new, "cache_control": old["cache_control"]}
 
 
 def _replaced(block: dict[Any, Any], store: ImageStore, fetch: Fetch | None) -> dict[Any, Any]:
@@ -112,15 +122,22 @@ def _replaced(block: dict[Any, Any], store: ImageStore, fetch: Fetch | None) -> 
         return block
     if kind in ("image_url", "input_image"):
         link = block.get("image_url")
-        return _from_url(link.get("url") if isinstance(link, Mapping) else link, block, store, fetch)
+        return _asked(block, _from_url(link.get("url") if isinstance(link, Mapping) else link, block, store, fetch))
     mime = block.get("mime_type") or block.get("mimeType") or block.get("media_type")
     if kind != "image" and not (kind in ("file", "media") and str(mime).startswith("image/")):
         return block
     source: Mapping[Any, Any] = block["source"] if isinstance(block.get("source"), Mapping) else block
     for key in ("base64", "data"):
         if source.get(key) is not None:
-            return _from_base64(source[key], store)
-    return _from_url(source.get("url"), block, store, fetch)
+            return _asked(block, _from_base64(source[key], store))
+    return _asked(block, _from_url(source.get("url"), block, store, fetch))
+
+
+def _asked(block: Mapping[Any, Any], reference: dict[str, Any]) -> dict[str, Any]:
+    """The reference with the caller's own `detail` or `media_resolution`, which the request will carry."""
+    if asked := asked_for(block):
+        reference["extras"] = {**reference["extras"], **asked}
+    return reference
 
 
 def _from_url(url: object, block: Mapping[Any, Any], store: ImageStore, fetch: Fetch | None) -> dict[str, Any]:
@@ -141,8 +158,7 @@ def _from_url(url: object, block: Mapping[Any, Any], store: ImageStore, fetch: F
     try:
         data = fetch(url)
     except Exception as error:  # whatever the caller's client raises
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ImageNotFound(f"could not fetch {url[:200]!r}: {reason}") from error
+        raise ImageNotFound(f"could not fetch {url[:200]!r}: {one_line(error)}") from error
     return View(store.put(data)).block()
 
 

@@ -282,7 +282,7 @@ def _add_model_options(parser: _Parser) -> None:
         type=_bias,
         default=0.0,
         help="number to add to the log-odds of zooming; default: 0. A server receives it as the logit_bias of one "
-        "token, <tool_call>",
+        "token, <tool_call>, which acts on the whole reply: keep it between -5 and 5 there",
     )
     parser.add_argument(
         "--zoom-token-id",

@@ -14,18 +14,21 @@ A template may open `<think>` itself at the end of the prompt; the reply then st
 from __future__ import annotations
 
 import json
-import math
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
 from langchain_core.messages import AIMessage
 from langchain_core.messages.tool import invalid_tool_call, tool_call
 
+from vtagent.strict_json import DECODER, is_strict, nested_beyond
+
 THINK = ("<think>", "</think>")
 ANSWER = ("<answer>", "</answer>")
 TOOL_CALL = ("<tool_call>", "</tool_call>")
+_TAGS = (*THINK, *ANSWER, *TOOL_CALL)
+_LONGEST = max(map(len, _TAGS))
 
 DEEPEST = 32
 """Deepest nesting of lists and objects in a call: more than calls need, and far below the limits of libraries."""
@@ -71,16 +74,13 @@ class Reply:
 
     @property
     def best_answer(self) -> str | None:
-        """The text of `<answer>`, else the text outside every tag; unmatched tags are removed.
+        """The text of `<answer>`, else the text outside every tag; left-over tags are removed.
 
         Example:
             >>> [parse_reply(text).best_answer for text in ("<answer>12</answer>", "12</answer>", "</answer>")]
             ['12', '12', None]
         """
-        answer = self.answer or self.rest
-        for tag in (*THINK, *ANSWER):
-            answer = answer.replace(tag, "")
-        return answer.strip() or None
+        return without_tags(self.answer or "") or without_tags(self.rest) or None
 
     @property
     def errors(self) -> tuple[str, ...]:
@@ -142,6 +142,25 @@ def parse_reply(text: str) -> Reply:
         rest="".join(rest).strip(),
         content="".join(content).rstrip(),
     )
+
+
+def without_tags(text: str) -> str:
+    """The text without the tags of this protocol, stripped. Tags that meet when another is removed go, too.
+
+    Example:
+        >>> without_tags("</tool_call> 48.<ans<think>wer>10</answer>")
+        '48.10'
+    """
+    if not any(tag in text for tag in _TAGS):
+        return text.strip()
+    kept: list[str] = []  # characters, so that a tag is cut off at the end: the time stays linear
+    for character in text:
+        kept.append(character)
+        if character == ">":
+            end = "".join(kept[-_LONGEST:])
+            if (tag := next((tag for tag in _TAGS if end.endswith(tag)), None)) is not None:
+                del kept[-len(tag) :]
+    return "".join(kept).strip()
 
 
 def with_structured_calls(message: AIMessage) -> AIMessage:
@@ -209,7 +228,7 @@ def format_tool_call(name: str, arguments: Mapping[str, Any]) -> str:
 def parse_call(text: str) -> ToolCall | InvalidCall:
     """Parses the inside of one `<tool_call>`: strict JSON with a name and an object of arguments."""
     try:
-        value = _DECODER.decode(text.strip())
+        value = DECODER.decode(text.strip())
         text.encode()
     except RecursionError:
         return InvalidCall(text, _TOO_DEEP)
@@ -217,7 +236,7 @@ def parse_call(text: str) -> ToolCall | InvalidCall:
         return InvalidCall(_printable(text), f"The JSON inside {TOOL_CALL[0]} holds broken Unicode. {_FORM}")
     except ValueError as error:
         return InvalidCall(text, f"The text inside {TOOL_CALL[0]} is not valid JSON ({error}). {_FORM}")
-    return InvalidCall(text, _TOO_DEEP) if _nested_beyond(value, DEEPEST) else _validated(value, text)
+    return InvalidCall(text, _TOO_DEEP) if nested_beyond(value, DEEPEST) else _validated(value, text)
 
 
 def check_call(name: str, arguments: object) -> ToolCall | InvalidCall:
@@ -227,50 +246,16 @@ def check_call(name: str, arguments: object) -> ToolCall | InvalidCall:
         name: The tool's name.
         arguments: The arguments, any value.
     """
-    if name.strip() and isinstance(arguments, dict) and _is_strict(name) and _is_strict(arguments, DEEPEST - 1):
+    if name.strip() and isinstance(arguments, dict) and is_strict(name) and is_strict(arguments, DEEPEST - 1):
         return ToolCall(name.strip(), arguments)
     # Everything else is written as JSON and read again, so that the error is the same as for a call in text.
-    if _nested_beyond(arguments, DEEPEST - 1):
+    if nested_beyond(arguments, DEEPEST - 1):
         return InvalidCall("", _TOO_DEEP)  # JSON nested a thousand deep cannot even be written
-    return parse_call(json.dumps({"name": name, "arguments": arguments}, default=str))
-
-
-_PLAIN = frozenset({str, bool, type(None), int, float, dict, list})
-
-
-def _is_strict(value: object, levels: int = 0) -> bool:
-    """Whether a value, written as JSON, is read back by `parse_call` unchanged.
-
-    Args:
-        value: Any value.
-        levels: How many lists and objects may stand inside one another.
-    """
-    if type(value) not in _PLAIN:
-        return False
-    match value:
-        case str():
-            return value.isascii() or not any("\ud800" <= character <= "\udfff" for character in value)
-        case None | bool():
-            return True
-        case int():
-            return -(10**17) < value < 10**18  # at most 18 characters
-        case float():
-            return math.isfinite(value)
-        case dict():
-            return levels > 0 and all(
-                type(key) is str and _is_strict(key) and _is_strict(part, levels - 1) for key, part in value.items()
-            )
-        case list():
-            return levels > 0 and all(_is_strict(part, levels - 1) for part in value)
-    return False
-
-
-def _nested_beyond(value: object, levels: int) -> bool:
-    """Returns whether lists and objects are nested more than `levels` deep."""
-    if not isinstance(value, dict | list):
-        return False
-    inner = value.values() if isinstance(value, dict) else value
-    return not levels or any(_nested_beyond(part, levels - 1) for part in inner)
+    try:
+        written = json.dumps({"name": name, "arguments": arguments}, default=str)
+    except (TypeError, ValueError) as error:  # keys that are no text; integers of more digits than Python writes
+        return InvalidCall("", f"The arguments cannot be written as JSON ({error}). {_FORM}")
+    return parse_call(written)
 
 
 def _validated(value: object, text: str) -> ToolCall | InvalidCall:
@@ -331,34 +316,6 @@ class _Finder:
         """Returns the place and the tag of the nearest opening tag at or after `at`."""
         found = [(place, tag) for tag in (THINK, ANSWER, TOOL_CALL) if (place := self.find(tag[0], at)) >= 0]
         return min(found) if found else None
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        raise ValueError("a key is given twice")
-    return result
-
-
-def _finite(text: str) -> float:
-    if not math.isfinite(value := float(text)):
-        raise ValueError("a number is too large")
-    return value
-
-
-def _integer(text: str) -> int:
-    if len(text) > 18:  # checkpointers store integers of at most 64 bits
-        raise ValueError("a number is too large")
-    return int(text)
-
-
-def _no_constant(text: str) -> NoReturn:
-    raise ValueError(f"{text} is not JSON")
-
-
-_DECODER = json.JSONDecoder(
-    object_pairs_hook=_unique, parse_float=_finite, parse_int=_integer, parse_constant=_no_constant
-)
 
 
 def _printable(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Regions: boxes of integers 0-1000 on an image. They are parsed tolerantly and stored in one strict form.
+"""Regions: boxes of integers 0-1000 on an image. A model writes them in its own convention; they are stored in one.
 
 Both axes run 0-1000 whatever the image's shape; (0, 0) is the top left corner of the upright image. No region means the
 whole image.
@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import astuple, dataclass
+from fractions import Fraction
 
 from vtagent.errors import RegionError
-from vtagent.visual_tokens import VisionSpec
+from vtagent.eyes.facts import Boxes
+from vtagent.eyes.vision import Vision
 
 __all__ = ["SCALE", "Region", "parse_region"]
 
 SCALE = 1000
 """Length of both axes in region units."""
-
-NEAR_EDGE = 1010
-"""A coordinate from 1001 to this value could be a pixel or a wrong value in 0-1000, so it is refused."""
 
 
 @dataclass(frozen=True, order=True)
@@ -71,7 +70,7 @@ class Region:
             -(-self.y2 * height // SCALE),
         )
 
-    def fitted(self, width: int, height: int, spec: VisionSpec) -> Region:
+    def fitted(self, width: int, height: int, spec: Vision) -> Region:
         """Returns this region, grown about its centre until the model can process it.
 
         Each side covers at least the original pixels of one visual token (or the image's whole side), and the longer
@@ -80,7 +79,7 @@ class Region:
         Args:
             width: Width of the upright original, in pixels.
             height: Height of the upright original, in pixels.
-            spec: Image sizes of the model family.
+            spec: What the model does to the size of an image.
         """
         x1, x2 = _grow(self.x1, self.x2, min(spec.factor, width), width)
         y1, y2 = _grow(self.y1, self.y2, min(spec.factor, height), height)
@@ -90,36 +89,64 @@ class Region:
         return Region(x1, y1, x2, y2)
 
 
-def parse_region(value: object, *, width: int, height: int) -> Region | None:
-    """Parses a region in any form that models and people write.
+def parse_region(
+    value: object,
+    *,
+    width: int,
+    height: int,
+    boxes: Boxes = "thousandths",
+    shown: tuple[int, int] | None = None,
+    part: tuple[int, int, int, int] | None = None,
+    name: str = "region",
+) -> Region | None:
+    """Parses a box as a model writes it, in the model's own convention and in no other.
 
     Accepts a list of four numbers, the same as JSON or comma-separated text, two corner points, or an object with
-    x1, y1, x2, y2 (or left, top, right, bottom; or x, y, width, height). Fractions 0-1, pixels of the original and
-    swapped corners are recognised where they are unambiguous.
+    x1, y1, x2, y2 (or left, top, right, bottom; xmin, ymin, xmax, ymax; x, y, width, height). What cannot be in the
+    convention is refused: numbers beyond the view or beyond 1000, fractions 0-1, swapped corners.
 
     Args:
-        value: The region as written. None, blank text and an empty list or object mean the whole image.
+        value: The box as written. None, blank text and an empty list or object mean the whole image.
         width: Width of the upright original, in pixels.
         height: Height of the upright original, in pixels.
+        boxes: How the model writes a box.
+        shown: Size in pixels of the view that the box is written on, as the model was shown it; by default the size of
+            the original. Decides what "pixels as shown" mean.
+        part: The part of the original that this view shows, as (left, top, right, bottom) in pixels of the original;
+            by default all of it.
+        name: What the model calls the argument, for messages.
 
     Returns:
-        The region, or None for the whole image.
+        The region of the original, rounded outwards, or None for the whole image.
 
     Raises:
-        RegionError: The region is invalid or could mean two things. The message is written for the model to act on.
+        RegionError: The box cannot be in the convention. The message is written for the model to act on.
 
     Example:
-        >>> parse_region([0.25, 0.5, 0.75, 1.0], width=1200, height=800)
+        >>> parse_region([250, 500, 750, 1000], width=1200, height=800)
+        Region(x1=250, y1=500, x2=750, y2=1000)
+        >>> parse_region([150, 200, 450, 400], width=1200, height=800, boxes="pixels as shown", shown=(600, 400))
         Region(x1=250, y1=500, x2=750, y2=1000)
     """
-    numbers = _numbers(value)
+    if isinstance(value, Region):
+        return None if value.is_whole else value
+    across, down = shown or (width, height)
+    pixels = boxes == "pixels as shown"
+    order = "[y1, x1, y2, x2]" if boxes == "thousandths, y first" else "[x1, y1, x2, y2]"
+    numbers = _numbers(value, name, order, y_first=boxes == "thousandths, y first")
     if numbers is None:
         return None
 
     def refuse(why: str) -> RegionError:
+        units = (
+            f"in pixels of the image as it was shown last, {across} x {down}"
+            if pixels
+            else f"as integers 0-{SCALE} of the image's width and height"
+        )
+        size = "" if pixels else f" (the image is {width}x{height} pixels)"
         return RegionError(
-            f"region {_clip(value)}: {why}; give [x1, y1, x2, y2] as integers 0-{SCALE}, left to right, top to bottom "
-            f"(the image is {width}x{height} pixels), or leave the region out for the whole image"
+            f"{name} {_clip(value)}: {why}; give {order} {units}, left to right, top to bottom{size}, or leave it out "
+            "for the whole image"
         )
 
     if len(numbers) != 4:
@@ -127,39 +154,31 @@ def parse_region(value: object, *, width: int, height: int) -> Region | None:
     if not all(0 <= number < 1e9 for number in numbers):  # refuses NaN, too
         raise refuse("coordinates must be finite and not negative")
     x1, y1, x2, y2 = numbers
-    if x1 > x2 or y1 > y2:
-        # [x, y, width, height] also looks like swapped corners when it fits on the image.
-        right, bottom = (1, 1) if max(numbers) <= 1 else (SCALE, SCALE) if max(numbers) <= SCALE else (width, height)
-        if min(x2, y2) > 0 and x1 + x2 <= right and y1 + y2 <= bottom:
-            raise refuse("could be swapped corners or [x, y, width, height]")
-    x1, x2, y1, y2 = min(x1, x2), max(x1, x2), min(y1, y2), max(y1, y2)
-    if x1 == x2 or y1 == y2:
-        raise refuse("is empty")
-    if max(x2, y2) <= 1:
-        if all(isinstance(number, int) for number in numbers):
-            raise refuse("could be a fraction of the image or its very corner")
-        return _outwards(x1, y1, x2, y2, 1, 1)
+    if max(numbers) <= 1:
+        raise refuse("could be fractions of the image or its very corner")
     if any(0 < number < 1 for number in numbers):
         raise refuse("mixes fractions 0-1 with larger numbers")
-    if max(x2, y2) <= SCALE:
-        return _outwards(x1, y1, x2, y2, SCALE, SCALE)
-    if x2 > width or y2 > height:
-        raise refuse("lies outside the image")
-    if max(x2, y2) <= NEAR_EDGE and x2 != width and y2 != height:
-        raise refuse(f"runs past {SCALE}, and could be pixels or a slip")
-    return _outwards(x1, y1, x2, y2, width, height)
+    if pixels and (max(x1, x2) > across or max(y1, y2) > down):
+        raise refuse(f"lies outside the image, which was shown at {across} x {down}")
+    if not pixels and max(numbers) > SCALE:
+        raise refuse(f"runs past {SCALE}")
+    if x1 == x2 or y1 == y2:
+        raise refuse("is empty")
+    if x1 > x2 or y1 > y2:
+        raise refuse("could be swapped corners or [x, y, width, height]")
+    unit_x, unit_y = (across, down) if pixels else (SCALE, SCALE)
+    left, top, right, bottom = part or (0, 0, width, height)
 
+    def place(value: float, unit: int, low: int, high: int, extent: int) -> Fraction:
+        return (low + Fraction(value) / unit * (high - low)) * SCALE / extent
 
-def _outwards(x1: float, y1: float, x2: float, y2: float, width: int, height: int) -> Region | None:
-    """Returns the region that covers a box on a `width` x `height` plane, rounded outwards; None for all of it."""
-    low_x, low_y = math.floor(_units(x1, width)), math.floor(_units(y1, height))
-    region = Region(low_x, low_y, math.ceil(_units(x2, width)), math.ceil(_units(y2, height)))
+    region = Region(
+        math.floor(place(x1, unit_x, left, right, width)),
+        math.floor(place(y1, unit_y, top, bottom, height)),
+        math.ceil(place(x2, unit_x, left, right, width)),
+        math.ceil(place(y2, unit_y, top, bottom, height)),
+    )
     return None if region.is_whole else region
-
-
-def _units(value: float, extent: int) -> float:
-    """Converts a coordinate to region units, without rounding errors: 0.07 is 70, not 70.00000000000001."""
-    return round(value * SCALE / extent, 6)
 
 
 def _grow(low: int, high: int, pixels: int, extent: int) -> tuple[int, int]:
@@ -171,10 +190,17 @@ def _grow(low: int, high: int, pixels: int, extent: int) -> tuple[int, int]:
     return low, low + need
 
 
-def _numbers(value: object) -> list[int | float] | None:
-    """Returns the numbers of a written region in the order x1, y1, x2, y2; None if nothing is written."""
-    if isinstance(value, Region):
-        return list(value)
+_NAMES = (
+    ("x1", "y1", "x2", "y2"),
+    ("left", "top", "right", "bottom"),
+    ("xmin", "ymin", "xmax", "ymax"),
+    ("x", "y", "width", "height"),
+)
+"""The keys under which an object may hold a box. Names say which number is which, whatever the convention's order."""
+
+
+def _numbers(value: object, name: str, order: str, *, y_first: bool) -> list[int | float] | None:
+    """The numbers of a written box in the order x1, y1, x2, y2; None if nothing is written."""
     if isinstance(value, str):
         text = value.strip()
         if text.lower() in ("", "null", "none"):
@@ -182,32 +208,41 @@ def _numbers(value: object) -> list[int | float] | None:
         try:
             value = json.loads(text if text[0] in "[{" else f"[{text.strip('()')}]")
         except (ValueError, RecursionError):
-            raise RegionError(f"region {_clip(value)} is not four numbers; write [x1, y1, x2, y2]") from None
+            raise RegionError(f"{name} {_clip(value)} is not four numbers; write {order}") from None
     if isinstance(value, Mapping):
         if not value:
             return None
-        for names in (("x1", "y1", "x2", "y2"), ("left", "top", "right", "bottom"), ("x", "y", "width", "height")):
+        for names in _NAMES:
             if set(names) == set(value):
-                numbers = _numbers([value[name] for name in names]) or []
-                if "width" in names:
+                numbers = _checked([value[key] for key in names], name, order)
+                if "width" in names and len(numbers) == 4:
                     x, y, w, h = numbers
                     return [x, y, x + w, y + h] if min(w, h) > 0 else [x, y, x, y]
                 return numbers
-        raise RegionError(f"region {_clip(value)} needs exactly x1, y1, x2 and y2")
+        raise RegionError(f"{name} {_clip(value)} needs exactly x1, y1, x2 and y2")
     if value is None:
         return None
     if not isinstance(value, list | tuple):
-        raise RegionError(f"region {_clip(value)} is not a list of four numbers; write [x1, y1, x2, y2]")
+        raise RegionError(f"{name} {_clip(value)} is not a list of four numbers; write {order}")
     if len(value) == 2 and all(isinstance(corner, list | tuple) and len(corner) == 2 for corner in value):
         value = [*value[0], *value[1]]
     elif len(value) == 1 and isinstance(value[0], list | tuple):
         value = value[0]
-    numbers = []
-    for number in value:
-        if isinstance(number, bool) or not isinstance(number, int | float):
-            raise RegionError(f"region {_clip(value)} must hold numbers only; write [x1, y1, x2, y2]")
-        numbers.append(number)
+    numbers = _checked(value, name, order)
+    if y_first and len(numbers) == 4:
+        y1, x1, y2, x2 = numbers
+        return [x1, y1, x2, y2]
     return numbers or None
+
+
+def _checked(values: Iterable[object], name: str, order: str) -> list[int | float]:
+    """The values, if all of them are numbers."""
+    numbers: list[int | float] = []
+    for number in values:
+        if isinstance(number, bool) or not isinstance(number, int | float):
+            raise RegionError(f"{name} must hold numbers only, not {_clip(number)}; write {order}")
+        numbers.append(number)
+    return numbers
 
 
 def _clip(value: object) -> str:

@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import math
 import re
-import threading
-from collections import OrderedDict
 from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 from PIL import Image
 
+from vtagent.caches import SharedCache
+from vtagent.encoding import LOSSLESS, EncodedImage, Encoding, encode, plain_original
 from vtagent.errors import ImageRefused, RegionError
+from vtagent.eyes.vision import Vision
 from vtagent.images import ImageRef, ImageStore
-from vtagent.pixels import decode
 from vtagent.regions import SCALE, Region
-from vtagent.visual_tokens import VisionSpec
 
-__all__ = ["View", "ViewRenderer", "data_url", "is_reference"]
+__all__ = ["UNSEEN", "View", "ViewRenderer", "asked_for", "data_url", "is_reference"]
 
 _URL = re.compile(r"vtimg://sha256/([0-9a-f]{64})(?:\?(?:region=([0-9]+(?:,[0-9]+){3}))?&?(?:scale=(0\.[0-9]+))?)?")
+
+UNSEEN = 0.0001
+"""The scale of a view that stands for one which the model is no longer shown: a zoom always shows more."""
 
 _WHOLE = Region(0, 0, SCALE, SCALE)
 
@@ -117,13 +117,17 @@ class View:
             raise ImageRefused("not an image reference block: expected type 'image' and a vtimg:// url")
         return cls.from_url(block["url"], store)
 
-    def block(self) -> dict[str, Any]:
-        """Returns the content block for a message: a few hundred bytes of JSON with the original's size in `extras`."""
+    def block(self, asked: Mapping[str, str] | None = None) -> dict[str, Any]:
+        """Returns the content block for a message: a few hundred bytes of JSON with the original's size in `extras`.
+
+        Args:
+            asked: How the caller wants the image to be shown, as `asked_for` reads it; kept in `extras`.
+        """
         return {
             "type": "image",
             "url": self.url,
             "mime_type": self.ref.mime_type,
-            "extras": {"width": self.ref.width, "height": self.ref.height},
+            "extras": {"width": self.ref.width, "height": self.ref.height, **(asked or {})},
         }
 
     @property
@@ -131,11 +135,12 @@ class View:
         """The part that is shown, as (left, top, right, bottom) in pixels of the original."""
         return (self.region or _WHOLE).to_pixels(self.ref.width, self.ref.height)
 
-    def size(self, spec: VisionSpec) -> tuple[int, int]:
+    @lru_cache(maxsize=4096)  # noqa: B019 (views are small and their number is bounded)
+    def size(self, spec: Vision) -> tuple[int, int]:
         """Returns the size of the rendered view, which the model's processor does not change.
 
         Args:
-            spec: Image sizes of the model family.
+            spec: What the model does to the size of an image.
 
         Returns:
             (width, height) in pixels.
@@ -144,18 +149,16 @@ class View:
             ImageTooLarge: The part is too long and thin for the model; `Region.fitted` avoids this.
         """
         left, top, right, bottom = self.box
-        width, height = spec.fit(right - left, bottom - top)
         if self.scale == 1:
-            return width, height
-        width, height = max(1, round(width * self.scale)), max(1, round(height * self.scale))
-        # Rounding a side of a few pixels can push a thin image over the limit of the aspect ratio.
-        return spec.fit(min(width, spec.max_aspect * height), min(height, spec.max_aspect * width))
+            return spec.fit(right - left, bottom - top)
+        return spec.low(right - left, bottom - top, self.scale)
 
-    def tokens(self, spec: VisionSpec) -> int:
-        """Returns the number of visual tokens that the view costs."""
-        return spec.tokens(*self.size(spec))
+    @lru_cache(maxsize=4096)  # noqa: B019
+    def tokens(self, spec: Vision) -> int:
+        """Returns the number of visual tokens that the view is billed; below scale 1, with the model's low setting."""
+        return spec.tokens(*self.size(spec), low=self.scale < 1)
 
-    def covers(self, other: View, spec: VisionSpec | None = None) -> bool:
+    def covers(self, other: View, spec: Vision | None = None) -> bool:
         """Returns whether this view shows everything that `other` shows: same image, all of its part, no less detail.
 
         Args:
@@ -170,7 +173,7 @@ class View:
             return self.scale >= other.scale
         return self._fineness(spec) >= _AS_FINE * other._fineness(spec)
 
-    def _fineness(self, spec: VisionSpec) -> float:
+    def _fineness(self, spec: Vision) -> float:
         """Returns the rendered pixels per original pixel along a side, at most 1: enlarging adds no detail."""
         left, top, right, bottom = self.box
         width, height = self.size(spec)
@@ -196,10 +199,31 @@ def _parsed(url: str) -> tuple[str, float, Region | None]:
 
 def is_reference(block: object) -> bool:
     """Returns whether a content block claims to be an image reference; `View.from_block` checks that it is valid."""
-    if not isinstance(block, Mapping) or block.get("type") != "image":
+    if not isinstance(block, (dict, Mapping)) or block.get("type") != "image":  # dict first: it is faster to tell
         return False
     url = block.get("url")
     return isinstance(url, str) and url.startswith("vtimg:")
+
+
+_SETTINGS = {
+    "detail": ("low", "high", "original"),
+    "media_resolution": tuple(f"MEDIA_RESOLUTION_{size}" for size in ("LOW", "MEDIUM", "HIGH", "ULTRA_HIGH")),
+}
+"""The settings by which callers say how an image is to be shown; "auto" says nothing."""
+
+
+def asked_for(block: Mapping[str, Any]) -> dict[str, str]:
+    """Returns the caller's own `detail` or `media_resolution`, from an image block of any dialect or a reference.
+
+    Other values than those that the APIs know are left out.
+    """
+    places = [block.get("extras"), block.get("image_url"), block]
+    found: dict[str, str] = {}
+    for name, known in _SETTINGS.items():
+        value = next((place[name] for place in places if isinstance(place, Mapping) and name in place), None)
+        if isinstance(value, str) and value in known:
+            found[name] = value
+    return found
 
 
 class ViewRenderer:
@@ -207,17 +231,23 @@ class ViewRenderer:
 
     Args:
         store: The store that holds the originals.
-        spec: Image sizes of the model family.
+        spec: What the model does to the size of an image.
         cache_size: Bytes of rendered pixels to keep, at 3 bytes per pixel.
+        encoded_size: Bytes of encoded views to keep.
     """
 
-    def __init__(self, store: ImageStore, spec: VisionSpec, *, cache_size: int = 256 * 2**20) -> None:
+    def __init__(
+        self,
+        store: ImageStore,
+        spec: Vision,
+        *,
+        cache_size: int = 256 * 2**20,
+        encoded_size: int = 64 * 2**20,
+    ) -> None:
         self.store = store
         self.spec = spec
-        self.cache_size = cache_size
-        self._lock = threading.Lock()
-        self._views: OrderedDict[View, Future[Image.Image]] = OrderedDict()
-        self._bytes = 0
+        self._views: SharedCache[View, Image.Image] = SharedCache(cache_size, _weight)
+        self._encoded: SharedCache[tuple[View, Encoding], EncodedImage] = SharedCache(encoded_size, _length)
 
     def render(self, view: View) -> Image.Image:
         """Renders a view. The same view of the same bytes always gives the same pixels.
@@ -234,50 +264,54 @@ class ViewRenderer:
         Raises:
             ImageNotFound, ImageTampered, UnreadableImage, ImageTooLarge: The original is missing or cannot be used.
         """
-        with self._lock:
-            future = self._views.get(view)
-            mine = future is None
-            if future is None:
-                future = self._views[view] = Future()
-            self._views.move_to_end(view)
-        if mine:
-            try:
-                future.set_result(self._render(view))
-            except BaseException as error:
-                with self._lock:
-                    del self._views[view]
-                future.set_exception(error)
-                raise
-            self._trim(added=_weight(future.result()))
-        return future.result().copy()
+        return self._views.get(view, lambda: self._render(view)).copy()
+
+    def encode(self, view: View, encoding: Encoding = LOSSLESS) -> EncodedImage:
+        """Encodes a view for a request, and keeps the result.
+
+        A whole view whose size is that of the original is sent as the original file, without its metadata, where that
+        is smaller and allowed. Any other lossy view of a whole image takes at most the bytes of the original file, as
+        far as the quality allows.
+
+        Args:
+            view: The view to send.
+            encoding: How to encode it: `LOSSLESS`, or `LOSSY` for hosted models.
+
+        Returns:
+            The file to send and its type.
+
+        Raises:
+            ImageTooLarge: As in `render`; or the view takes more than `encoding.max_bytes` bytes.
+            ImageNotFound, ImageTampered, UnreadableImage: As in `render`.
+        """
+        return self._encoded.get((view, encoding), lambda: self._encode(view, encoding))
+
+    def _encode(self, view: View, encoding: Encoding) -> EncodedImage:
+        image = self._views.get(view, lambda: self._render(view))
+        if view.region is not None:
+            return encode(image, encoding)
+        data = self.store.get(view.ref.sha256)
+        original = None
+        if view.size(self.spec) == (view.ref.width, view.ref.height):
+            original = plain_original(data, encoding, limits=self.store.limits)
+            if original and encoding.max_bytes is not None and len(original.data) > encoding.max_bytes:
+                original = None
+        encoded = encode(image, encoding, original=None if original else len(data))
+        return original if original and len(original.data) <= len(encoded.data) else encoded
 
     def _render(self, view: View) -> Image.Image:
         size = view.size(self.spec)
-        data = self.store.get(view.ref.sha256)
         if view.region is None:
             hint = (size[0] - int(size[0] * _DRAFT_SLACK), size[1] - int(size[1] * _DRAFT_SLACK))
-            image = decode(data, limits=self.store.limits, size_hint=hint)
+            image = self.store.pixels(view.ref.sha256, size_hint=hint)
         else:
-            image = decode(data, limits=self.store.limits).crop(view.box)
+            image = self.store.pixels(view.ref.sha256).crop(view.box)
         if image.size == size:
             return image
         drafted = view.region is None and image.size != (view.ref.width, view.ref.height)
         if drafted and all(abs(have - want) < _CLOSE * want for have, want in zip(image.size, size, strict=True)):
             return _corrected(image, size)
         return image.resize(size, Image.Resampling.BICUBIC)
-
-    def _trim(self, added: int) -> None:
-        """Counts `added` bytes and drops the least recently used views beyond the limit; views in rendering stay."""
-        with self._lock:
-            self._bytes += added
-            if self._bytes <= self.cache_size:
-                return
-            for view, future in list(self._views.items()):
-                if self._bytes <= self.cache_size:
-                    break
-                if future.done():
-                    del self._views[view]
-                    self._bytes -= _weight(future.result())
 
 
 def _corrected(image: Image.Image, size: tuple[int, int]) -> Image.Image:
@@ -305,8 +339,19 @@ def _weight(image: Image.Image) -> int:
     return 3 * image.width * image.height
 
 
-def data_url(image: Image.Image) -> str:
-    """Encodes pixels as a `data:image/png;base64,…` URL, for servers that take pixels in the request."""
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG", compress_level=1)  # lossless at any level; the lowest saves most of the time
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+def _length(encoded: EncodedImage) -> int:
+    """Returns the size of an encoded view, in bytes."""
+    return len(encoded.data)
+
+
+def data_url(image: Image.Image, encoding: Encoding = LOSSLESS) -> str:
+    """Encodes pixels as a `data:` URL, for servers that take pixels in the request. Views: `ViewRenderer.encode`.
+
+    Args:
+        image: The pixels.
+        encoding: How to encode them; a PNG of the exact pixels by default.
+
+    Raises:
+        ImageTooLarge: As in `vtagent.encoding.encode`.
+    """
+    return encode(image, encoding).data_url

@@ -80,6 +80,18 @@ def test_a_bias_steers_and_leaves_the_logprobs_alone(
     assert generation.logprobs == pytest.approx(plain, abs=TOLERANCE)
 
 
+@pytest.mark.parametrize("value", [20.0, 2.0, -2.0, -20.0])
+def test_a_zoom_bias_acts_at_the_decision_as_in_the_local_engine(
+    engine: VLLMEngine, local: ChatVLM, yardstick: TransformersEngine, few: list[Example], value: float
+) -> None:
+    asked = requests(local, few, call_bias=local._codec.call_bias(value, ""))
+    ours, theirs = local.engine.generate(asked), engine.generate(asked)
+    assert [reply.token_ids for reply in theirs] == [reply.token_ids for reply in ours]
+    for request, reply in zip(asked, theirs, strict=True):
+        plain = rescored(yardstick, request.token_ids, reply.token_ids, request.images, temperature=0.0)
+        assert reply.logprobs == pytest.approx(plain, abs=TOLERANCE)
+
+
 def test_banned_and_image_tokens_are_not_sampled_however_they_are_pushed(
     engine: VLLMEngine, local: ChatVLM, few: list[Example]
 ) -> None:

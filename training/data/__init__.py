@@ -5,9 +5,8 @@ from typing import TYPE_CHECKING
 from vtagent._moved import renamed
 from vtagent.training.data.columns import Columns
 from vtagent.training.data.examples import Domain, Example, ExampleSequence, RenderedPages, rendered
-from vtagent.training.data.files import FileExamples
+from vtagent.training.data.files import FileExamples, open_examples
 from vtagent.training.data.mixing import Joined, Mixture, Part, by_source, mixed
-from vtagent.training.data.opening import open_examples
 from vtagent.training.data.tables import ArrowTable, MemoryTable, Table, open_table
 
 __all__ = [

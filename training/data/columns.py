@@ -89,10 +89,9 @@ class Columns:
                 raise DataError(f"{where}: no column {path!r}; it has {_listed(names)}")
         return filled
 
-    @property
-    def tops(self) -> tuple[str, ...]:
-        """The top-level columns that these paths start from."""
-        paths = [getattr(self, field.name) for field in fields(self)]
+    def tops(self, *names: str) -> tuple[str, ...]:
+        """The top-level columns that these paths start from; those of all paths without `names`."""
+        paths = [getattr(self, name) for name in names or [field.name for field in fields(self)]]
         return tuple(dict.fromkeys(path.split(".")[0] for path in paths if path is not None))
 
 

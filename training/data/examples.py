@@ -16,6 +16,7 @@ from vtagent.training.documents import TRAINING_LOOK, WIDE_LOOK, PrintSize, rend
 
 Domain = Literal["training", "wide"]
 LOOKS = {"training": TRAINING_LOOK, "wide": WIDE_LOOK}
+_PRINTS: tuple[PrintSize, PrintSize] = ("large", "small")
 
 
 @dataclass(frozen=True)
@@ -72,9 +73,7 @@ class ExampleSequence(Sequence[Example], ABC):
         return self.at(range(len(self))[index])
 
 
-def rendered(
-    count: int, *, seed: int, prints: tuple[PrintSize, ...] = ("large", "small"), domain: Domain = "training"
-) -> Iterator[Example]:
+def rendered(count: int, *, seed: int, domain: Domain = "training") -> Iterator[Example]:
     """Render pages for evaluation, with one question each.
 
     No page occurs in pretraining or in `RenderedPages`: their seeds begin with other words.
@@ -82,13 +81,12 @@ def rendered(
     Args:
         count: Pages of each print size.
         seed: Seed of the evaluation set.
-        prints: Print sizes, one after the other.
         domain: "training", or "wide" for an appearance that training never shows.
 
     Yields:
         The examples, all of one print size before the next.
     """
-    for print_size in prints:
+    for print_size in _PRINTS:
         for number in range(count):
             yield _render_example(f"evaluation/{domain}/{seed}/{number}", print_size, domain, number)
 
@@ -101,32 +99,24 @@ class RenderedPages(ExampleSequence):
     Args:
         count: Number of pages.
         seed: Seed of the pages.
-        prints: Print sizes, in the order in which they alternate.
         domain: "training", or "wide" for an appearance that training never shows.
     """
 
-    def __init__(
-        self,
-        count: int,
-        *,
-        seed: int = 0,
-        prints: Sequence[PrintSize] = ("large", "small"),
-        domain: Domain = "training",
-    ) -> None:
-        self._count, self.seed, self.prints, self.domain = count, seed, tuple(prints), domain
+    def __init__(self, count: int, *, seed: int = 0, domain: Domain = "training") -> None:
+        self._count, self.seed, self.domain = count, seed, domain
 
     @property
     def sources(self) -> list[str]:
         """The source of each page, known without rendering it."""
-        return [f"{self.prints[place % len(self.prints)]} print" for place in range(self._count)]
+        return [f"{_PRINTS[place % 2]} print" for place in range(self._count)]
 
     def __len__(self) -> int:
         return self._count
 
     def at(self, index: int) -> Example:
         """Render one page; see `ExampleSequence.at`."""
-        number, turn = divmod(index, len(self.prints))
-        return _render_example(f"practice/{self.domain}/{self.seed}/{number}", self.prints[turn], self.domain, number)
+        number, turn = divmod(index, 2)
+        return _render_example(f"practice/{self.domain}/{self.seed}/{number}", _PRINTS[turn], self.domain, number)
 
 
 def _render_example(page_seed: str, print_size: PrintSize, domain: Domain, number: int) -> Example:

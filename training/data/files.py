@@ -1,19 +1,31 @@
-"""Examples from the rows of a table: bad rows are dropped and counted at once, images are read when they are needed."""
+"""Examples from the rows of tables, and `open_examples`, which opens examples of any kind by name.
+
+Bad rows are dropped and counted at once; images are read when they are needed.
+"""
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from vtagent.errors import DataError, ImageError
+from vtagent.images import decode
 from vtagent.training.data.columns import Columns, texts, value_at
-from vtagent.training.data.examples import Example, ExampleSequence
-from vtagent.training.data.image_bytes import LIMITS, decoding_error, image_bytes, resized
-from vtagent.training.data.tables import Table
+from vtagent.training.data.examples import Domain, Example, ExampleSequence, RenderedPages
+from vtagent.training.data.image_bytes import LIMITS, image_bytes, resized
+from vtagent.training.data.mixing import Joined, Part
+from vtagent.training.data.tables import Table, open_table
+
+RENDERED: dict[str, Domain] = {"rendered": "training", "rendered-wide": "wide"}
+PAGES = 1000
+"""Number of rendered pages when no count is given."""
+
+_log = logging.getLogger(__name__)
 
 _PLACEHOLDER = "<image>"
 _CHUNK = 500
@@ -54,7 +66,7 @@ class FileExamples(ExampleSequence):
         self.kept = self._good_rows(limit)
         if not self.kept:
             raise DataError(f"no usable row: {self.summary}")
-        names = self._top_columns("source", "id")
+        names = self.columns.tops("source", "id")
         heads = [self.table.row(number, names) for number in self.kept] if names else [{} for _ in self.kept]
         self._sources = [self._source(value_at(head, self.columns.source)) for head in heads]
         ids = [value_at(head, self.columns.id) for head in heads]
@@ -83,7 +95,7 @@ class FileExamples(ExampleSequence):
             ImageError: The image is no longer there.
         """
         number = self.kept[index]
-        row = self.table.row(number, self.columns.tops)
+        row = self.table.row(number, self.columns.tops())
         image, size = self._image(row), self._size(row)
         return Example(
             id=self.prefix + (self._ids[index] or f"{self.table.name}/{number}"),
@@ -126,23 +138,19 @@ class FileExamples(ExampleSequence):
 
     def _fault(self, number: int) -> tuple[str, str]:
         """The reason to drop a row and a detail to print after it; two empty strings for a good row."""
-        row = self.table.row(number, self.columns.tops)
+        row = self.table.row(number, self.columns.tops())
         if not _question(value_at(row, self.columns.question)):
             return "an empty question", ""
         if not texts(value_at(row, self.columns.answers)):
             return "an empty answer", ""
         try:
-            fault = decoding_error(self._image(row))
+            decode(self._image(row), limits=LIMITS)
             size = self._size(row)
         except (ImageError, ValueError, TypeError) as error:
             return "an unreadable image", f", {error}"
-        if size and not fault and (min(size) < 1 or size[0] * size[1] > LIMITS.max_pixels):
-            fault = f"wanted at {size[0]}×{size[1]}"
-        return ("an unreadable image", f", {fault}") if fault else ("", "")
-
-    def _top_columns(self, *names: str) -> list[str]:
-        paths = [getattr(self.columns, name) for name in names]
-        return list(dict.fromkeys(path.split(".")[0] for path in paths if path is not None))
+        if size and (min(size) < 1 or size[0] * size[1] > LIMITS.max_pixels):
+            return "an unreadable image", f", wanted at {size[0]}×{size[1]}"
+        return "", ""
 
     def _source(self, value: object) -> str:
         if value is None or str(value).strip() == "":
@@ -161,3 +169,48 @@ class FileExamples(ExampleSequence):
 def _question(value: object) -> str:
     """The question without the placeholder for its image; empty if the value is not a text."""
     return value.replace(_PLACEHOLDER, " ").strip() if isinstance(value, str) else ""
+
+
+def open_examples(
+    name: str,
+    *,
+    columns: Sequence[str] = (),
+    split: str = "train",
+    count: int | None = None,
+    seed: int = 0,
+) -> ExampleSequence:
+    """Open the examples that `name` stands for. Each is read or rendered when it is asked for.
+
+    Bad rows are dropped; one line in the log counts them.
+
+    Args:
+        name: "rendered" or "rendered-wide" for pages that are drawn here; a .jsonl or .parquet file; a folder of
+            .parquet files or of `Dataset.save_to_disk`; else the id of a data set on the hub. Several names are
+            separated by commas and read one after the other. Their ids then begin with the name and "#", because two
+            files may use the same ids.
+        columns: "NAME=COLUMN" for each column that is not found by its usual names; see `Columns`.
+        split: The split of a data set that has several.
+        count: Keep the first `count` good examples. By default all rows of a file, and 1,000 rendered pages.
+        seed: Seed of rendered pages.
+
+    Returns:
+        The examples.
+
+    Raises:
+        DataError: `count` is below 1, or the name stands for nothing usable.
+    """
+    if count is not None and count < 1:
+        raise DataError(f"{name}: {count} questions wanted; at least one")
+    if name in RENDERED:
+        return RenderedPages(count or PAGES, seed=seed, domain=RENDERED[name])
+    names = [part.strip() for part in name.split(",")]
+    opened = [_open(part, columns, split, count, prefix=f"{part}#" if len(names) > 1 else "") for part in names]
+    examples = opened[0] if len(opened) == 1 else Joined(opened)
+    return examples if count is None else Part(examples, range(min(count, len(examples))))
+
+
+def _open(name: str, columns: Sequence[str], split: str, limit: int | None, *, prefix: str) -> FileExamples:
+    examples = FileExamples(open_table(name, split=split), Columns.parse(columns), limit=limit, prefix=prefix)
+    if examples.dropped:
+        _log.warning("%s", examples.summary)
+    return examples

@@ -11,7 +11,7 @@ from typing import Any
 
 from PIL import Image
 
-from vtagent.errors import ImageError, ImageNotFound, UnreadableImage
+from vtagent.errors import ImageNotFound, UnreadableImage
 from vtagent.images import ImageLimits, decode
 
 LIMITS = ImageLimits()
@@ -75,15 +75,6 @@ def resized(data: bytes, size: tuple[int, int]) -> bytes:
     file = io.BytesIO()
     decode(data, limits=LIMITS).resize(size, Image.Resampling.LANCZOS).save(file, "PNG", compress_level=1)
     return file.getvalue()
-
-
-def decoding_error(data: bytes) -> str | None:
-    """Say what is wrong with an encoded image; None if it decodes to its last row of pixels."""
-    try:
-        decode(data, limits=LIMITS)
-    except ImageError as error:
-        return str(error)
-    return None
 
 
 def _from_data_url(text: str) -> bytes:

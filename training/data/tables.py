@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from vtagent.errors import DataError
+from vtagent.errors import DataError, one_line
 
 
 class Table(Protocol):
@@ -150,7 +150,7 @@ def _load_local(path: Path, split: str) -> Any:
     try:
         loaded = datasets.load_from_disk(str(path))
     except Exception as error:  # `datasets` raises many kinds
-        raise DataError(f"{path}: neither .parquet files nor a saved data set ({_one_line(error)})") from error
+        raise DataError(f"{path}: neither .parquet files nor a saved data set ({one_line(error)})") from error
     if not isinstance(loaded, datasets.DatasetDict):
         return loaded
     if split not in loaded:
@@ -163,7 +163,7 @@ def _load(name: str, *, split: str, where: str, **options: Any) -> Any:
     try:
         return datasets.load_dataset(name, split=split, **options)
     except Exception as error:  # the hub, the network and the format raise many kinds
-        raise DataError(f"{where}: {_one_line(error)}") from error
+        raise DataError(f"{where}: {one_line(error)}") from error
 
 
 def _import_datasets(where: str) -> Any:
@@ -172,7 +172,3 @@ def _import_datasets(where: str) -> Any:
     except ModuleNotFoundError as error:
         raise DataError(f"{where}: reading it needs an extra: pip install 'vtagent[train]'") from error
     return datasets
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__

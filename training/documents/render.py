@@ -215,7 +215,7 @@ def _print_page(
     look: Look,
     size: tuple[int, int],
 ) -> tuple[Image.Image, tuple[Glyph, ...], float]:
-    """Draw the texts as a mask of ink, turn the mask, apply it to paper, compress some pages.
+    """Draw the texts as a mask of ink, turn the mask, apply it to paper, and compress half of the pages as JPEG.
 
     Returns:
         The RGB image, its glyphs, and its tilt in degrees.
@@ -234,7 +234,11 @@ def _print_page(
         draw.text((line.x, line.y), line.text, font=font, fill=255, anchor="ls")
         glyphs.extend(_glyphs_of(font, line))
     plate = plate.rotate(tilt, Image.Resampling.BICUBIC)
-    page = _age(rng, _printed(rng, plate, paper, ink, look), look)
+    page = _printed(rng, plate, paper, ink, look)
+    if rng.random() < 0.5:
+        buffer = io.BytesIO()
+        page.save(buffer, "JPEG", quality=rng.randint(*look.jpeg))
+        page = Image.open(buffer).convert("RGB")
     return page, tuple(_turned(glyphs, tilt, size)), tilt
 
 
@@ -392,12 +396,3 @@ def _printed(
     for channel, (light, dark) in enumerate(zip(paper, ink, strict=True)):
         pixels[..., channel] = np.clip(light + (dark - light) * cover + sigma * grain + 0.5, 0, 255)
     return Image.fromarray(pixels)
-
-
-def _age(rng: random.Random, page: Image.Image, look: Look) -> Image.Image:
-    """Compress half of the pages as JPEG and decode them again."""
-    if rng.random() < 0.5:
-        buffer = io.BytesIO()
-        page.save(buffer, "JPEG", quality=rng.randint(*look.jpeg))
-        page = Image.open(buffer).convert("RGB")
-    return page

@@ -53,10 +53,6 @@ def _name(rng: random.Random) -> str:
     return f"{_word(rng, 3, 5)} {_word(rng, 3, 5)}"
 
 
-def _city(rng: random.Random) -> str:
-    return _word(rng, 4, 8)
-
-
 def _date(rng: random.Random) -> str:
     day, month, year = rng.randint(1, 28), rng.randint(1, 12), rng.randint(10, 39)
     style = rng.randrange(3)
@@ -78,35 +74,19 @@ def _code(rng: random.Random) -> str:
     return f"{letters}-{_digits(rng, rng.randint(2, 4))}"
 
 
-def _telephone(rng: random.Random) -> str:
-    return f"{_digits(rng, 3)}-{_digits(rng, 4)}"
-
-
-def _number(rng: random.Random) -> str:
-    return _digits(rng, rng.randint(5, 7))
-
-
-def _quantity(rng: random.Random) -> str:
-    return str(rng.randint(1, 999))
-
-
-def _room(rng: random.Random) -> str:
-    return rng.choice(CODE_LETTERS) + _digits(rng, rng.randint(2, 3))
-
-
 KINDS: dict[str, Callable[[random.Random], str]] = {
     "Name": _name,
-    "City": _city,
+    "City": lambda rng: _word(rng, 4, 8),
     "Date": _date,
     "Due": _date,
     "Total": _amount,
     "Tax": _amount,
     "Ref": _code,
     "Code": _code,
-    "Tel": _telephone,
-    "ID": _number,
-    "Qty": _quantity,
-    "Room": _room,
+    "Tel": lambda rng: f"{_digits(rng, 3)}-{_digits(rng, 4)}",
+    "ID": lambda rng: _digits(rng, rng.randint(5, 7)),
+    "Qty": lambda rng: str(rng.randint(1, 999)),
+    "Room": lambda rng: rng.choice(CODE_LETTERS) + _digits(rng, rng.randint(2, 3)),
 }
 """Each label with the function that draws its value."""
 

@@ -1,22 +1,32 @@
-"""Asks every question in every mode by runs of the graph. A run that fails is an outcome, too."""
+"""Asks every question in every mode by runs of the graph. A run that fails is an outcome, too.
+
+`evaluate` does so for all examples; `ForcedProbe` for a few of them during training, with the decision forced.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from statistics import fmean
 from typing import Any
 
-from vtagent.graphs.zoom import ZoomAgent, create_zoom_agent
+from vtagent.errors import described
+from vtagent.graphs.zoom import ZoomAgent, ZoomContext, create_zoom_agent
 from vtagent.models.chat import ChatVLM
 from vtagent.training.data import Example
 from vtagent.training.measure.journal import Journal
-from vtagent.training.measure.modes import Mode, in_order, mode_named
+from vtagent.training.measure.modes import MODES, Mode, in_order, mode_named
 from vtagent.training.measure.outcomes import Outcome, kept_tokens
 from vtagent.training.progress import Progress
-from vtagent.training.rewards.grading import Grader, build_grader
-from vtagent.training.run_example import grade, one_line, run_example
+from vtagent.training.rewards import Grader, build_grader
+from vtagent.training.run_example import grade, run_example
+
+QUESTIONS = 32
+"""Maximum questions of a `ForcedProbe`."""
+_FORCED = {"forced/zoom": "forced-zoom", "forced/direct": "forced-direct"}
+"""Name of a probe's metric, and the mode that it measures."""
 
 
 async def ask(
@@ -38,7 +48,7 @@ async def ask(
     run = await run_example(agent, example, mode.context(model), model.image_store, limit=timeout)
     if run.error is not None:
         empty = {"answer": None, "zooms": 0, "visual_tokens": 0, "full_visual_tokens": 0}
-        return {**empty, "right": False, "error": one_line(run.error), "seconds": run.seconds}
+        return {**empty, "right": False, "error": described(run.error), "seconds": run.seconds}
     usage = run.state["usage"]
     return {
         "answer": run.state["answer"],
@@ -124,3 +134,56 @@ async def evaluate(
     progress.close()
     order = list(chosen)
     return sorted(outcomes, key=lambda outcome: (order.index(outcome.mode), outcome.number))
+
+
+class ForcedProbe:
+    """Measures during training what the decision is worth: accuracy with zooming forced and forbidden.
+
+    It always asks the same questions, at most `QUESTIONS` of the training examples. If the accuracy with forced zooming
+    falls, the policy is losing its ability to read. If both accuracies are equal, zooming gains nothing.
+
+    Args:
+        model: The policy, greedy. Its images go to its own store.
+        grader: Says what is right.
+        examples: What is trained on; evenly spaced ones are asked.
+        context: The settings of every run in training.
+        limit: Seconds that a run may take.
+        build: Makes the graph.
+    """
+
+    def __init__(
+        self,
+        model: ChatVLM,
+        grader: Grader,
+        examples: Sequence[Example],
+        *,
+        context: ZoomContext,
+        limit: float,
+        build: Callable[[ChatVLM], Any] = create_zoom_agent,
+    ) -> None:
+        self._model, self._grader, self._limit = model, grader, limit
+        self._agent = build(model)
+        self._modes = {name: MODES[mode].adapted(context.scale, context.max_zooms) for name, mode in _FORCED.items()}
+        step = max(1, len(examples) // QUESTIONS)
+        self._examples = [examples[place] for place in range(0, len(examples), step)][:QUESTIONS]
+
+    async def measure(self) -> dict[str, float]:
+        """Ask all questions in both modes.
+
+        Returns:
+            Accuracy by metric name. Failed runs and ungraded answers do not count.
+        """
+        found = {}
+        for name, mode in self._modes.items():
+            asked = await asyncio.gather(
+                *(
+                    ask(self._agent, self._model, example, mode, self._grader, timeout=self._limit)
+                    for example in self._examples
+                )
+            )
+            right = [
+                bool(fields["right"]) for fields in asked if not fields.get("error") and fields["right"] is not None
+            ]
+            if right:
+                found[f"{name}/accuracy"] = fmean(right)
+        return found

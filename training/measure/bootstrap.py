@@ -65,12 +65,11 @@ def resampled_means(
     return means
 
 
-def interval(figures: Array, *, level: float = 0.95) -> tuple[float, float]:
-    """The interval that holds the middle `level` of redrawn figures.
+def interval(figures: Array) -> tuple[float, float]:
+    """The interval that holds the middle 95 % of redrawn figures.
 
     Args:
         figures: Shape (resamples,). Figures that are not finite (a division by zero) are left out.
-        level: Share of the figures in the interval.
 
     Returns:
         Its ends; nan if no figure is finite.
@@ -78,5 +77,5 @@ def interval(figures: Array, *, level: float = 0.95) -> tuple[float, float]:
     finite = figures[np.isfinite(figures)]
     if not len(finite):
         return float("nan"), float("nan")
-    low, high = np.quantile(finite, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(finite, [0.025, 0.975])
     return float(low), float(high)

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vtagent.errors import DataError
+from vtagent.training.durable import checkpoints
 from vtagent.training.measure.plots import Series, plot_curves
 
 History = Sequence[Mapping[str, float]]
@@ -31,8 +32,9 @@ def read_history(path: Path) -> list[dict[str, float]]:
         DataError: There is no such file, or it is something else.
     """
     if path.is_dir():
-        checkpoints = sorted(path.glob("checkpoint-*/trainer_state.json"), key=lambda found: _step_of(found.parent))
-        path = next(reversed([*checkpoints, *path.glob("trainer_state.json")]), path / "trainer_state.json")
+        folders = [path, *(checkpoint for _, checkpoint in reversed(checkpoints(path)))]
+        states = [folder / "trainer_state.json" for folder in folders]
+        path = next((state for state in states if state.exists()), states[0])
     try:
         text = path.read_text(encoding="utf-8")
         rows = list(csv.DictReader(text.splitlines())) if path.suffix == ".csv" else json.loads(text)["log_history"]
@@ -98,8 +100,3 @@ def _number(value: object) -> float | None:
     except (TypeError, ValueError):
         return None
     return number if math.isfinite(number) else None
-
-
-def _step_of(checkpoint: Path) -> int:
-    number = checkpoint.name.rpartition("-")[2]
-    return int(number) if number.isdigit() else -1

@@ -1,27 +1,34 @@
 """The outcomes of an evaluation on disk, one JSON line each. After a kill, only the missing questions are asked.
 
 A folder belongs to one evaluation, which its settings.json names; any other one is refused. A line that was not
-complete when the process died is cut off. Questions whose run failed or could not be graded are asked again.
+complete when the process died is cut off. Questions whose run failed or could not be graded are asked again. Digests of
+the weights and of the questions are among the settings, so that no two evaluations are confused.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
-from types import TracebackType
-from typing import Any, TextIO
+from typing import Any
 
 from vtagent.errors import DataError
+from vtagent.models.families import checkpoint_path
+from vtagent.training.data import Example
 from vtagent.training.durable import SETTINGS, claim, cut_to_whole_lines, read_whole_lines
 from vtagent.training.measure.outcomes import Outcome
 
 SAMPLES = "samples.jsonl"
+_BLOCK, _BLOCKS = 2**16, 256
+"""Bytes per block, and blocks per file. Of a larger file, evenly spaced blocks are read."""
+_WEIGHTS = (".safetensors", ".bin", ".json", ".jinja")
 
 
 class Journal:
-    """The outcomes of one evaluation. Use it as a context manager.
+    """The outcomes of one evaluation.
 
     Args:
         out: The folder; made if missing.
@@ -40,7 +47,6 @@ class Journal:
         cut_to_whole_lines(self.path)
         self._outcomes = _read(self.path)
         self.session = 1 + max((o.session for o in self._outcomes.values()), default=-1)
-        self._file: TextIO | None = None
 
     @property
     def outcomes(self) -> list[Outcome]:
@@ -59,21 +65,9 @@ class Journal:
 
     def add(self, outcome: Outcome) -> None:
         """Keep an outcome. When this returns, it is in the file and survives the end of this process."""
-        if self._file is None:
-            self._file = self.path.open("a", encoding="utf-8")
-        self._file.write(json.dumps(asdict(outcome)) + "\n")
-        self._file.flush()
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(asdict(outcome)) + "\n")
         self._outcomes[outcome.mode, outcome.number] = outcome
-
-    def __enter__(self) -> Journal:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
 
 
 def _read(path: Path) -> dict[tuple[str, int], Outcome]:
@@ -87,3 +81,43 @@ def _read(path: Path) -> dict[tuple[str, int], Outcome]:
             raise DataError(f"{path}, line {number}: not an outcome; remove the line, or name another --out") from error
         outcomes[outcome.mode, outcome.number] = outcome
     return outcomes
+
+
+def digest_of_weights(model: str) -> str:
+    """A digest of the names, sizes and contents of the files in a checkpoint's folder.
+
+    Args:
+        model: The name of a bundled policy, a folder, or a hub id.
+
+    Returns:
+        16 hexadecimal digits; a hub id is returned as it is.
+    """
+    folder = Path(checkpoint_path(str(model)))
+    if not folder.is_dir():
+        return str(model)
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.iterdir() if path.suffix in _WEIGHTS):
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size}\n".encode())
+        step = max(_BLOCK, size // _BLOCKS)
+        with path.open("rb") as file:
+            for start in range(0, size, step):
+                file.seek(start)
+                digest.update(file.read(_BLOCK))
+    return digest.hexdigest()[:16]
+
+
+def digest_of_examples(examples: Sequence[Example]) -> str:
+    """A digest of the questions, gold answers and images, in their order."""
+    digest = hashlib.sha256()
+    for example in examples:
+        image = hashlib.sha256(example.image).hexdigest()
+        row = [example.id, image, example.question, example.answers, example.source]
+        digest.update(json.dumps(row).encode())
+    return digest.hexdigest()[:16]
+
+
+def folder_name(settings: Mapping[str, Any]) -> str:
+    """A readable name for the folder of an evaluation; other settings give another name."""
+    model = re.sub(r"[^\w.-]+", "-", str(settings["model"]).strip("/"))[-40:].strip("-.")
+    return f"{model}-{hashlib.sha256(json.dumps(dict(settings), sort_keys=True).encode()).hexdigest()[:8]}"

@@ -5,12 +5,12 @@
     zoom           a quarter of the pixels, and the policy decides whether to ask for more
     forced-zoom    like zoom, but the first reply must call the tool
     forced-direct  like zoom, with the same tool and prompt, but no reply can call the tool
-    zoom bias +2   like zoom, with 2 added to the log-odds of a call wherever one could begin
+    zoom bias +2   like zoom, with 2 added to the log-odds of a call at the decision
 
-`forced-zoom` and `forced-direct` are the limits of an ever larger zoom bias, but they keep replies intact. A call is
-forced by opening it where the policy's own thought ends. It is forbidden by banning the token that opens it. (A very
-large bias would also win before and inside the call, and the reply would repeat that one token.) Compare them with
-`zoom` to see what the decision is worth. Compare `forced-direct` with `quarter` to see what offering the tool costs.
+`forced-zoom` and `forced-direct` are the limits of an ever larger or smaller zoom bias, which acts at the decision
+alone. A call is forced by opening it where the policy's own thought ends. It is forbidden by banning the token that
+opens it. Compare them with `zoom` to see what the decision is worth. Compare `forced-direct` with `quarter` to see what
+offering the tool costs.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Mode:
     max_zooms: int = 1
     """Views that a run may ask for. 0 offers no tool."""
     zoom_bias: float = 0.0
-    """Added to the log-odds of a call."""
+    """Added to the log-odds of a call at the decision."""
     call: Literal["any", "none"] | None = None
     """A tool choice that takes the decision away."""
 
@@ -131,13 +131,6 @@ class _Steered(ChatVLM):
 
 def _steered(model: ChatVLM, choice: Literal["any", "none"]) -> _Steered:
     """The model with a fixed tool choice."""
-    fields = {name: getattr(model, name) for name in ("temperature", "top_p", "top_k", "max_tokens", "seed", "stop")}
-    return _Steered(
-        engine=model.engine,
-        processor=model.processor,
-        image_store=model.image_store,
-        model=model.model_name,
-        timeout=model.timeout,
-        choice=choice,
-        **fields,
-    )
+    sampling = ("temperature", "top_p", "top_k", "max_tokens", "seed", "stop")
+    names = ("engine", "processor", "image_store", "model_name", "timeout", "images_first", *sampling)
+    return _Steered(choice=choice, **{name: getattr(model, name) for name in names})

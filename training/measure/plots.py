@@ -47,7 +47,7 @@ def plot_accuracy(rows: Sequence[SummaryRow], path: Path) -> None:
     """
     panels = {row.source: [r for r in rows if r.source == row.source] for row in rows}
     names = sorted(panels, key=lambda name: (name != OVERALL, name))
-    with _figure(len(names), path, width=4.4, height=4.0) as axes:
+    with figure(len(names), path, width=4.4, height=4.0) as axes:
         for axis, name in zip(axes, names, strict=True):
             _accuracy_panel(axis, panels[name])
             axis.set_title(f"{name}, {max(row.questions for row in panels[name])} questions")
@@ -70,11 +70,11 @@ def plot_sweep(rows: Sequence[SummaryRow], path: Path) -> bool:
     if len({row.mode for row in swept}) < 2:
         return False
     names = sorted({row.source for row in swept}, key=lambda name: (name != OVERALL, name))
-    with _figure(2, path, width=4.8, height=4.0) as axes:
-        for axis, figure, label in zip(axes, ("zoomed", "accuracy"), ("share that zooms", "accuracy"), strict=True):
+    with figure(2, path, width=4.8, height=4.0) as axes:
+        for axis, shown, label in zip(axes, ("zoomed", "accuracy"), ("share that zooms", "accuracy"), strict=True):
             for place, name in enumerate(names):
                 found = sorted(
-                    (zoom_bias_of(row.mode) or 0.0, getattr(row, figure)) for row in swept if row.source == name
+                    (zoom_bias_of(row.mode) or 0.0, getattr(row, shown)) for row in swept if row.source == name
                 )
                 points = [(bias, estimate) for bias, estimate in found if estimate is not None]
                 series = Series(
@@ -92,32 +92,26 @@ def plot_sweep(rows: Sequence[SummaryRow], path: Path) -> bool:
 
 
 def plot_curves(
-    panels: Mapping[str, Mapping[str, Series]],
-    path: Path,
-    *,
-    x: str = "optimiser steps",
-    y: str = "%",
-    shares: bool = True,
+    panels: Mapping[str, Mapping[str, Series]], path: Path, *, x: str = "optimiser steps", y: str = "%"
 ) -> None:
-    """Plot curves over training: a panel per title, a line per label. A label has the same colour in all panels.
+    """Plot shares over training: a panel per title, a line per label. A label has the same colour in all panels.
 
     Args:
-        panels: {title: {label: series}}; at least one.
+        panels: {title: {label: series}}; at least one. The values are shares; they are shown as percentages.
         path: The PNG file to write.
         x: The label of the horizontal axis.
         y: The label of the vertical axis.
-        shares: Whether the values are shares from 0 to 1. They are shown as percentages on a fixed axis.
     """
     labels = list(dict.fromkeys(label for lines in panels.values() for label in lines))
-    with _figure(len(panels), path, width=4.8, height=3.8) as axes:
+    with figure(len(panels), path, width=4.8, height=3.8) as axes:
         for axis, (title, lines) in zip(axes, panels.items(), strict=True):
             for label, series in lines.items():
-                _line(axis, series, label, labels.index(label), percent=shares, markers=False)
+                _line(axis, series, label, labels.index(label), markers=False)
             axis.set_title(title)
             axis.set_xlabel(x)
             axis.xaxis.get_major_locator().set_params(integer=True)
-            if shares:  # the share of visual tokens can exceed 100 %
-                axis.set_ylim(-3, 103 * max([1.0, *(value for series in lines.values() for value in series.y)]))
+            # The share of visual tokens can exceed 100 %.
+            axis.set_ylim(-3, 103 * max([1.0, *(value for series in lines.values() for value in series.y)]))
         axes[0].set_ylabel(y)
         _one_legend(axes)
 
@@ -182,12 +176,11 @@ def _point(axis: Any, x: float, accuracy: Estimate, colour: str, marker: str, la
     )
 
 
-def _line(axis: Any, series: Series, label: str, place: int, *, percent: bool = True, markers: bool = True) -> None:
+def _line(axis: Any, series: Series, label: str, place: int, *, markers: bool = True) -> None:
     colour, dash = COLOURS[place % len(COLOURS)], DASHES[place % len(DASHES)]
-    factor = 100 if percent else 1
     axis.plot(
         series.x,
-        [factor * value for value in series.y],
+        [100 * value for value in series.y],
         color=colour,
         linestyle=dash,
         linewidth=1.8,
@@ -196,7 +189,7 @@ def _line(axis: Any, series: Series, label: str, place: int, *, percent: bool = 
         label=label,
     )
     if series.low:
-        low, high = ([factor * value for value in side] for side in (series.low, series.high))
+        low, high = ([100 * value for value in side] for side in (series.low, series.high))
         axis.fill_between(series.x, low, high, color=colour, alpha=0.15, linewidth=0)
 
 
@@ -213,16 +206,26 @@ def _one_legend(axes: Sequence[Any]) -> None:
 
 
 @contextmanager
-def _figure(panels: int, path: Path, *, width: float, height: float) -> Iterator[list[Any]]:
-    """Yield the axes of a figure with at most three panels in a row; save it to `path` when the block ends."""
+def figure(panels: int, path: Path, *, width: float, height: float) -> Iterator[list[Any]]:
+    """Draw a figure with at most three panels in a row.
+
+    Args:
+        panels: Number of panels.
+        path: The PNG file to write when the block ends; its folder is made if missing.
+        width: Of a panel, in inches.
+        height: Of a panel, in inches.
+
+    Yields:
+        The axes of the panels.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     columns = min(3, panels)
     lines = math.ceil(panels / columns)
-    figure = Figure(figsize=(max(5.0, width * columns), height * lines + 0.5), layout="constrained")
-    FigureCanvasAgg(figure)
-    grid = figure.subplots(lines, columns, squeeze=False)
+    drawn = Figure(figsize=(max(5.0, width * columns), height * lines + 0.5), layout="constrained")
+    FigureCanvasAgg(drawn)
+    grid = drawn.subplots(lines, columns, squeeze=False)
     axes = [axis for line in grid for axis in line]
     for axis in axes[panels:]:
         axis.set_visible(False)
@@ -233,4 +236,4 @@ def _figure(panels: int, path: Path, *, width: float, height: float) -> Iterator
     yield axes[:panels]
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as part:
-        figure.savefig(part, dpi=150, format="png")
+        drawn.savefig(part, dpi=150, format="png")

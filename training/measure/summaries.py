@@ -1,4 +1,4 @@
-"""Summarises outcomes: one row per mode and source, and one per mode over all sources, with intervals.
+"""Summarises outcomes in a table: one row per mode and source, and one per mode over all sources, with intervals.
 
 The overall row weighs sources by their number of questions, or by a given mix. So you can report two thirds large print
 and one third small print from the same questions as equal parts.
@@ -6,9 +6,8 @@ and one third small print from the same questions as equal parts.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -18,6 +17,7 @@ from vtagent.training.measure.modes import in_order
 from vtagent.training.measure.outcomes import Outcome
 
 OVERALL = "overall"
+_NONE = "–"
 
 
 @dataclass(frozen=True)
@@ -56,10 +56,6 @@ class SummaryRow:
     """Number of runs that raised or took too long."""
     ungraded: int
     """Number of answers that the grader could not judge. They are in no accuracy."""
-
-    def json(self) -> dict[str, Any]:
-        """The row as JSON values."""
-        return asdict(self)
 
 
 def summarize(outcomes: Sequence[Outcome], *, mix: Mapping[str, float] | None = None) -> list[SummaryRow]:
@@ -211,3 +207,53 @@ def quantile(weighted: Sequence[tuple[float, float]], level: float) -> float | N
     values, weights = np.asarray(sorted(weighted), float).T
     reached = np.cumsum(weights) / np.sum(weights)
     return float(values[min(int(np.searchsorted(reached, level - 1e-12)), len(values) - 1)])
+
+
+def markdown(rows: Sequence[SummaryRow]) -> str:
+    """A table with one line per row. Columns that would be empty in every row are left out.
+
+    Example:
+        | mode | source | questions | accuracy (95 %) | zoomed | of full accuracy | visual tokens | of full | kept | … |
+    """
+    columns: Mapping[str, Callable[[SummaryRow], str]] = {
+        "mode": lambda row: row.mode,
+        "source": lambda row: row.source,
+        "questions": lambda row: str(row.questions),
+        "accuracy (95 % interval)": lambda row: _with_interval(row.accuracy),
+        "zoomed": lambda row: _percent(row.zoomed.value if row.zoomed else None),
+        "of full accuracy": lambda row: _NONE if row.mode == "full" else _with_interval(row.of_full_accuracy),
+        "visual tokens": lambda row: _NONE if row.visual_tokens is None else f"{row.visual_tokens:.1f}",
+        "of full": lambda row: _percent(row.of_full_tokens),
+        "kept": lambda row: _percent(row.kept_of_full_tokens),
+        "median s": lambda row: _seconds(row.median_seconds),
+        "95 % within s": lambda row: _seconds(row.p95_seconds),
+        "failed": lambda row: str(row.failed or _NONE),
+        "ungraded": lambda row: str(row.ungraded or _NONE),
+    }
+    filled = {name: [cell(row) for row in rows] for name, cell in columns.items()}
+    shown = {name: cells for name, cells in filled.items() if any(cell != _NONE for cell in cells)}
+    return markdown_table([*shown], zip(*shown.values(), strict=True))
+
+
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Write a table in Markdown.
+
+    Args:
+        head: The names of the columns.
+        rows: The cells of each line.
+    """
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    lines += ["| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in row) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def _with_interval(figure: Estimate | None) -> str:
+    return _NONE if figure is None else f"{figure.value:.1%} ({100 * figure.low:.1f}–{100 * figure.high:.1f})"
+
+
+def _percent(figure: float | None) -> str:
+    return _NONE if figure is None else f"{figure:.1%}"
+
+
+def _seconds(figure: float | None) -> str:
+    return _NONE if figure is None else f"{figure:.2f}"

@@ -79,31 +79,29 @@ class Phase:
     """Probability that a page has a branch that reads all its fields aloud."""
 
 
-@dataclass(frozen=True)
-class Curriculum:
-    """The phases of a run, from its first step to its last."""
+PHASES = (
+    Phase(0.0, {"glyphs": 1.0}),
+    Phase(0.15, {"glyphs": 0.1, "line": 0.9}, read_all=1.0),
+    Phase(0.26, {"line": 0.2, "near": 0.8}, read_all=0.3),
+    Phase(0.41, {"near": 0.6, "full": 0.4}, read_all=0.05),
+    Phase(0.85, {"near": 0.35, "full": 0.35, "zoomed": 0.3}),
+)
+"""The phases of a run, from its first step to its last."""
 
-    phases: tuple[Phase, ...] = (
-        Phase(0.0, {"glyphs": 1.0}),
-        Phase(0.15, {"glyphs": 0.1, "line": 0.9}, read_all=1.0),
-        Phase(0.26, {"line": 0.2, "near": 0.8}, read_all=0.3),
-        Phase(0.41, {"near": 0.6, "full": 0.4}, read_all=0.05),
-        Phase(0.85, {"near": 0.35, "full": 0.35, "zoomed": 0.3}),
-    )
 
-    def draw(self, step: int, steps: int) -> tuple[Lesson, float]:
-        """Draw the lesson of a step.
+def draw_lesson(step: int, steps: int) -> tuple[Lesson, float]:
+    """Draw the lesson of a step.
 
-        Args:
-            step: Number of the step, from 0.
-            steps: Number of steps of the run.
+    Args:
+        step: Number of the step, from 0.
+        steps: Number of steps of the run.
 
-        Returns:
-            The lesson, and the probability of a branch that reads all fields.
-        """
-        phase = next(phase for phase in reversed(self.phases) if step / steps >= phase.start)
-        rng = random.Random(f"lesson/{step}")
-        return rng.choices(list(phase.shares), list(phase.shares.values()))[0], phase.read_all
+    Returns:
+        The lesson, and the probability of a branch that reads all fields.
+    """
+    phase = next(phase for phase in reversed(PHASES) if step / steps >= phase.start)
+    rng = random.Random(f"lesson/{step}")
+    return rng.choices(list(phase.shares), list(phase.shares.values()))[0], phase.read_all
 
 
 class LessonDataset(IterableDataset[LessonBatch]):
@@ -116,13 +114,12 @@ class LessonDataset(IterableDataset[LessonBatch]):
 
     def __init__(self, *, start: int, steps: int) -> None:
         self.start, self.steps = start, steps
-        self.curriculum = Curriculum()
 
     def __iter__(self) -> Iterator[LessonBatch]:
         worker = torch.utils.data.get_worker_info()
         offset, stride = (worker.id, worker.num_workers) if worker else (0, 1)
         for step in range(self.start + offset, self.steps, stride):
-            lesson, read_all = self.curriculum.draw(step, self.steps)
+            lesson, read_all = draw_lesson(step, self.steps)
             yield draw_batch(lesson, step, read_all=read_all)
 
 

@@ -87,10 +87,9 @@ class VerdictCache:
         try:
             row = json.loads(line)
             key, right = row["key"], row["right"]
+            if not (isinstance(key, str) and isinstance(right, bool)):
+                raise TypeError
         except (ValueError, KeyError, TypeError):
             self.damaged += 1
-            return
-        if isinstance(key, str) and isinstance(right, bool):
-            self._known.setdefault(key, right)
         else:
-            self.damaged += 1
+            self._known.setdefault(key, right)

@@ -20,7 +20,7 @@ from typing import Protocol
 
 from langchain_core.language_models import BaseChatModel
 
-from vtagent.errors import ModelError, VtagentError
+from vtagent.errors import ModelError, VtagentError, one_line
 from vtagent.training.rewards.cache import VerdictCache
 from vtagent.training.rewards.judge import Judge
 from vtagent.training.rewards.mathematics import Mathematics
@@ -158,20 +158,19 @@ def chat_model(name: str, url: str | None = None) -> BaseChatModel:
         ModelError: A package is not installed, or the model cannot be made.
     """
     try:
-        model = _from_provider(name) if url is None else _from_server(name, url)
+        if url is None:
+            from langchain.chat_models import init_chat_model
+
+            model: object = init_chat_model(name, temperature=0)
+        else:
+            model = _from_server(name, url)
     except ImportError as error:
         raise ModelError(f"the judge {name!r} needs a package that is not installed: {error}") from error
     except Exception as error:  # providers raise many kinds
-        raise ModelError(f"the judge {name!r} cannot be made: {' '.join(str(error).split())}") from error
+        raise ModelError(f"the judge {name!r} cannot be made: {one_line(error)}") from error
     if not isinstance(model, BaseChatModel):
         raise ModelError(f"{name!r} is no chat model")
     return model
-
-
-def _from_provider(name: str) -> object:
-    from langchain.chat_models import init_chat_model
-
-    return init_chat_model(name, temperature=0)
 
 
 def _from_server(name: str, url: str) -> object:

@@ -25,7 +25,7 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import BaseMessage
 from tenacity import AsyncRetrying, RetryCallState, retry_if_result, stop_after_attempt, wait_exponential
 
-from vtagent.errors import ModelError
+from vtagent.errors import ModelError, one_line
 from vtagent.models.loop_thread import LoopThread
 from vtagent.training.rewards.cache import VerdictCache
 from vtagent.training.rewards.judge_prompt import INSTRUCTIONS, prompt, read_verdict
@@ -36,6 +36,8 @@ _PAUSE = 30.0
 """Seconds for which a judge that is down is not asked."""
 _MOST_BACKOFF = 30.0
 """Most seconds between two attempts, before jitter."""
+_LONGEST = 1000
+"""Characters. A longer prediction is wrong without being asked about, because no answer is an essay."""
 _URLS = ("openai_api_base", "base_url", "azure_endpoint", "anthropic_api_url", "endpoint_url", "endpoint")
 
 _log = logging.getLogger(__name__)
@@ -57,7 +59,6 @@ class Judge:
         backoff: Seconds before the second attempt. Doubled before each further one, up to 30 seconds. Each wait is
             multiplied by a random factor between 0.5 and 1.5.
         timeout: Seconds for one reply.
-        max_characters: A longer prediction is wrong without being asked about, because no answer is an essay.
         at_end: Awaited when the judge is no longer used, to close the model's connections.
 
     Attributes:
@@ -75,14 +76,13 @@ class Judge:
         attempts: int = 4,
         backoff: float = 1.0,
         timeout: float = 60.0,
-        max_characters: int = 1000,
         at_end: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self.model = model
         self.name = name or identity(model)
         self.cache = cache
         self.concurrency, self.attempts = concurrency, attempts
-        self.backoff, self.timeout, self.max_characters = backoff, timeout, max_characters
+        self.backoff, self.timeout = backoff, timeout
         self.counts: Counter[str] = Counter()
         self._known: dict[str, bool] = {}
         self._under_way: dict[str, asyncio.Task[bool | None]] = {}
@@ -90,7 +90,7 @@ class Judge:
         self._failures_in_a_row = 0
         self._down_until = 0.0
         self._last_trouble = ""
-        self._home = LoopThread("vtagent-judge", at_end=at_end or _nothing, closed="the judge is closed")
+        self._home = LoopThread("vtagent-judge", closed="the judge is closed", at_end=at_end)
         weakref.finalize(self, self._home.close, ModelError("the judge is gone"))
 
     async def grade(self, question: str, answers: Sequence[str], prediction: str | None) -> bool | None:
@@ -109,7 +109,7 @@ class Judge:
         Raises:
             ModelError: The judge is closed.
         """
-        if prediction is None or not prediction.strip() or len(prediction) > self.max_characters:
+        if prediction is None or not prediction.strip() or len(prediction) > _LONGEST:
             return False
         return await asyncio.wrap_future(self._home.run(self._settle(question, answers, prediction)))
 
@@ -133,7 +133,7 @@ class Judge:
             try:
                 reply = await asyncio.wait_for(self.model.ainvoke(messages), self.timeout)
             except Exception as error:  # chat models raise many kinds
-                raise ModelError(f"the judge {self.name} does not answer: {_one_line(error)}") from error
+                raise ModelError(f"the judge {self.name} does not answer: {one_line(error)}") from error
             if (verdict := read_verdict(reply.text)) is not expected:
                 said = "gives no verdict" if verdict is None else "misjudges"
                 raise ModelError(
@@ -185,7 +185,7 @@ class Judge:
             try:
                 reply = await asyncio.wait_for(self.model.ainvoke(messages), self.timeout)
             except Exception as error:  # chat models raise many kinds
-                self._last_trouble = _one_line(error)
+                self._last_trouble = one_line(error)
                 return None
         if (verdict := read_verdict(reply.text)) is None:
             self._last_trouble = f"no verdict in {reply.text!r:.200}"
@@ -228,11 +228,3 @@ def identity(model: BaseChatModel) -> str:
 def _in_words(value: object) -> str:
     """A parameter that JSON cannot hold, as text without memory addresses."""
     return re.sub(r" at 0x[0-9a-f]+", "", str(value))
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
-
-
-async def _nothing() -> None:
-    """Close nothing: the model belongs to the caller."""

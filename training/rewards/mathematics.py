@@ -74,8 +74,12 @@ class Mathematics:
         # The first answer takes longer, because the worker imports sympy.
         timer = Timer(self.seconds if self._ready else self.seconds + 60, worker.kill)
         timer.start()
+        assert worker.stdin is not None
+        assert worker.stdout is not None
         try:
-            reply = _exchange(worker, json.dumps({"gold": gold, "said": said}))
+            worker.stdin.write(json.dumps({"gold": gold, "said": said}) + "\n")
+            worker.stdin.flush()
+            reply = worker.stdout.readline()
         except OSError:
             reply = ""
         finally:
@@ -118,14 +122,6 @@ def expression(text: str) -> str | None:
     if not bare or len(bare) > 200 or bare.count("=") > 1 or not _MATHEMATICAL.search(bare):
         return None
     return None if _PROSE.search(bare) else bare
-
-
-def _exchange(worker: subprocess.Popen[str], line: str) -> str:
-    assert worker.stdin is not None
-    assert worker.stdout is not None
-    worker.stdin.write(line + "\n")
-    worker.stdin.flush()
-    return worker.stdout.readline()
 
 
 def _end(worker: subprocess.Popen[str]) -> None:

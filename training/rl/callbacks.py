@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from collections.abc import Mapping
-from types import FrameType
 from typing import Any
 
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from vtagent.training.progress import Progress
+from vtagent.training.progress import Progress, StopRequest
 
 SHOWN = {
     "reward": "reward",
@@ -82,7 +80,7 @@ class StopWhenAsked(TrainerCallback):
 
     def __init__(self, accelerator: Any, batches: int) -> None:
         self._accelerator, self._batches = accelerator, batches
-        self._before: dict[int, Any] = {}
+        self._request: StopRequest | None = None
         self.asked = False
         """Whether any process was interrupted."""
 
@@ -90,13 +88,14 @@ class StopWhenAsked(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Install the signal handlers."""
-        self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        self._request = StopRequest()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Agree with the other processes, and stop where the run can be resumed."""
         if state.global_step * args.gradient_accumulation_steps % self._batches:
             return
-        flag = torch.tensor(float(self.asked), device=self._accelerator.device)
+        asked = self._request is not None and self._request.asked
+        flag = torch.tensor(float(asked), device=self._accelerator.device)
         self.asked = bool(self._accelerator.reduce(flag, reduction="sum"))
         if self.asked:
             control.should_save = control.should_training_stop = True
@@ -105,9 +104,5 @@ class StopWhenAsked(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Restore the signal handlers."""
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        self.asked = True
-        signal.signal(number, signal.SIG_DFL)
+        if self._request is not None:
+            self._request.withdraw()

@@ -7,24 +7,27 @@ with an `error`; the other runs are not affected.
 from __future__ import annotations
 
 import asyncio
+import random
 import threading
 from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from queue import SimpleQueue
 from typing import Any, TypeVar
 
 from langchain_core.messages import AIMessage
 
-from vtagent.errors import ModelError, VtagentError
+from vtagent.errors import ModelError, VtagentError, described
 from vtagent.graphs.zoom import ZoomContext, create_zoom_agent
 from vtagent.images import MemoryImageStore
 from vtagent.models.chat import ChatVLM
+from vtagent.models.engine import Engine, Generation, Request
+from vtagent.models.loop_thread import LoopThread
 from vtagent.protocol import is_well_formed, reply_of
 from vtagent.training.data import Example
-from vtagent.training.rl.daemon_threads import DaemonThreads
-from vtagent.training.rl.rollout import Rollout
-from vtagent.training.rl.seeded_engine import SeededEngine
-from vtagent.training.rl.turns import turns_of
-from vtagent.training.run_example import ExampleRun, one_line, run_example
+from vtagent.training.rl.rollout import Rollout, turns_of
+from vtagent.training.run_example import ExampleRun, run_example
 
 T = TypeVar("T")
 
@@ -64,10 +67,8 @@ class Collector:
         self._context, self._banned, self._limit, self._concurrency = context, banned, limit, concurrency
         self._agent = build(model)
         _ = model._serialized  # cached here once, or LangChain computes it again for the copy of every run
-        self._loop = asyncio.new_event_loop()
-        self._loop.set_default_executor(DaemonThreads())
-        self._thread = threading.Thread(target=self._serve, name="vtagent-rollouts", daemon=True)
-        self._thread.start()
+        closed = "the collector is closed; make a new one"
+        self._home = LoopThread("vtagent-rollouts", closed=closed, executor=DaemonThreads())
 
     def collect(self, jobs: Sequence[Job]) -> list[Rollout]:
         """Make all runs and wait for them.
@@ -81,7 +82,7 @@ class Collector:
 
     def wait(self, work: Coroutine[Any, Any, T]) -> T:
         """The result of a coroutine that runs in the collector's loop. An interrupt cancels it."""
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        future = self._home.run(work)
         try:
             return future.result()
         except BaseException:
@@ -90,13 +91,7 @@ class Collector:
 
     def close(self) -> None:
         """End the event loop. A tool that hangs keeps its thread until the process ends, and does not delay that."""
-        if self._thread.is_alive():
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join()
-
-    def _serve(self) -> None:
-        self._loop.run_forever()
-        self._loop.close()
+        self._home.close(ModelError("the collector was closed before the rollouts were made"))
 
     async def _collect(self, jobs: Sequence[Job]) -> list[Rollout]:
         gate = asyncio.Semaphore(self._concurrency)
@@ -126,11 +121,6 @@ class Collector:
 
 class WorkingStore(MemoryImageStore):
     """The images of the current batch. Without clearing, a training run would keep every image it has ever seen."""
-
-    def clear(self) -> None:
-        """Forget all images."""
-        self._data.clear()
-        self._refs.clear()
 
 
 def rollout_of(example: Example, run: ExampleRun, model: ChatVLM, *, replies: int) -> Rollout:
@@ -173,4 +163,71 @@ def _reason(error: Exception) -> str:
     """Why a run failed, in one line."""
     if isinstance(error, TimeoutError):
         return str(error)
-    return one_line(error) if isinstance(error, VtagentError) else f"the graph raised {one_line(error)}"
+    return described(error) if isinstance(error, VtagentError) else f"the graph raised {described(error)}"
+
+
+class DaemonThreads(ThreadPoolExecutor):
+    """Starts a daemon thread whenever none is free, so that a call that hangs takes no place from others.
+
+    The event loop accepts only a ThreadPoolExecutor as its default executor, hence the base class. Its pool is unused.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._calls: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._free = threading.Semaphore(0)
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+        """See `Executor.submit`."""
+        future: Future[T] = Future()
+
+        def call() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
+            try:
+                future.set_result(fn(*args, **kwargs))
+            except BaseException as error:
+                future.set_exception(error)
+
+        self._calls.put(call)
+        if not self._free.acquire(blocking=False):
+            threading.Thread(target=self._work, name="vtagent-rollout-thread", daemon=True).start()
+        return future
+
+    def _work(self) -> None:
+        while True:
+            self._calls.get()()
+            self._free.release()
+
+
+class SeededEngine(Engine):
+    """Hands the requests of one run to the engine that all runs share.
+
+    Each reply has its own seed. With one seed for all of them, the second reply would draw the random numbers that
+    decided the first one.
+
+    Args:
+        engine: The shared engine. Closing this one leaves it open.
+        seed: The seed of the run.
+        banned: Tokens that no reply may contain.
+    """
+
+    def __init__(self, engine: Engine, seed: int, banned: frozenset[int]) -> None:
+        self.context = engine.context
+        self.requests = 0
+        """Requests submitted so far."""
+        self._engine, self._seed, self._banned = engine, seed, banned
+
+    def submit(self, request: Request) -> Future[Generation]:
+        """See `Engine.submit`."""
+        seed = random.Random(f"{self._seed}/{self.requests}").getrandbits(48)
+        self.requests += 1
+        sampling = replace(request.sampling, seed=seed, banned=request.sampling.banned | self._banned)
+        return self._engine.submit(replace(request, sampling=sampling))
+
+    def announce(self) -> AbstractContextManager[None]:
+        """See `Engine.announce`."""
+        return self._engine.announce()
+
+    def close(self) -> None:
+        """Do nothing: the engine belongs to all runs."""

@@ -16,9 +16,9 @@ from vtagent.errors import ImageError, ModelError
 from vtagent.models.codec import Codec
 from vtagent.training.data import Example
 from vtagent.training.rewards import Grader, Reward, Verdict, group_rewards
+from vtagent.training.rl.checkpoints import seed_of
 from vtagent.training.rl.collect import Collector, Job
 from vtagent.training.rl.metrics import Failure, Scored
-from vtagent.training.rl.order import seed_of
 from vtagent.training.rl.rollout import Rollout
 from vtagent.training.rl.samples import SampleMaker, TrainingSample
 from vtagent.training.rl.settings import GraphGRPOConfig
@@ -67,34 +67,25 @@ class _Rolled:
     scored: Scored
 
 
+@dataclass(frozen=True)
 class GroupRoller:
-    """Makes generation batches.
+    """Makes generation batches."""
 
-    Args:
-        collector: Runs the graph.
-        grader: Says what is right.
-        maker: Makes training samples of rollouts.
-        codec: The codec of the policy's tokenizer.
-        args: The settings.
-        examples: What is trained on.
-        gather: Joins the lists of all processes, in the order of ranks.
-        rank: The rank of this process.
-    """
-
-    def __init__(
-        self,
-        collector: Collector,
-        grader: Grader,
-        maker: SampleMaker,
-        codec: Codec,
-        args: GraphGRPOConfig,
-        examples: Sequence[Example],
-        *,
-        gather: Callable[[list[Any]], list[Any]],
-        rank: int,
-    ) -> None:
-        self._collector, self._grader, self._maker, self._codec = collector, grader, maker, codec
-        self._args, self._examples, self._gather, self._rank = args, examples, gather, rank
+    collector: Collector
+    """Runs the graph."""
+    grader: Grader
+    """Says what is right."""
+    maker: SampleMaker
+    """Makes training samples of rollouts."""
+    codec: Codec
+    """The codec of the policy's tokenizer."""
+    args: GraphGRPOConfig
+    examples: Sequence[Example]
+    """What is trained on."""
+    gather: Callable[[list[Any]], list[Any]]
+    """Joins the lists of all processes, in the order of ranks."""
+    rank: int
+    """The rank of this process."""
 
     def roll(self, indices: Sequence[int], window: int) -> GenerationBatch:
         """Make the rollouts of this process for one generation batch.
@@ -103,8 +94,8 @@ class GroupRoller:
             indices: The example of each sample.
             window: The number of the generation batch. With the seed it decides everything that is sampled.
         """
-        size = int(self._args.num_generations)
-        first_place = self._rank * len(indices)
+        size = int(self.args.num_generations)
+        first_place = self.rank * len(indices)
         group_of = [(first_place + place) // size for place in range(len(indices))]
         chosen = dict(enumerate(indices))
         made: dict[int, _Rolled] = {}
@@ -114,12 +105,12 @@ class GroupRoller:
         same: list[int] = []
         refilled = 0
         renewed = list(range(len(indices)))
-        for attempt in range(self._args.refill_rounds + 1):
+        for attempt in range(self.args.refill_rounds + 1):
             examples = {index: self._read(index) for index in {chosen[place] for place in renewed}}
             jobs = [
                 Job(
                     examples[chosen[place]],
-                    seed_of("rollout", self._args.seed, window, attempt, first_place + place),
+                    seed_of("rollout", self.args.seed, window, attempt, first_place + place),
                 )
                 for place in renewed
             ]
@@ -130,17 +121,17 @@ class GroupRoller:
             rewards = [
                 reward
                 for group in groups
-                for reward in group_rewards([scored.verdict for scored in group], self._args.rewards)
+                for reward in group_rewards([scored.verdict for scored in group], self.args.rewards)
             ]
             same = [g for g in range(len(groups)) if _same(rewards[g * size : (g + 1) * size])]
-            if not same or attempt == self._args.refill_rounds:
+            if not same or attempt == self.args.refill_rounds:
                 break
             refilled += len(same)
-            spare = {g: seed_of("refill", self._args.seed, window, attempt, g) % len(self._examples) for g in same}
+            spare = {g: seed_of("refill", self.args.seed, window, attempt, g) % len(self.examples) for g in same}
             renewed = [place for place, group in enumerate(group_of) if group in spare]
             chosen |= {place: spare[group_of[place]] for place in renewed}
         own = rewards[first_place:]
-        idle = same if self._args.drop_same else []
+        idle = same if self.args.drop_same else []
         members = [
             Member(
                 group=group_of[place],
@@ -159,26 +150,26 @@ class GroupRoller:
     def _read(self, index: int) -> Example:
         """The example. If its image has disappeared since the start, an example without one, whose runs fail."""
         try:
-            return self._examples[index]
+            return self.examples[index]
         except ImageError as error:
             return Example(id="", image=b"", question=str(error), answers=("",), source="unreadable")
 
     def _rolled(self, jobs: Sequence[Job]) -> list[_Rolled]:
         """Make rollouts with their samples and scores. A rollout that no sample can be made of has failed."""
-        pairs = [self._with_sample(rollout) for rollout in self._collector.collect(jobs)]
-        judged = self._collector.wait(self._graded([rollout for rollout, _ in pairs]))
+        pairs = [self._with_sample(rollout) for rollout in self.collector.collect(jobs)]
+        judged = self.collector.wait(self._graded([rollout for rollout, _ in pairs]))
         return [
-            _Rolled(rollout, sample, Scored.of(rollout, verdict, failure, self._codec))
+            _Rolled(rollout, sample, Scored.of(rollout, verdict, failure, self.codec))
             for (rollout, sample), (verdict, failure) in zip(pairs, judged, strict=True)
         ]
 
     def _with_sample(self, rollout: Rollout) -> tuple[Rollout, TrainingSample]:
         if rollout.error is None:
             try:
-                return rollout, self._maker.sample(rollout)
+                return rollout, self.maker.sample(rollout)
             except ModelError as error:
                 rollout = Rollout(rollout.example, seconds=rollout.seconds, error=str(error))
-        return rollout, self._maker.empty()
+        return rollout, self.maker.empty()
 
     async def _graded(self, rollouts: Sequence[Rollout]) -> list[tuple[Verdict, Failure | None]]:
         return list(await asyncio.gather(*(self._verdict(rollout) for rollout in rollouts)))
@@ -187,9 +178,9 @@ class GroupRoller:
         if rollout.error is not None:
             return Verdict(None, False, False), "failed"
         well_formed, zoomed = rollout.well_formed, rollout.zooms > 0
-        if rollout.truncated and self._args.mask_truncated_completions:
+        if rollout.truncated and self.args.mask_truncated_completions:
             return Verdict(None, well_formed, zoomed), "truncated"
-        right = await grade(self._grader, rollout.example, rollout.answer)
+        right = await grade(self.grader, rollout.example, rollout.answer)
         return Verdict(right, well_formed, zoomed), "judge" if right is None else None
 
     def _groups(self, local: list[Scored]) -> list[list[Scored]]:
@@ -198,8 +189,8 @@ class GroupRoller:
         Raises:
             ModelError: A group holds rollouts of different prompts.
         """
-        size = int(self._args.num_generations)
-        everywhere: list[Scored] = self._gather(local)
+        size = int(self.args.num_generations)
+        everywhere: list[Scored] = self.gather(local)
         groups = [everywhere[start : start + size] for start in range(0, len(everywhere), size)]
         if any(len({scored.example for scored in group if scored.failure != "failed"}) > 1 for group in groups):
             raise ModelError(

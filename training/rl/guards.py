@@ -1,7 +1,7 @@
 """Start-up checks: settings that are known to break GRPO over images and tools are refused before the first rollout.
 
 Each check raises SettingsError with one line that says what to change. Problems that can be avoided are not checked
-here: truncated samples keep their attention (`samples`), image tokens are banned in every request (`seeded_engine`),
+here: truncated samples keep their attention (`samples`), image tokens are banned in every request (`collect`),
 groups that span processes are gathered, and failed rollouts get no reward instead of 0 (`groups`).
 """
 

@@ -98,39 +98,37 @@ def rollout_metrics(groups: Sequence[Sequence[Scored]], replacing: Sequence[Sequ
     graded = [row for row in rows if row.verdict.right is not None]
     decided = [row.p_zoom for row in ran if row.p_zoom is not None]
     found: dict[str, float | None] = {
-        "zoom/all": _share(row.verdict.zoomed for row in ran),
-        "zoom/right": _share(row.verdict.zoomed for row in graded if row.verdict.right),
-        "zoom/wrong": _share(row.verdict.zoomed for row in graded if not row.verdict.right),
-        "accuracy/all": _share(bool(row.verdict.right) for row in graded),
-        "accuracy/direct": _share(bool(row.verdict.right) for row in graded if not row.verdict.zoomed),
-        "accuracy/zoomed": _share(bool(row.verdict.right) for row in graded if row.verdict.zoomed),
-        "format/well_formed": _share(row.verdict.well_formed for row in ran),
+        "zoom/all": _mean(row.verdict.zoomed for row in ran),
+        "zoom/right": _mean(row.verdict.zoomed for row in graded if row.verdict.right),
+        "zoom/wrong": _mean(row.verdict.zoomed for row in graded if not row.verdict.right),
+        "accuracy/all": _mean(bool(row.verdict.right) for row in graded),
+        "accuracy/direct": _mean(bool(row.verdict.right) for row in graded if not row.verdict.zoomed),
+        "accuracy/zoomed": _mean(bool(row.verdict.right) for row in graded if row.verdict.zoomed),
+        "format/well_formed": _mean(row.verdict.well_formed for row in ran),
         "decision/p_zoom": _mean(decided),
-        "decision/entropy": _mean([_entropy(p) for p in decided]),
-        "groups/r": _mean([r for group in groups if (r := direct_share([row.verdict for row in group])) is not None]),
-        "visual_tokens/mean": _mean([row.visual_tokens for row in ran]),
+        "decision/entropy": _mean(_entropy(p) for p in decided),
+        "groups/r": _mean(r for group in groups if (r := direct_share([row.verdict for row in group])) is not None),
+        "visual_tokens/mean": _mean(row.visual_tokens for row in ran),
         **_tokens(ran, ""),
         "rollouts/failed": failures["failed"],
         "rollouts/truncated": failures["truncated"],
         "rollouts/judge_failed": failures["judge"],
-        "rollouts/mistakes": _mean([row.mistakes for row in ran]),
-        "rollouts/seconds": _mean([row.seconds for row in rows]),
+        "rollouts/mistakes": _mean(row.mistakes for row in ran),
+        "rollouts/seconds": _mean(row.seconds for row in rows),
     }
     for source in sorted({row.source for row in rows}):
         own = [row for row in ran if row.source == source]
-        found[f"zoom/{source}"] = _share(row.verdict.zoomed for row in own)
-        found[f"accuracy/{source}"] = _share(bool(row.verdict.right) for row in own if row.verdict.right is not None)
-        found[f"decision/p_zoom/{source}"] = _mean([row.p_zoom for row in own if row.p_zoom is not None])
+        found[f"zoom/{source}"] = _mean(row.verdict.zoomed for row in own)
+        found[f"accuracy/{source}"] = _mean(bool(row.verdict.right) for row in own if row.verdict.right is not None)
+        found[f"decision/p_zoom/{source}"] = _mean(row.p_zoom for row in own if row.p_zoom is not None)
         found |= _tokens(own, f"/{source}")
     return {name: float(value) for name, value in found.items() if value is not None}
 
 
-def _share(true: Iterable[bool]) -> float | None:
-    return _mean(list(true))
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    return fmean(values) if values else None
+def _mean(values: Iterable[float]) -> float | None:
+    """The mean, which for truth values is the share of true ones; None without values."""
+    known = list(values)
+    return fmean(known) if known else None
 
 
 def _tokens(rows: Sequence[Scored], suffix: str) -> dict[str, float]:

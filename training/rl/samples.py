@@ -80,9 +80,11 @@ class SampleMaker:
             logprobs += turn.logprobs
         prompt = expand(first.prompt_ids, first.images, self.vision, self.image_token_id)
         images = (later[-1] if later else first).images
-        sample = TrainingSample(prompt, completion, mask, logprobs, [image.pixels for image in images])
-        self._check(sample, [image_tokens(image, self.vision) for image in images])
-        return sample
+        tokens = [image_tokens(image, self.vision) for image in images]
+        runs = [end - start for start, end in image_spans(prompt + completion, self.image_token_id)]
+        if runs != tokens:
+            raise ModelError(f"the row shows images of {runs} tokens, but its images have {tokens}")
+        return TrainingSample(prompt, completion, mask, logprobs, [image.pixels for image in images])
 
     def empty(self) -> TrainingSample:
         """The shortest valid sample, in place of a run that failed.
@@ -93,10 +95,3 @@ class SampleMaker:
         image = Image.new("RGB", self.vision.fit(self.vision.factor, self.vision.factor))
         tokens = self.vision.tokens(*image.size)
         return TrainingSample([*[self.image_token_id] * tokens, self.end_id], [self.end_id], [0], [0.0], [image])
-
-    def _check(self, sample: TrainingSample, tokens: list[int]) -> None:
-        """Check that each run of placeholders is as long as its image has visual tokens."""
-        ids = sample.prompt_ids + sample.completion_ids
-        runs = [end - start for start, end in image_spans(ids, self.image_token_id)]
-        if runs != tokens:
-            raise ModelError(f"the row shows images of {runs} tokens, but its images have {tokens}")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 from trl import GRPOConfig
 
 from vtagent.graphs.zoom import ZoomContext
+from vtagent.training.command_line import setting
 from vtagent.training.rewards import RewardSettings
 
 Task = Literal["zoom", "general"]
@@ -18,59 +19,43 @@ TASKS: tuple[Task, ...] = get_args(Task)
 class GraphGRPOConfig(GRPOConfig):  # type: ignore[misc]
     """Settings of `GraphGRPOTrainer`. `max_completion_length` limits each reply of the model, not their sum."""
 
-    task: str = field(
-        default="zoom",
-        metadata={
-            "help": "zoom: a cheap look first, full resolution on request; general: full resolution at once, no tool."
-        },
+    task: str = setting(
+        "zoom", "zoom: a cheap look first, full resolution on request; general: full resolution at once, no tool."
     )
-    scale: float = field(default=0.5, metadata={"help": "Share of both sides at which images are first shown (zoom)."})
-    max_zooms: int = field(default=1, metadata={"help": "Views that a run may ask for (zoom)."})
-    penalty: str = field(
-        default="paper", metadata={"help": "paper, paper-correct-only, reference, always or off; see training.rewards."}
+    scale: float = setting(0.5, "Share of both sides at which images are first shown (zoom).")
+    max_zooms: int = setting(1, "Views that a run may ask for (zoom).")
+    penalty: str = setting("paper", "paper, paper-correct-only, reference, always or off; see training.rewards.")
+    penalty_size: float = setting(0.1, "What the penalty takes off.")
+    threshold: float = setting(0.2, "Below this share of direct answers, zooming is free.")
+    format_reward: float = setting(0.5, "What a well-formed rollout earns.")
+    refill_rounds: int = setting(
+        0, "Rounds per step in which prompts whose rollouts all earned the same are replaced by others."
     )
-    penalty_size: float = field(default=0.1, metadata={"help": "What the penalty takes off."})
-    threshold: float = field(default=0.2, metadata={"help": "Below this share of direct answers, zooming is free."})
-    format_reward: float = field(default=0.5, metadata={"help": "What a well-formed rollout earns."})
-    refill_rounds: int = field(
-        default=0,
-        metadata={
-            "help": "Rounds per step in which prompts whose rollouts all earned the same are replaced by others."
-        },
+    drop_same: bool = setting(
+        False,
+        "Leave groups whose rollouts all earned the same out of the loss and of its KL term. With "
+        "loss_type grpo they still count in the mean over rows, so the loss is smaller if fewer rows are left.",
     )
-    drop_same: bool = field(
-        default=False,
-        metadata={
-            "help": "Leave groups whose rollouts all earned the same out of the loss and of its KL term. With "
-            "loss_type grpo they still count in the mean over rows, so the loss is smaller if fewer rows are left."
-        },
+    run_seconds: float = setting(600.0, "Seconds that a run may take.")
+    concurrency: int = setting(256, "Number of concurrent runs on each process.")
+    check_exactness: bool = setting(
+        False, "Debug: stop if a sampled log-probability differs from the trainer's by more than 1e-4."
     )
-    run_seconds: float = field(default=600.0, metadata={"help": "Seconds that a run may take."})
-    concurrency: int = field(default=256, metadata={"help": "Number of concurrent runs on each process."})
-    check_exactness: bool = field(
-        default=False,
-        metadata={"help": "Debug: stop if a sampled log-probability differs from the trainer's by more than 1e-4."},
-    )
-    probe_steps: int = field(
-        default=0, metadata={"help": "Steps between two measurements with the decision forced either way. 0: never."}
-    )
-    log_rollouts: bool = field(default=True, metadata={"help": "Write the rollouts of every logged step."})
+    probe_steps: int = setting(0, "Steps between two measurements with the decision forced either way. 0: never.")
+    log_rollouts: bool = setting(True, "Write the rollouts of every logged step.")
 
-    bf16: bool | None = field(
-        default=False,
-        metadata={
-            "help": "bfloat16 autocast, for an engine with weights of its own; without one, choose the weights' dtype."
-        },
+    bf16: bool | None = setting(
+        False, "bfloat16 autocast, for an engine with weights of its own; without one, choose the weights' dtype."
     )
-    mask_truncated_completions: bool = field(
-        default=True, metadata={"help": "Leave runs with a reply at its token limit out of rewards and loss."}
+    mask_truncated_completions: bool = setting(
+        True, "Leave runs with a reply at its token limit out of rewards and loss."
     )
-    log_multimodal: bool = field(default=False, metadata={"help": "Log images to wandb or trackio."})
-    vllm_importance_sampling_mode: str = field(
-        default="token_truncate", metadata={"help": "Correction for an engine that is not the trained model itself."}
+    log_multimodal: bool = setting(False, "Log images to wandb or trackio.")
+    vllm_importance_sampling_mode: str = setting(
+        "token_truncate", "Correction for an engine that is not the trained model itself."
     )
-    report_to: None | str | list[str] = field(  # noqa: RUF036 - the argument parser takes the second
-        default="tensorboard", metadata={"help": "Where metrics go: one or several services, or none."}
+    report_to: None | str | list[str] = setting(  # noqa: RUF036 - the argument parser takes the second
+        "tensorboard", "Where metrics go: one or several services, or none."
     )
 
     @property

@@ -1,9 +1,9 @@
 """GraphGRPOTrainer: TRL's GRPO whose rollouts are runs of the compiled graph, on the weights being trained.
 
 TRL keeps advantages, losses, the reference model, distributed training and logging. This class replaces the rollouts
-(`_generate`), the source of rewards (`_calculate_rewards`), the order of the data (`order`), the forward pass, which
-computes equal rows once (`forward`), and how checkpoints are written (`checkpoints`). At start-up it checks what it
-relies on in TRL (`guards`).
+(`_generate`), the source of rewards (`_calculate_rewards`), the forward pass, which computes equal rows once
+(`forward`), the order of the data and how checkpoints are written (`checkpoints`). At start-up it checks what it relies
+on in TRL (`guards`).
 
 `_generate` returns the sampled log-probabilities. TRL uses them in the loss (importance-sampling correction) if an
 external engine samples. If the weights being trained sample themselves, the loss uses the trainer's own, which
@@ -28,21 +28,18 @@ from vtagent.models.engine import Engine, ReloadableEngine
 from vtagent.models.local.engine import TransformersEngine
 from vtagent.models.processor import VLProcessor
 from vtagent.training.data import Example
+from vtagent.training.measure.asking import ForcedProbe
 from vtagent.training.rewards import SIGNS, Grader
-from vtagent.training.rl.checkpoints import WholeCheckpoints
+from vtagent.training.rl.checkpoints import WholeCheckpoints, Windows, seed_of
 from vtagent.training.rl.collect import Collector, WorkingStore
-from vtagent.training.rl.encode_once import encode_once
-from vtagent.training.rl.forward import DistinctRows
+from vtagent.training.rl.forward import DistinctRows, encode_once
 from vtagent.training.rl.groups import GenerationBatch, GroupRoller
 from vtagent.training.rl.guards import check_dropout, check_model, check_settings, check_trl
 from vtagent.training.rl.log import LoggedRollout, RolloutLog
 from vtagent.training.rl.metrics import rollout_metrics
-from vtagent.training.rl.order import Windows, seed_of
-from vtagent.training.rl.probes import ForcedProbe
 from vtagent.training.rl.samples import SampleMaker
-from vtagent.training.rl.serving import hand_over
 from vtagent.training.rl.settings import GraphGRPOConfig
-from vtagent.training.rl.weights import plain_model
+from vtagent.training.rl.weights import hand_over, plain_model
 
 
 def _reward_term(name: str) -> Callable[..., list[float]]:

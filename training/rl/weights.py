@@ -1,10 +1,18 @@
-"""The weights of a policy under training as a plain checkpoint has them: shards gathered, adapters merged."""
+"""The weights of a policy under training as a plain checkpoint has them: shards gathered, adapters merged.
+
+`hand_over` loads them into an engine that has weights of its own, such as a vLLM server.
+"""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import broadcast_object_list
+
+from vtagent.models.engine import ReloadableEngine
+from vtagent.models.vllm.weights import save_for_server
 
 
 def whole_weights(model: Any, accelerator: Any) -> dict[str, torch.Tensor]:
@@ -29,7 +37,11 @@ def whole_weights(model: Any, accelerator: Any) -> dict[str, torch.Tensor]:
     below = {name: weight for name, weight in plain.named_parameters() if ".base_layer." in name}
     before = {name: weight.detach().clone() for name, weight in below.items()}
     unwrapped.merge_adapter()
-    merged = {_name(key): weight.detach().clone() for key, weight in plain.state_dict().items() if "lora_" not in key}
+    merged = {
+        name.replace(".base_layer.", "."): weight.detach().clone()
+        for name, weight in plain.state_dict().items()
+        if "lora_" not in name
+    }
     unwrapped.unmerge_adapter()
     with torch.no_grad():
         for name, weight in below.items():
@@ -57,6 +69,28 @@ def _once(plain: Any, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tenso
     return weights
 
 
-def _name(key: str) -> str:
-    """A weight's name without PEFT's addition."""
-    return key.replace(".base_layer.", ".")
+def hand_over(engine: ReloadableEngine, model: Any, processor: Any, accelerator: Any, folder: Path) -> None:
+    """Save the weights, load them into the server, and make every process accept only replies from them.
+
+    All processes must call this together.
+
+    Args:
+        engine: This process's engine. The engines of all processes may share a server.
+        model: The trained model, with its adapters.
+        processor: The model's processor.
+        accelerator: The run's.
+        folder: The run's folder, which the server sees under the same path.
+
+    Raises:
+        ModelError: The server could not load the weights.
+    """
+    version: list[str | None] = [None]
+    weights = whole_weights(model, accelerator)
+    if accelerator.is_main_process:
+        target = folder / "served"
+        save_for_server(plain_model(accelerator.unwrap_model(model)), target, state_dict=weights)
+        processor.save_pretrained(target)
+        version[0] = engine.reload(target)
+    broadcast_object_list(version)
+    if not accelerator.is_main_process and version[0] is not None:
+        engine.follow(version[0])

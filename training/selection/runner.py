@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import random
 from collections import Counter
 from collections.abc import Sequence
 
 from vtagent.errors import ImageError
 from vtagent.models.chat import ChatVLM
-from vtagent.pixels import ImageLimits, inspect
 from vtagent.training.data import Example
 from vtagent.training.measure.modes import MODES
 from vtagent.training.progress import Progress
@@ -161,12 +159,7 @@ def _keep(log: TrialLog, example: Example, low: int, full: int, *, samples: int,
     """Log a trial, its image first, so that a logged trial always has its image."""
     image = None
     if kind_of(low, full, samples, gain) is not None:
-        image = log.keep_image(example.image, _file_name(example.image))
+        image = log.keep_image(example.image)
     trial = Trial(example.id, image, example.question, example.answers, example.source, low, full, samples)
     log.add(trial)
     return trial
-
-
-def _file_name(data: bytes) -> str:
-    mime_type, _, _ = inspect(data, limits=ImageLimits())
-    return f"{hashlib.sha256(data).hexdigest()}.{mime_type.partition('/')[2]}"

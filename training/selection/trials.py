@@ -8,12 +8,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from vtagent.errors import DataError
+from vtagent.pixels import ImageLimits, inspect
 from vtagent.training.durable import claim, cut_to_whole_lines, read_whole_lines, write_whole
 
 Kind: TypeAlias = Literal["low resolution suffices", "needs full resolution"]
@@ -87,20 +88,17 @@ class TrialLog:
             file.write(json.dumps(asdict(trial), ensure_ascii=False) + "\n")
         self.trials[trial.id] = trial
 
-    def keep_image(self, data: bytes, name: str) -> str:
-        """Write an image file, unless it is there.
-
-        Args:
-            data: An encoded image.
-            name: The name of the file.
+    def keep_image(self, data: bytes) -> str:
+        """Write an encoded image to a file that is named for its contents, unless it is there.
 
         Returns:
             The file, relative to the folder.
         """
-        path = self.folder / "images" / name
-        if not path.exists():
-            write_whole(path, data)
-        return f"images/{name}"
+        mime_type, _, _ = inspect(data, limits=ImageLimits())
+        name = f"images/{hashlib.sha256(data).hexdigest()}.{mime_type.partition('/')[2]}"
+        if not (self.folder / name).exists():
+            write_whole(self.folder / name, data)
+        return name
 
     def selected(self, gain: int, want: int | None = None) -> list[tuple[Kind, Trial]]:
         """The selected questions, in an order that depends only on their ids.
@@ -141,15 +139,6 @@ def write_selected(path: Path, selected: Iterable[tuple[Kind, Trial]]) -> None:
         for kind, trial in selected
     ]
     write_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-
-
-def count_table(trials: Sequence[Trial]) -> list[list[int]]:
-    """Number of questions by right answers: `table[full][low]`, each index from 0 to the number of samples."""
-    samples = max(trial.samples for trial in trials)
-    table = [[0] * (samples + 1) for _ in range(samples + 1)]
-    for trial in trials:
-        table[trial.full][trial.low] += 1
-    return table
 
 
 def _read(path: Path) -> list[Trial]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from vtagent.eyes.rules import ClaudePatches
 from vtagent.eyes.vision import Vision
 
-__all__ = ["Boxes", "Dialect", "Eyes", "Fact", "Limits", "LowSetting", "ToolImages", "Trust"]
+__all__ = ["QWEN_ZOOM", "Boxes", "Dialect", "Eyes", "Fact", "Limits", "LowSetting", "ToolImages", "Trust"]
 
 Trust = Literal["D", "S", "M", "?"]
 """D: the vendor's documentation. S: source code. M: measured by users. ?: third party only, or assumed."""
@@ -21,6 +22,12 @@ Boxes = Literal["thousandths", "thousandths, y first", "pixels as shown"]
 
 Dialect = Literal["zoom_image", "image_zoom_in_tool"]
 """The zoom tool that a model is offered: ours, or the one that Qwen3-VL is trained on."""
+
+QWEN_ZOOM: Dialect = "image_zoom_in_tool"
+"""The name of the zoom tool that Qwen3-VL is trained on. A tool of this name takes that tool's arguments."""
+
+_STANDARD_BLOCKS = ("anthropic", "bedrock", "gemini", "local")  # the packages of the others pass on `image_url` best
+_TAKES_DETAIL = ("chat completions", "responses")
 
 
 @dataclass(frozen=True)
@@ -133,16 +140,25 @@ class Eyes:
             return self.vision.bounded(side)
         return self.vision
 
-    def block(self, base64: str, mime_type: str, *, low: bool = False) -> dict[str, Any]:
+    def block(
+        self, base64: str, mime_type: str, *, low: bool = False, asked: Mapping[str, str] | None = None
+    ) -> dict[str, Any]:
         """The content block of rendered pixels, in the form whose low setting LangChain passes on to this API.
 
         Args:
             base64: The encoded image.
             mime_type: Such as image/jpeg.
             low: Whether the view's scale is below 1.
+            asked: The caller's own `detail` or `media_resolution`. A view at full scale carries it where the API takes
+                it; a low view carries the model's low setting.
         """
+        asked = asked or {}
         extras = self.low_setting.extras if low and self.low_setting else {}
-        if self.wire in ("chat completions", "responses", "ollama"):
+        if self.wire not in _STANDARD_BLOCKS:
             url = {"url": f"data:{mime_type};base64,{base64}", **extras.get("image_url", {})}
+            if not low and self.wire in _TAKES_DETAIL and "detail" in asked:
+                url["detail"] = asked["detail"]
             return {"type": "image_url", "image_url": url}
+        if not low and self.wire == "gemini" and "media_resolution" in asked and self.low_setting:
+            extras = {"media_resolution": asked["media_resolution"]}
         return {"type": "image", "base64": base64, "mime_type": mime_type, **extras}

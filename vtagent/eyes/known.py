@@ -14,14 +14,14 @@ from vtagent.eyes.rules import ClaudePatches, Gemini2Tiles, Gemini3Grid, GptPatc
 from vtagent.eyes.vision import Vision
 from vtagent.visual_tokens import QWEN2_5_VL, QWEN3_VL
 
-__all__ = ["FAMILIES", "Family", "family_of"]
+__all__ = ["FAMILIES", "KnownFamily", "family_of"]
 
 DETAIL_LOW = LowSetting("detail", "low", inside="image_url")
 MEDIA_RESOLUTION_LOW = LowSetting("media_resolution", "MEDIA_RESOLUTION_LOW")
 
 
 @dataclass(frozen=True)
-class Family:
+class KnownFamily:
     """Models that see alike.
 
     Attributes:
@@ -47,7 +47,7 @@ class Family:
     low_setting: LowSetting | None = None
 
 
-def family_of(model: str) -> Family | None:
+def family_of(model: str) -> KnownFamily | None:
     """The family of a model by its name, with or without a provider's prefix; None where it is unknown.
 
     Args:
@@ -57,7 +57,7 @@ def family_of(model: str) -> Family | None:
 
 
 @lru_cache(maxsize=1024)
-def _family_of(model: str) -> Family | None:
+def _family_of(model: str) -> KnownFamily | None:
     return next((family for family in FAMILIES if re.search(family.pattern, model)), None)
 
 
@@ -120,8 +120,8 @@ _CLAUDE_FACTS = (
 
 _QWEN_GRID = "transformers, image processors of Qwen2-VL (held equal by tests/test_visual_tokens.py)"
 
-FAMILIES: tuple[Family, ...] = (
-    Family(
+FAMILIES: tuple[KnownFamily, ...] = (
+    KnownFamily(
         "GPT-4o mini",
         r"gpt-?4o-mini",
         "gpt-4o-mini",
@@ -130,7 +130,7 @@ FAMILIES: tuple[Family, ...] = (
         _tiles(2833, 5667),
         low_setting=DETAIL_LOW,
     ),
-    Family(
+    KnownFamily(
         "GPT-4.1 mini",
         r"gpt-4\.1-mini",
         "gpt-4.1-mini",
@@ -143,7 +143,7 @@ FAMILIES: tuple[Family, ...] = (
             Fact("in an earlier version of the page the budget is 1,536 squares", _GPT_2025, "2025-05", "D"),
         ),
     ),
-    Family(
+    KnownFamily(
         "GPT-4.1 nano",
         r"gpt-4\.1-nano",
         "gpt-4.1-nano",
@@ -151,7 +151,7 @@ FAMILIES: tuple[Family, ...] = (
         "chat completions",
         _patches(_GPT_41_NANO, _GPT_2025, "2025-05", _OLD_BUDGET),
     ),
-    Family(
+    KnownFamily(
         "GPT-4o, 4.1, 4.5",
         r"gpt-?4o|gpt-4\.[15]|gpt-4-(turbo|vision)",
         "gpt-4o",
@@ -160,7 +160,7 @@ FAMILIES: tuple[Family, ...] = (
         _tiles(85, 170),
         low_setting=DETAIL_LOW,
     ),
-    Family(
+    KnownFamily(
         "o4-mini",
         r"(?<![a-z0-9-])o4-mini|(?<![a-z0-9.-])codex-mini",
         "o4-mini",
@@ -168,7 +168,7 @@ FAMILIES: tuple[Family, ...] = (
         "chat completions",
         _patches(_O4_MINI, _GPT_2025, "2025-05", _OLD_BUDGET),
     ),
-    Family(
+    KnownFamily(
         "o1, o3",
         r"(?<![a-z0-9-])o[13](?![a-z0-9.])",
         "o3",
@@ -177,7 +177,7 @@ FAMILIES: tuple[Family, ...] = (
         _tiles(75, 150),
         low_setting=DETAIL_LOW,
     ),
-    Family(
+    KnownFamily(
         "Computer use (OpenAI)",
         r"computer-use-preview",
         "computer-use-preview",
@@ -189,7 +189,7 @@ FAMILIES: tuple[Family, ...] = (
         ),
         low_setting=DETAIL_LOW,
     ),
-    Family(
+    KnownFamily(
         "GPT-5 nano",
         r"gpt-5-nano",
         "gpt-5-nano",
@@ -203,7 +203,7 @@ FAMILIES: tuple[Family, ...] = (
             Fact("an earlier version of the page said x 2.46; billed was 1.5", _GPT_GUIDE, "2026-06", "M"),
         ),
     ),
-    Family(
+    KnownFamily(
         "GPT-5 mini",
         r"gpt-5(\.1)?-(codex-)?mini",
         "gpt-5-mini",
@@ -217,7 +217,7 @@ FAMILIES: tuple[Family, ...] = (
             Fact("an earlier version of the page said x 1.62; billed was 1.2", _GPT_GUIDE, "2026-06", "M"),
         ),
     ),
-    Family(
+    KnownFamily(
         "GPT-5, 5.1",
         r"gpt-5(?![\d.])|gpt-5\.1",
         "gpt-5",
@@ -226,7 +226,7 @@ FAMILIES: tuple[Family, ...] = (
         _tiles(70, 140),
         low_setting=DETAIL_LOW,
     ),
-    Family(
+    KnownFamily(
         "GPT-5.2, 5.3",
         r"gpt-5\.[23](?!\d)",
         "gpt-5.2",
@@ -239,7 +239,7 @@ FAMILIES: tuple[Family, ...] = (
             Fact("in an earlier version of the page the budget is 1,536 squares", _GPT_GUIDE, "2026-06", "D"),
         ),
     ),
-    Family(
+    KnownFamily(
         "GPT-5.4",
         r"gpt-5\.4(?!\d)",
         "gpt-5.4",
@@ -252,7 +252,7 @@ FAMILIES: tuple[Family, ...] = (
             Fact("without `detail` (auto) as `high`; `original` takes 10,000 squares", _GPT_GUIDE, "2026-10", "D"),
         ),
     ),
-    Family(
+    KnownFamily(
         "GPT-5.5",
         r"gpt-5\.5(?!\d)",
         "gpt-5.5",
@@ -265,7 +265,7 @@ FAMILIES: tuple[Family, ...] = (
             Fact("without `detail` (auto) as `original`; `high` takes 2,500 squares", _GPT_GUIDE, "2026-10", "D"),
         ),
     ),
-    Family(
+    KnownFamily(
         "GPT-5.6 and later",
         r"gpt-5\.([6-9]|\d\d)|gpt-([6-9]|[1-9]\d)(?!\d)",
         "gpt-5.6-terra",
@@ -279,7 +279,7 @@ FAMILIES: tuple[Family, ...] = (
             Fact("models after gpt-6-astra are taken to be like it", "assumed", "2026-11", "?"),
         ),
     ),
-    Family(
+    KnownFamily(
         "Claude, high resolution",
         r"claude-[a-z]+-(4[.-]([7-9]|\d\d)|[5-9]|\d\d)(?!\d)",
         "claude-opus-4-7",
@@ -291,7 +291,7 @@ FAMILIES: tuple[Family, ...] = (
         ),
         boxes="pixels as shown",
     ),
-    Family(
+    KnownFamily(
         "Claude, standard",
         r"claude",
         "claude-sonnet-4-5",
@@ -303,7 +303,7 @@ FAMILIES: tuple[Family, ...] = (
         ),
         boxes="pixels as shown",
     ),
-    Family(
+    KnownFamily(
         "Gemini 3 and later",
         r"gemini-([3-9]|[1-9]\d)(?!\d)",
         "gemini-3-pro-preview",
@@ -325,7 +325,7 @@ FAMILIES: tuple[Family, ...] = (
         boxes="thousandths, y first",
         low_setting=MEDIA_RESOLUTION_LOW,
     ),
-    Family(
+    KnownFamily(
         "Gemini 2",
         r"gemini-[12](?!\d)",
         "gemini-2.5-flash",
@@ -338,7 +338,7 @@ FAMILIES: tuple[Family, ...] = (
         ),
         boxes="thousandths, y first",
     ),
-    Family(
+    KnownFamily(
         "Qwen2.5-VL",
         r"qwen-?_?2[._]5-?_?vl",
         "qwen2.5vl:7b",
@@ -350,7 +350,7 @@ FAMILIES: tuple[Family, ...] = (
         ),
         boxes="pixels as shown",
     ),
-    Family(
+    KnownFamily(
         "Qwen3-VL",
         r"qwen-?_?3([._]\d)?(-?_?vl|[._]5|[._][6-9])",
         "qwen3-vl:8b",

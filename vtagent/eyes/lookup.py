@@ -6,16 +6,20 @@ import threading
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeAlias
 
 from vtagent.eyes.facts import Eyes, Fact, LowSetting
-from vtagent.eyes.known import Family, family_of
+from vtagent.eyes.known import FAMILIES, KnownFamily, family_of
 from vtagent.eyes.naming import Asked, asked
 from vtagent.eyes.rules import Gemini3Grid, GptTiles
 from vtagent.eyes.vision import Vision
-from vtagent.visual_tokens import QWEN3_VL
+from vtagent.eyes.wires import wire_named
+from vtagent.visual_tokens import QWEN3_VL, VisionSpec
 
-__all__ = ["UnknownModelWarning", "eyes_of"]
+__all__ = ["EyesGiven", "UnknownModelWarning", "eyes_of", "eyes_on"]
+
+EyesGiven: TypeAlias = Eyes | Vision | Mapping[str, Any] | str | None
+"""What a caller knows better: an `Eyes`, a `Vision`, fields of `Eyes`, or the name of a model that sees alike."""
 
 
 class UnknownModelWarning(UserWarning):
@@ -32,9 +36,7 @@ _told: set[str] = set()
 _lock = threading.Lock()
 
 
-def eyes_of(
-    model: object, *, override: Eyes | Vision | Mapping[str, Any] | str | None = None, warn: bool = True
-) -> Eyes:
+def eyes_of(model: object, *, override: EyesGiven = None, warn: bool = True) -> Eyes:
     """What is known of a model's eyes.
 
     Args:
@@ -55,7 +57,31 @@ def eyes_of(
     if isinstance(override, Eyes):
         return override
     found = asked(model)
-    family = family_of(found.model)
+    eyes = _overridden(found, override)
+    if not eyes.known and warn:
+        _warn(found)
+    return eyes
+
+
+def eyes_on(wire: str, model: str, *, override: EyesGiven = None) -> Eyes:
+    """What is known of a model by its name and its API: what `eyes_of` says of a model object that has no `vision`.
+
+    Args:
+        wire: The API, as in `Eyes.wire`.
+        model: The name, as in `Eyes.model`.
+        override: As for `eyes_of`.
+
+    Raises:
+        ValueError: As for `eyes_of`.
+    """
+    return (
+        override if isinstance(override, Eyes) else _overridden(Asked(model, repr(model), wire_named(wire)), override)
+    )
+
+
+def _overridden(found: Asked, override: EyesGiven) -> Eyes:
+    """What is known, with what the caller knows better."""
+    family = _family_by_grid(found.own_vision) if found.wire.name == "local" else family_of(found.model)
     if isinstance(override, str):
         family = family_of(override)
         if family is None:
@@ -69,16 +95,16 @@ def eyes_of(
     elif isinstance(override, Vision):
         same_rule = type(override) is type(eyes.vision)
         eyes = replace(eyes, vision=override, known=True, low_setting=eyes.low_setting if same_rule else None)
-    if not eyes.known and warn:
-        _warn(found)
     return eyes
 
 
-def _eyes(found: Asked, family: Family | None) -> Eyes:
+def _eyes(found: Asked, family: KnownFamily | None) -> Eyes:
     """The two tables put together; a model's own `vision` counts more than the name's."""
     wire, own = found.wire, found.own_vision
     tool_images = wire.tool_images
-    if wire.name == "unknown" and found.profile.get("image_tool_message"):
+    # Somebody's own server may show what OpenAI's refuses; its owner says so. The package's profile is of OpenAI's.
+    somebodys = wire.name == "chat completions" and found.server and found.own_profile
+    if (wire.name == "unknown" or somebodys) and found.profile.get("image_tool_message"):
         tool_images = "tool message"
     takes_images = found.profile.get("image_inputs")
     common: dict[str, Any] = {
@@ -99,14 +125,30 @@ def _eyes(found: Asked, family: Family | None) -> Eyes:
         known=True,
         vision=own if isinstance(own, Vision) else _vision(family, low_setting),
         boxes=family.boxes,
-        zoom_dialect=family.dialect,
+        zoom_dialect="zoom_image" if wire.name == "local" else family.dialect,
         low_setting=low_setting,
         sources=(*family.facts, *wire.facts),
         **common,
     )
 
 
-def _vision(family: Family, low_setting: LowSetting | None) -> Vision:
+def _family_by_grid(vision: object) -> KnownFamily | None:
+    """The family of a checkpoint on this machine by its patch grid: a fine-tuned one may have any name."""
+    if not isinstance(vision, VisionSpec):
+        return None
+    grid = vision.patch_size, vision.merge_size
+    specs = ((family, family.vision) for family in FAMILIES)
+    return next(
+        (
+            family
+            for family, spec in specs
+            if isinstance(spec, VisionSpec) and (spec.patch_size, spec.merge_size) == grid
+        ),
+        None,
+    )
+
+
+def _vision(family: KnownFamily, low_setting: LowSetting | None) -> Vision:
     """The family's rule, or what is left of it where the API does not take the low setting."""
     rule = family.vision
     return rule.without_setting() if low_setting is None and isinstance(rule, GptTiles | Gemini3Grid) else rule
@@ -120,8 +162,8 @@ def _warn(found: Asked) -> None:
     at = f" on {found.server}" if found.server else ""
     warnings.warn(
         f"it is not known what an image costs with {found.described}{at}. Assumed, as of Qwen3-VL: a token per 32 x 32 "
-        f"pixels, boxes in thousandths; images of tools in a {found.wire.tool_images}. If that is wrong, pass vision= "
-        "or override=; `vtagent models` lists the known models",
+        f"pixels, boxes in thousandths; images of tools in a {found.wire.tool_images}. If that is wrong, pass vision=, "
+        "eyes= or override=; `vtagent models` lists the known models",
         UnknownModelWarning,
         stacklevel=3,
     )

@@ -19,7 +19,6 @@ _WRAPPERS = {
     "RunnableWithFallbacks": "runnable",
     "RunnableConfigurableFields": "default",
     "RunnableConfigurableAlternatives": "default",
-    "PixelModel": "inner",
 }
 _DYNAMIC = {"RunnableConfigurableFields", "RunnableConfigurableAlternatives"}
 
@@ -37,6 +36,7 @@ class Asked:
         wire: The API that it is asked by.
         own_vision: Its own attribute `vision`, as ChatVLM has one.
         profile: LangChain's profile of it.
+        own_profile: Whether that profile is the caller's, and not the one that the package has for the model's name.
         server: The host of a server that is not the provider's own; empty otherwise.
     """
 
@@ -46,6 +46,7 @@ class Asked:
     own_vision: Any = None
     profile: Mapping[str, Any] = field(default_factory=dict)
     server: str = ""
+    own_profile: bool = False
 
 
 def asked(model: object) -> Asked:
@@ -72,7 +73,15 @@ def asked(model: object) -> Asked:
     elif wire.name == "chat completions" and _uses_responses(inner, bound):
         wire = wire_named("responses")
     described = f"{type(inner).__name__}({name!r})" if name else type(inner).__name__
-    return Asked(name.removeprefix("models/"), described, wire, getattr(inner, "vision", None), profile, server)
+    return Asked(
+        name.removeprefix("models/"),
+        described,
+        wire,
+        getattr(inner, "vision", None),
+        profile,
+        server,
+        bool(profile) and profile != _package_profile(inner),
+    )
 
 
 def _named(text: str) -> Asked:
@@ -142,6 +151,14 @@ def _uses_responses(model: Any, bound: Mapping[str, Any]) -> bool:
     if callable(rule):
         return bool(rule(payload))
     return bool(getattr(model, "use_responses_api", None)) or getattr(model, "output_version", None) == "responses/v1"
+
+
+def _package_profile(model: Any) -> Any:
+    """The profile that the model's package has for its name; None where it has none."""
+    try:
+        return model._resolve_model_profile()
+    except Exception:  # each package reads its own data; a profile that cannot be read is none
+        return None
 
 
 def _server(model: object) -> str:

@@ -168,5 +168,5 @@ def wire_of_provider(provider: str) -> Wire | None:
 
 
 def wire_named(name: str) -> Wire:
-    """The API of this name."""
-    return next(wire for wire in WIRES if wire.name == name)
+    """The API of this name; `UNKNOWN_WIRE` if it is not in the table."""
+    return next((wire for wire in WIRES if wire.name == name), UNKNOWN_WIRE)

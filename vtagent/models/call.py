@@ -15,12 +15,14 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 from vtagent.errors import ModelError
 from vtagent.images import ImageStore
 from vtagent.models.codec import Codec, Detokenizer
+from vtagent.models.decision import in_thought, reply_opening
 from vtagent.models.engine import EngineImage, Generation, Request, Sampling
 from vtagent.models.records import KEY, known_prefix, make_record, prefix_hashes
 from vtagent.models.streaming import ReplyStreamer, cut, to_message, usage
-from vtagent.models.template import to_template, views_of, with_references
-from vtagent.protocol import TOOL_CALL
+from vtagent.models.template import to_template, views_of, with_images_first, with_references
+from vtagent.protocol import THINK, TOOL_CALL
 from vtagent.views import View, ViewRenderer
+from vtagent.visual_tokens import VisionSpec
 
 _MARK = f"reply-{token_hex(16)}"
 """Replaces the last recorded reply while the text after it is rendered; random, so that no message contains it."""
@@ -38,11 +40,13 @@ class Options:
     """Texts that end the reply."""
     tools: tuple[Mapping[str, Any], ...]
     """OpenAI-style schemas."""
-    forced: str | None
-    """Required beginning of the reply: the caller's `prefill`, then the start of a call that is forced."""
-    calls_allowed: bool
-    zoom_bias: float
-    """Added to the logit of the token that opens a tool call."""
+    calls_allowed: bool = True
+    prefill: str = ""
+    """The beginning of the reply that the caller gives."""
+    forced_call: str = ""
+    """The beginning of a call that is forced."""
+    zoom_bias: float = 0.0
+    """Added to the log-odds of a call, at the decision alone; see `vtagent.models.decision`."""
 
     @classmethod
     def of(cls, given: Mapping[str, Any], stops: Sequence[str]) -> Options:
@@ -58,13 +62,13 @@ class Options:
         tools = tuple(given.get("tools") or ())
         choice = _choice(given.get("tool_choice"))
         names = [tool["function"]["name"] for tool in tools]
-        forced: str | None = given.get("prefill")
+        forced_call = ""
         if choice not in (None, "auto", "none"):
             if not tools or (choice != "any" and choice not in names):
                 raise ModelError(f"tool_choice {choice!r} needs that tool; offered are: {', '.join(names) or 'none'}")
-            forced = (forced or "") + TOOL_CALL[0]
+            forced_call = TOOL_CALL[0]
             if choice != "any" and len(tools) > 1:
-                forced += f'\n{{"name": {json.dumps(choice)}, "arguments": '
+                forced_call += f'\n{{"name": {json.dumps(choice)}, "arguments": '
         return cls(
             sampling=Sampling(
                 temperature=given["temperature"],
@@ -76,7 +80,8 @@ class Options:
             ),
             stops=tuple(stop for stop in stops if stop),
             tools=tools,
-            forced=forced,
+            prefill=given.get("prefill") or "",
+            forced_call=forced_call,
             calls_allowed=choice != "none" and (bool(tools) or choice == "auto"),
             zoom_bias=float(given.get("zoom_bias") or 0.0),
         )
@@ -147,17 +152,40 @@ class Call:
         return self.codec.detokenizer(self.forced)
 
 
-def plan(
-    messages: Sequence[BaseMessage], options: Options, *, codec: Codec, store: ImageStore, renderer: ViewRenderer
-) -> Call:
-    """Build a call: the recorded ids of what was said before, then the template's text for the new messages.
+@dataclass(frozen=True)
+class Prompt:
+    """The prompt of one call, its images not yet rendered."""
+
+    known_ids: tuple[int, ...]
+    """The recorded ids of what was said before."""
+    new_ids: tuple[int, ...]
+    """The ids of the template's text for the new messages, collapsed: one placeholder per image."""
+    views: tuple[View, ...]
+    """One per placeholder."""
+    prefix: str
+    """The hash of everything before the reply, under which its record is valid."""
+    opening: str
+    """The beginning of the reply that stands in the prompt: what the template opens, then what the call forces."""
+    forced: str
+    """The part of it that the reply's message begins with."""
+
+    def tokens(self, vision: VisionSpec) -> int:
+        """The length of the prompt with its images expanded, in tokens."""
+        collapsed = len(self.known_ids) + len(self.new_ids) - len(self.views)
+        return collapsed + sum(view.tokens(vision) for view in self.views)
+
+
+def make_prompt(
+    messages: Sequence[BaseMessage], options: Options, *, codec: Codec, store: ImageStore, images_first: bool
+) -> Prompt:
+    """Build the prompt of a call: the recorded ids of what was said before, then the text for the new messages.
 
     Args:
         messages: The conversation.
         options: The call's options.
         codec: The checkpoint's tokenizer and chat template.
         store: The store that holds the images of messages.
-        renderer: Renders their views.
+        images_first: Whether the images of a human message are shown before its text.
 
     Raises:
         ModelError: There are no messages, or the model cannot be shown one of them.
@@ -166,22 +194,56 @@ def plan(
     if not messages:
         raise ModelError("the prompt is empty; send at least one message")
     messages = with_references(messages, store)
+    if images_first:  # before hashing: a record belongs to what is shown, not to the order in which it was sent
+        messages = with_images_first(messages)
     hashes = prefix_hashes(messages, f"{codec.fingerprint}{json.dumps(options.tools, sort_keys=True, default=str)}")
     known, covered = known_prefix(messages, hashes)
-    new_ids = codec.encode(_new_text(messages, covered, known, options, codec) + (options.forced or ""))
+    text = _new_text(messages, covered, known, options, codec) + options.prefill
+    # A call is not forced inside of a thought, which the template of a thinking model opens.
+    end = f"\n{THINK[1]}\n\n" if options.forced_call and in_thought(reply_opening(text)) else ""
+    text += end + options.forced_call
+    forced = options.prefill + (end if options.prefill else "") + options.forced_call
+    new_ids = codec.encode(text)
     views = views_of(messages, store)
-    ids = (*known, *new_ids)
-    if ids.count(codec.image_token_id) != len(views):
+    placeholders = [*known, *new_ids].count(codec.image_token_id)
+    if placeholders != len(views):
         raise ModelError(
-            f"the chat template shows {ids.count(codec.image_token_id)} of the conversation's {len(views)} images; "
+            f"the chat template shows {placeholders} of the conversation's {len(views)} images; "
             "it must write one <|image_pad|> for each"
         )
+    return Prompt(tuple(known), tuple(new_ids), tuple(views), hashes[-1], reply_opening(text), forced)
+
+
+def plan(
+    messages: Sequence[BaseMessage],
+    options: Options,
+    *,
+    codec: Codec,
+    store: ImageStore,
+    renderer: ViewRenderer,
+    images_first: bool = True,
+) -> Call:
+    """Build a call.
+
+    Args:
+        messages: The conversation.
+        options: The call's options.
+        codec: The checkpoint's tokenizer and chat template.
+        store: The store that holds the images of messages.
+        renderer: Renders their views.
+        images_first: Whether the images of a human message are shown before its text.
+
+    Raises:
+        ModelError: There are no messages, or the model cannot be shown one of them.
+        ImageError: The store does not know an image, or refuses it.
+    """
+    prompt = make_prompt(messages, options, codec=codec, store=store, images_first=images_first)
     request = Request(
-        token_ids=ids,
-        images=_rendered(views, renderer),
-        sampling=_sampling(options, codec),
+        token_ids=(*prompt.known_ids, *prompt.new_ids),
+        images=_rendered(prompt.views, renderer),
+        sampling=_sampling(options, codec, prompt.opening),
     )
-    return Call(request, codec, options.stops, options.forced or "", tuple(new_ids), hashes[-1])
+    return Call(request, codec, options.stops, prompt.forced, prompt.new_ids, prompt.prefix)
 
 
 def tool_options(
@@ -196,6 +258,36 @@ def tool_options(
     """
     schemas = [convert_to_openai_tool(tool) for tool in tools]
     return {"tools": schemas} if tool_choice is None else {"tools": schemas, "tool_choice": tool_choice}
+
+
+def count_tokens(
+    messages: Sequence[BaseMessage],
+    tools: Sequence[Any] | None,
+    *,
+    codec: Codec,
+    vision: VisionSpec,
+    store: ImageStore,
+    images_first: bool,
+) -> int:
+    """The length of the prompt of a call, in tokens, as its reply's usage reports it. Nothing is rendered or sampled.
+
+    Args:
+        messages: The conversation. An empty one has no prompt and counts 0.
+        tools: The tools that are offered.
+        codec: The checkpoint's tokenizer and chat template.
+        vision: The image sizes that the model sees.
+        store: The store that holds the images of messages. Images that messages contain as data are put there.
+        images_first: Whether the images of a human message are shown before its text.
+
+    Raises:
+        ModelError: The model cannot be shown one of the messages.
+        ImageError: The store does not know an image, or refuses it.
+    """
+    if not messages:
+        return 0
+    offered = tuple(tool_options(tools or (), None)["tools"])
+    options = Options(Sampling(), stops=(), tools=offered)
+    return make_prompt(messages, options, codec=codec, store=store, images_first=images_first).tokens(vision)
 
 
 def shown_images(
@@ -245,16 +337,23 @@ def _new_text(
     return rest
 
 
-def _sampling(options: Options, codec: Codec) -> Sampling:
+def _sampling(options: Options, codec: Codec, opening: str) -> Sampling:
+    """The engine's options of a call.
+
+    Args:
+        options: The call's options.
+        codec: The checkpoint's tokenizer and chat template.
+        opening: The beginning of the reply that stands in the prompt.
+
+    Raises:
+        ModelError: There is a zoom bias, and the tokenizer has no single token that opens a call.
+    """
     call_id = codec.tool_call_id
-    bias, banned = dict(options.sampling.logit_bias), frozenset[int]()
-    if options.zoom_bias:
-        if call_id is None:
-            raise ModelError(f"zoom_bias needs a tokenizer with {TOOL_CALL[0]} as one token")
-        bias[call_id] = bias.get(call_id, 0.0) + options.zoom_bias
+    call_bias = codec.call_bias(options.zoom_bias, opening) if options.zoom_bias else None
+    banned = frozenset[int]()
     if not options.calls_allowed and call_id is not None:
-        banned = frozenset({call_id})
-    return replace(options.sampling, logit_bias=bias, banned=banned, stop=codec.end_ids)
+        banned, call_bias = frozenset({call_id}), None
+    return replace(options.sampling, call_bias=call_bias, banned=banned, stop=codec.end_ids)
 
 
 def _choice(given: Any) -> str | None:

@@ -6,27 +6,28 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from langchain_core.language_models import BaseChatModel
+from langchain_core.runnables import Runnable
 
 from vtagent.errors import ModelError
-from vtagent.images import ImageStore, MemoryImageStore
-from vtagent.visual_tokens import QWEN3_VL, VisionSpec
+from vtagent.eyes import Vision, eyes_of
+from vtagent.images import ImageStore, default_store
+from vtagent.models.runnables import chat_models
 
 
 def store_of(model: object, default: ImageStore | None = None) -> ImageStore:
-    """The model's own image store, else `default`, else a new one in memory.
+    """The model's own image store, else `default`, else this process's own.
 
     A model that is not ours may call it `store`. `ChatOpenAI` has a setting of that name, which is no image store.
     """
     own = getattr(model, "image_store", None) or getattr(model, "store", None)
     if isinstance(own, ImageStore):
         return own
-    return MemoryImageStore() if default is None else default
+    return default_store() if default is None else default
 
 
-def vision_of(model: object, default: VisionSpec = QWEN3_VL) -> VisionSpec:
-    """The image sizes that the model sees, else `default`."""
-    own: VisionSpec | None = getattr(model, "vision", None)
-    return own or default
+def vision_of(model: object) -> Vision:
+    """What the model does to the size of an image, and what it bills."""
+    return eyes_of(model, warn=False).vision
 
 
 def reads_references(model: object) -> bool:
@@ -35,11 +36,28 @@ def reads_references(model: object) -> bool:
 
 
 def takes_tool_images(model: BaseChatModel) -> bool:
-    """Whether the model's profile says that it reads images in tool messages.
+    """Whether the model's API takes images in tool messages. User messages work everywhere."""
+    return eyes_of(model, warn=False).tool_images == "tool message"
 
-    A model without a profile counts as one that does not: images in user messages work everywhere.
+
+def reads_of(model: object, *, from_tools: bool = False) -> frozenset[str]:
+    """What the model reads beside text and images: "pdf", "audio", "video", and "other", blocks of its provider's own.
+
+    A model that reads references reads nothing else. For others their profile says it.
+
+    Args:
+        model: The model. Of a runnable around chat models: what each of them reads.
+        from_tools: Whether the blocks stand in tool messages.
     """
-    return bool((getattr(model, "profile", None) or {}).get("image_tool_message"))
+    inside = chat_models(model) if isinstance(model, Runnable) else []
+    if inside and inside != [model]:
+        return frozenset.intersection(*(reads_of(each, from_tools=from_tools) for each in inside))
+    if reads_references(model):
+        return frozenset()
+    profile = getattr(model, "profile", None)
+    known = profile if isinstance(profile, Mapping) else {}
+    keys = {"pdf": "pdf_tool_message" if from_tools else "pdf_inputs", "audio": "audio_inputs", "video": "video_inputs"}
+    return frozenset({"other", *(kind for kind, key in keys.items() if known.get(key))})
 
 
 def can_be_forbidden(model: BaseChatModel, tools: Sequence[Any]) -> bool:
@@ -64,7 +82,8 @@ def zoom_bias_options(model: BaseChatModel, bias: float, token_id: int | None) -
 
     Args:
         model: The model.
-        bias: What is added, in nats.
+        bias: What is added, in nats. `ChatVLM` adds it at the decision alone; other models get a `logit_bias`, which
+            acts on every token, so that a large positive one spoils the reply.
         token_id: The id of the model's `<tool_call>` token; not needed for a model that reads references.
 
     Raises:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import time
+import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from difflib import get_close_matches
@@ -23,12 +23,14 @@ from pydantic import ConfigDict, Field, PrivateAttr
 from vtagent._moved import old_attribute, renamed_arguments
 from vtagent.errors import ModelError
 from vtagent.hub import check_available
-from vtagent.images import ImageStore, MemoryImageStore
-from vtagent.models.call import Call, Options, plan, shown_images, tool_options
+from vtagent.images import ImageStore, default_store
+from vtagent.models.call import Call, Options, count_tokens, plan, shown_images, tool_options
 from vtagent.models.codec import Codec
 from vtagent.models.engine import Engine, EngineImage, Generation
 from vtagent.models.families import checkpoint_path
+from vtagent.models.identity import identity_of
 from vtagent.models.placeholders import expand
+from vtagent.models.streaming import as_chunk, put_token, seconds_left
 from vtagent.views import ViewRenderer
 from vtagent.visual_tokens import VisionSpec
 
@@ -39,8 +41,8 @@ class ChatVLM(BaseChatModel):
     Args:
         engine: The `Engine` that samples tokens.
         processor: The checkpoint's processor (`VLProcessor`): its tokenizer, chat template and image sizes are used.
-        image_store: The store that holds the images of messages; a new one in memory if absent. Images that
-            messages contain as data are put there.
+        image_store: The store that holds the images of messages; this process's own if absent. Images that messages
+            contain as data are put there.
 
     Example:
         >>> model = ChatVLM.from_pretrained("base", temperature=1.0)  # doctest: +SKIP
@@ -49,8 +51,10 @@ class ChatVLM(BaseChatModel):
 
     engine: Any = Field(exclude=True, repr=False)
     processor: Any = Field(exclude=True, repr=False)
-    image_store: Any = Field(default_factory=MemoryImageStore, exclude=True, repr=False)
+    image_store: Any = Field(default_factory=default_store, exclude=True, repr=False)
     model_name: str = Field(default="vtagent", alias="model")
+    checkpoint: str = Field(default_factory=lambda: uuid.uuid4().hex, repr=False)
+    """Tells the weights from all others, for LangChain's caches; unique where nothing is known of them."""
     temperature: float = 0.0
     """0 is greedy."""
     top_p: float = 1.0
@@ -65,6 +69,10 @@ class ChatVLM(BaseChatModel):
     """Texts that end a reply. They are not part of it."""
     timeout: float | None = None
     """Seconds after which a call fails with ModelError; None waits without limit."""
+    images_first: bool = True
+    """Show the images of a human message before its text, in whatever order they were sent. The bundled policies are
+    trained on that order alone and read worse in the other; some clients, such as Agent Chat UI, send the text first.
+    False shows a message as it was sent."""
 
     resolves_images: bool = Field(default=True, init=False, repr=False)
     """Tells the graph that messages may keep references: this model renders their pixels itself."""
@@ -101,7 +109,7 @@ class ChatVLM(BaseChatModel):
 
         Args:
             path: A folder, a hub id, or the name of a bundled policy ("base", "zoom").
-            image_store: The store that holds the images of messages; a new one in memory if absent.
+            image_store: The store that holds the images of messages; this process's own if absent.
             device: A torch device; "cuda" if available, else "cpu", if absent.
             dtype: A torch dtype; bfloat16 on a GPU, float32 on a CPU, if absent.
             **defaults: Fields of this class, such as `temperature` or `max_tokens`.
@@ -122,6 +130,7 @@ class ChatVLM(BaseChatModel):
         name = str(path).rstrip("/")
         is_hub_id = name.count("/") == 1 and not name.startswith((".", "/"))
         fields: dict[str, Any] = {"model": name if is_hub_id else name.rpartition("/")[2]}
+        fields["checkpoint"] = identity_of(checkpoint_path(str(path)))
         if image_store is not None:
             fields["image_store"] = image_store
         return cls(engine=engine, processor=engine.processor, **{**fields, **defaults})
@@ -143,7 +152,7 @@ class ChatVLM(BaseChatModel):
             url: The server's URL, with or without `/v1`.
             processor: The source of the served checkpoint's tokenizer and image processor: a folder, a hub id, or the
                 name of a bundled policy.
-            image_store: The store that holds the images of messages; a new one in memory if absent.
+            image_store: The store that holds the images of messages; this process's own if absent.
             engine_options: Options of `VLLMEngine`, such as `timeout`, `retries` or `model`.
             **defaults: Fields of this class, such as `temperature` or `max_tokens`.
 
@@ -164,7 +173,9 @@ class ChatVLM(BaseChatModel):
         except ModelError:
             engine.close()
             raise
-        fields: dict[str, Any] = {"model": name} | ({} if image_store is None else {"image_store": image_store})
+        fields: dict[str, Any] = {"model": name, "checkpoint": f"{url}#{name}"}
+        if image_store is not None:
+            fields["image_store"] = image_store
         return cls(engine=engine, processor=loaded, **{**fields, **defaults})
 
     @classmethod
@@ -208,6 +219,38 @@ class ChatVLM(BaseChatModel):
         """
         return expand(ids, images, self.vision, self._codec.image_token_id)
 
+    def get_token_ids(self, text: str) -> list[int]:
+        """The tokens of a text, as a message shows it: control tokens in it, such as `<|im_end|>`, are only words.
+
+        Args:
+            text: The text.
+        """
+        if self.custom_get_token_ids is not None:
+            return self.custom_get_token_ids(text)
+        return self._codec.encode(self._codec.defuse(text))
+
+    def get_num_tokens_from_messages(self, messages: list[BaseMessage], tools: Sequence[Any] | None = None) -> int:
+        """The tokens of the prompt of a call, images and tools included: `input_tokens` of its `usage_metadata`.
+
+        Nothing is asked of the engine, so `trim_messages(token_counter=model)` works offline.
+
+        Args:
+            messages: The conversation; an empty one counts 0.
+            tools: The tools that are offered, as for `bind_tools`.
+
+        Raises:
+            ModelError: The model cannot be shown one of the messages.
+            ImageError: The store does not know an image, or refuses it.
+        """
+        return count_tokens(
+            messages,
+            tools,
+            codec=self._codec,
+            vision=self.vision,
+            store=self.store,
+            images_first=self.images_first,
+        )
+
     def bind_tools(
         self,
         tools: Sequence[Mapping[str, Any] | type | Callable[..., Any] | BaseTool],
@@ -231,7 +274,7 @@ class ChatVLM(BaseChatModel):
 
     @property
     def _identifying_params(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in ("model_name", *Options.defaults)}
+        return {name: getattr(self, name) for name in ("model_name", "checkpoint", "images_first", *Options.defaults)}
 
     def _resolve_model_profile(self) -> ModelProfile:
         profile = ModelProfile(
@@ -253,7 +296,12 @@ class ChatVLM(BaseChatModel):
         chosen = {name: getattr(self, name) for name in Options.defaults} | {**options}
         stops = stop if stop is not None else self.stop or ()
         return plan(
-            messages, Options.of(chosen, stops), codec=self._codec, store=self.image_store, renderer=self._renderer
+            messages,
+            Options.of(chosen, stops),
+            codec=self._codec,
+            store=self.image_store,
+            renderer=self._renderer,
+            images_first=self.images_first,
         )
 
     def _submit(self, call: Call, show: Callable[[int], None] | None = None) -> Future[Generation]:
@@ -302,7 +350,7 @@ class ChatVLM(BaseChatModel):
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
         tokens: SimpleQueue[int | None] = SimpleQueue()
-        left = _seconds_left(self.timeout)
+        left = seconds_left(self.timeout)
         with self.engine.announce():
             call = self._plan(messages, stop, kwargs)
             future = self._submit(call, tokens.put)
@@ -311,8 +359,8 @@ class ChatVLM(BaseChatModel):
         try:
             while (token := self._next(tokens, left())) is not None:
                 if text := streamer.push(token):
-                    yield _chunk(AIMessageChunk(content=text))
-            yield _chunk(streamer.last_chunk(call.message(future.result(), self.model_name)))
+                    yield as_chunk(AIMessageChunk(content=text))
+            yield as_chunk(streamer.last_chunk(call.message(future.result(), self.model_name)))
         finally:
             future.cancel()
 
@@ -331,17 +379,17 @@ class ChatVLM(BaseChatModel):
     ) -> AsyncIterator[ChatGenerationChunk]:
         loop = asyncio.get_running_loop()
         tokens: asyncio.Queue[int | None] = asyncio.Queue()
-        left = _seconds_left(self.timeout)
+        left = seconds_left(self.timeout)
         with self.engine.announce():
             call = await asyncio.to_thread(self._plan, messages, stop, kwargs)
-            future = self._submit(call, lambda token: _put(loop, tokens, token))
-        future.add_done_callback(lambda _: _put(loop, tokens, None))
+            future = self._submit(call, lambda token: put_token(loop, tokens, token))
+        future.add_done_callback(lambda _: put_token(loop, tokens, None))
         streamer = call.streamer()
         try:
             while (token := await self._anext(tokens, left())) is not None:
                 if text := streamer.push(token):
-                    yield _chunk(AIMessageChunk(content=text))
-            yield _chunk(streamer.last_chunk(call.message(future.result(), self.model_name)))
+                    yield as_chunk(AIMessageChunk(content=text))
+            yield as_chunk(streamer.last_chunk(call.message(future.result(), self.model_name)))
         finally:
             future.cancel()
 
@@ -361,26 +409,3 @@ class ChatVLM(BaseChatModel):
 
     def _timeout_error(self) -> ModelError:
         return ModelError(f"no complete reply within {self.timeout} seconds; raise timeout or lower max_tokens")
-
-
-def _chunk(message: AIMessageChunk) -> ChatGenerationChunk:
-    return ChatGenerationChunk(message=message)
-
-
-def _seconds_left(timeout: float | None) -> Callable[[], float | None]:
-    """Start a timer.
-
-    Args:
-        timeout: Seconds from now; None is no limit.
-
-    Returns:
-        A function that returns the seconds left; None without a limit.
-    """
-    end = None if timeout is None else time.monotonic() + timeout
-    return lambda: None if end is None else max(0.0, end - time.monotonic())
-
-
-def _put(loop: asyncio.AbstractEventLoop, tokens: asyncio.Queue[int | None], token: int | None) -> None:
-    """Put a token into a queue of an event loop, from the engine's thread."""
-    if not loop.is_closed():
-        loop.call_soon_threadsafe(tokens.put_nowait, token)

@@ -10,9 +10,12 @@ from hashlib import sha256
 from typing import Any
 
 from vtagent.errors import ModelError
-from vtagent.protocol import TOOL_CALL
+from vtagent.models.decision import CallBias
+from vtagent.protocol import ANSWER, THINK, TOOL_CALL
 
 IMAGE_TOKEN = "<|image_pad|>"
+_LARGEST_BIAS = 1e4
+"""No difference of logits comes near this, and it is finite in every dtype and in JSON."""
 _PARTIAL = "\ufffd"
 _NEVER_SAMPLED = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>")
 
@@ -42,6 +45,7 @@ class Codec:
             raise ModelError(f"the tokenizer has no {IMAGE_TOKEN} token, so it is not a Qwen vision-language tokenizer")
         self.image_token_id = known[IMAGE_TOKEN]
         self.tool_call_id: int | None = known.get(TOOL_CALL[0])
+        self._thought_end_id, self._answer_id = known.get(THINK[1]), known.get(ANSWER[0])
         ends = [tokenizer.eos_token_id, known.get("<|im_end|>"), known.get("<|endoftext|>")]
         self.end_ids = frozenset(token for token in ends if token is not None)
         control = [name for name in known if re.fullmatch(r"<\|[^|<>]+\|>", name)]
@@ -53,6 +57,28 @@ class Codec:
         known = self._tokenizer.get_vocab()
         content = f"{self._template}\n{sorted(known.items())}"
         return sha256(content.encode(errors="surrogatepass")).hexdigest()
+
+    def call_bias(self, value: float, opening: str) -> CallBias:
+        """The bias of a reply on the log-odds of a call.
+
+        Args:
+            value: In nats.
+            opening: The beginning of the reply that stands in the prompt.
+
+        Raises:
+            ModelError: The tokenizer has no single token that opens a call.
+        """
+        if self.tool_call_id is None:
+            raise ModelError(f"zoom_bias needs a tokenizer with {TOOL_CALL[0]} as one token")
+        return CallBias(
+            value=max(-_LARGEST_BIAS, min(value, _LARGEST_BIAS)),
+            call_id=self.tool_call_id,
+            thought_id=self.encode(THINK[0])[0],
+            thought_end_id=self._thought_end_id,
+            answer_id=self._answer_id,
+            opening=opening,
+            text_of=self.token,
+        )
 
     def render(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]]) -> str:
         """Render the prompt as text, up to where the reply begins.

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from os import PathLike
 from typing import TYPE_CHECKING, Literal
 
+from vtagent.models.decision import CallBias
+
 if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
@@ -35,6 +37,8 @@ class Sampling:
     """Requests with the same seed and prompt sample the same reply, whatever else is in the batch."""
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     """Added to the raw logits of these tokens before the division by the temperature."""
+    call_bias: CallBias | None = None
+    """Added to the logit of a call at the decision alone."""
     banned: frozenset[int] = frozenset()
     """Tokens that are never sampled, in addition to those that the engine itself bans."""
     stop: frozenset[int] = frozenset()

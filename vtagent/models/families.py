@@ -12,10 +12,12 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vtagent import eyes
 from vtagent._moved import renamed
 from vtagent.errors import ModelError
 from vtagent.models.codec import IMAGE_TOKEN
-from vtagent.visual_tokens import QWEN2_5_VL, QWEN3_VL, VisionSpec
+from vtagent.protocol import TOOL_CALL, ToolCall, parse_reply
+from vtagent.visual_tokens import VisionSpec
 
 
 @dataclass(frozen=True)
@@ -24,10 +26,8 @@ class Family:
 
     model_type: str
     """The `model_type` of its configs."""
-    name_part: str
-    """Part of a checkpoint's name, in lower case, that identifies the family."""
-    vision: VisionSpec
-    """Image sizes of a checkpoint whose own are not known."""
+    eyes: str
+    """The family's name in `vtagent.eyes`, which knows the names of its checkpoints and its image sizes."""
     deepstack: bool
     """Whether visual features also enter the first decoder layers (Qwen3-VL, arXiv:2511.21631)."""
     window_attention: bool
@@ -39,14 +39,20 @@ class Family:
     template: str = "tool_chat.jinja"
     """File in `vtagent.models` with the chat template for checkpoints whose own does not show tools."""
 
+    @property
+    def vision(self) -> VisionSpec:
+        """Image sizes of a checkpoint whose own are not known."""
+        vision = next(family.vision for family in eyes.FAMILIES if family.name == self.eyes)
+        assert isinstance(vision, VisionSpec)
+        return vision
+
 
 FAMILIES = {
     family.model_type: family
     for family in (
         Family(
             model_type="qwen2_5_vl",
-            name_part="qwen2.5-vl",
-            vision=QWEN2_5_VL,
+            eyes="Qwen2.5-VL",
             deepstack=False,
             window_attention=True,
             learned_positions=False,
@@ -54,8 +60,7 @@ FAMILIES = {
         ),
         Family(
             model_type="qwen3_vl",
-            name_part="qwen3-vl",
-            vision=QWEN3_VL,
+            eyes="Qwen3-VL",
             deepstack=True,
             window_attention=False,
             learned_positions=True,
@@ -64,6 +69,10 @@ FAMILIES = {
     )
 }
 """The families that are served, by model type."""
+
+_LINEAR = "most of its layers are linear attention, whose state cannot be kept token by token (ask it on a server)"
+_REFUSED = {"qwen3_5": _LINEAR, "qwen3_5_moe": _LINEAR, "qwen3_next": _LINEAR}
+"""Model types that look like those of a family, with the reason why they are not served."""
 
 DEFAULT_FAMILY = FAMILIES["qwen3_vl"]
 """Assumed where a name does not tell the family."""
@@ -90,15 +99,21 @@ def family_of(model_type: str) -> Family:
         ModelError: The model type is not served.
     """
     if model_type not in FAMILIES:
+        why = f": {_REFUSED[model_type]}" if model_type in _REFUSED else ""
         raise ModelError(
-            f"model type {model_type!r} is not served; take a dense model, of {' or '.join(sorted(FAMILIES))}"
+            f"model type {model_type!r} is not served{why}; take a dense model, of {' or '.join(sorted(FAMILIES))}"
         )
     return FAMILIES[model_type]
 
 
 def family_by_name(name: str) -> Family:
-    """The family that a checkpoint's name, path or hub id suggests; `DEFAULT_FAMILY` if it suggests none."""
-    matching = (family for family in FAMILIES.values() if family.name_part in name.lower())
+    """The family that a name suggests; `DEFAULT_FAMILY` if it suggests none.
+
+    Args:
+        name: Of a checkpoint or of a server's model, a path or a hub id: "Qwen/Qwen2.5-VL-7B-Instruct", "qwen2.5vl:7b".
+    """
+    seen = eyes.family_of(name)
+    matching = (family for family in FAMILIES.values() if seen is not None and family.eyes == seen.name)
     return next(matching, DEFAULT_FAMILY)
 
 
@@ -114,7 +129,8 @@ def checkpoint_path(name: str) -> str:
 def chat_template(own: str | Mapping[str, str] | None, tokenizer: Any, family: Family = DEFAULT_FAMILY) -> str:
     """The checkpoint's own template if it shows tools and the images of their results, else the family's.
 
-    Stock Qwen3-VL keeps its own. Stock Qwen2.5-VL gets the family's, because its own does not show tools.
+    Stock Qwen3-VL keeps its own. Stock Qwen2.5-VL gets the family's, because its own does not show tools. So does a
+    template that wants calls in another form than JSON (Qwen3.5), which the reply protocol does not read.
 
     Args:
         own: The checkpoint's template, or several by name.
@@ -133,10 +149,13 @@ def _shows_tools(template: str, tokenizer: Any) -> bool:
         return str(tokenizer.apply_chat_template(_PROBE, tools=tools, chat_template=template, tokenize=False))
 
     try:
+        without_tool = rendered(None)
         with_tool = rendered([{"type": "function", "function": {"name": "look", "parameters": {}}}])
-        return with_tool.count(IMAGE_TOKEN) == 2 and with_tool != rendered(None)
     except (TemplateError, TypeError):
         return False
+    calls = without_tool.rpartition(IMAGE_TOKEN)[0]
+    writes_json = TOOL_CALL[0] not in calls or ToolCall("look", {}) in parse_reply(calls).tool_calls
+    return with_tool.count(IMAGE_TOKEN) == 2 and with_tool != without_tool and writes_json
 
 
 @cache

@@ -16,11 +16,13 @@ from pydantic import ConfigDict, Field, PrivateAttr
 
 from vtagent._moved import old_attribute, renamed_arguments
 from vtagent.errors import ModelError
-from vtagent.images import MemoryImageStore
-from vtagent.models.call import tool_options
+from vtagent.images import default_store
+from vtagent.models.call import count_tokens, tool_options
 from vtagent.models.chat import ChatVLM
+from vtagent.models.codec import Codec
 from vtagent.models.delegating import DelegatingChat
 from vtagent.models.families import checkpoint_path, family_by_name
+from vtagent.models.identity import identity_of
 from vtagent.visual_tokens import VisionSpec
 
 try:  # at once: a factory that imports it takes most of a second
@@ -40,18 +42,19 @@ class LazyVLM(DelegatingChat):
     Args:
         path: As for `ChatVLM.from_pretrained`.
         vision: The image sizes that the checkpoint sees; by default those of `sizes_of(path)`.
-        image_store: The store that holds the images of messages; a new one in memory if absent.
+        image_store: The store that holds the images of messages; this process's own if absent.
         options: Other arguments of `ChatVLM.from_pretrained`.
     """
 
     path: str
     vision: Any = Field(default_factory=lambda fields: sizes_of(fields["path"]), exclude=True, repr=False)
-    image_store: Any = Field(default_factory=MemoryImageStore, exclude=True, repr=False)
+    image_store: Any = Field(default_factory=default_store, exclude=True, repr=False)
     options: dict[str, Any] = Field(default_factory=dict, exclude=True, repr=False)
     resolves_images: bool = Field(default=True, init=False, repr=False)
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
+    _counting: tuple[Codec, VisionSpec] | None = PrivateAttr(default=None)
     _loaded: ChatVLM | None = PrivateAttr(default=None)
     _unfit: str = PrivateAttr(default="")  # why the checkpoint cannot be used; it is not loaded again
     _lock: threading.Lock = PrivateAttr(default_factory=threading.Lock)
@@ -80,6 +83,46 @@ class LazyVLM(DelegatingChat):
                 raise ModelError(self._unfit)
             return self._loaded
 
+    def get_token_ids(self, text: str) -> list[int]:
+        """As `ChatVLM.get_token_ids`. It loads the tokenizer, not the weights.
+
+        Args:
+            text: The text.
+        """
+        if self.custom_get_token_ids is not None:
+            return self.custom_get_token_ids(text)
+        codec, _ = self._parts()
+        return codec.encode(codec.defuse(text))
+
+    def get_num_tokens_from_messages(self, messages: list[BaseMessage], tools: Sequence[Any] | None = None) -> int:
+        """As `ChatVLM.get_num_tokens_from_messages`. It loads the tokenizer, not the weights.
+
+        Args:
+            messages: The conversation; an empty one counts 0.
+            tools: The tools that are offered.
+
+        Raises:
+            ModelError: There is no checkpoint, or the model cannot be shown one of the messages.
+            ImageError: The store does not know an image, or refuses it.
+        """
+        codec, vision = self._parts()
+        images_first = self.options.get("images_first", ChatVLM.model_fields["images_first"].default)
+        return count_tokens(messages, tools, codec=codec, vision=vision, store=self.store, images_first=images_first)
+
+    def _parts(self) -> tuple[Codec, VisionSpec]:
+        """What counts tokens: the checkpoint's tokenizer with its chat template, and its image sizes."""
+        with self._lock:
+            if self._counting is None:
+                try:
+                    from vtagent.models.processor import VLProcessor
+                except ModuleNotFoundError as error:
+                    raise ModelError(
+                        f"local models need torch and transformers ({error}): pip install 'vtagent[local]'"
+                    ) from error
+                processor = VLProcessor.from_pretrained(checkpoint_path(self.path))
+                self._counting = Codec(processor.tokenizer, processor.chat_template), processor.vision
+            return self._counting
+
     def bind_tools(
         self,
         tools: Sequence[Mapping[str, Any] | type | Callable[..., Any] | BaseTool],
@@ -96,7 +139,7 @@ class LazyVLM(DelegatingChat):
 
     @property
     def _identifying_params(self) -> dict[str, Any]:
-        return {"path": self.path}
+        return {"path": self.path, "checkpoint": identity_of(checkpoint_path(self.path)), "options": self.options}
 
     def _resolve_model_profile(self) -> Any:
         return {"image_inputs": True, "image_tool_message": True, "tool_calling": True, "tool_choice": True}

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from vtagent.errors import ModelError, VtagentError
+from vtagent.errors import ModelError, VtagentError, described
 
 _T = TypeVar("_T")
 
@@ -18,14 +18,20 @@ class LoopThread:
 
     Args:
         name: Name of the thread.
-        at_end: Awaited when the thread ends.
         closed: Error text for work that is started after `close`.
+        at_end: Awaited when the thread ends.
+        executor: Runs what coroutines hand to threads; asyncio's own executor if absent.
     """
 
-    def __init__(self, name: str, *, at_end: Callable[[], Awaitable[None]], closed: str) -> None:
-        self._name = name
-        self._at_end = at_end
-        self._closed = closed
+    def __init__(
+        self,
+        name: str,
+        *,
+        closed: str,
+        at_end: Callable[[], Awaitable[None]] | None = None,
+        executor: ThreadPoolExecutor | None = None,
+    ) -> None:
+        self._name, self._closed, self._at_end, self._executor = name, closed, at_end, executor
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
@@ -59,6 +65,8 @@ class LoopThread:
     def _running(self) -> asyncio.AbstractEventLoop:
         if self._loop is None:
             self._loop = asyncio.new_event_loop()
+            if self._executor is not None:
+                self._loop.set_default_executor(self._executor)
             self._thread = threading.Thread(target=self._live, args=(self._loop,), name=self._name, daemon=True)
             self._thread.start()
         return self._loop
@@ -75,7 +83,8 @@ class LoopThread:
         for task in rest:
             task.cancel()
         await asyncio.gather(*rest, return_exceptions=True)
-        await self._at_end()
+        if self._at_end is not None:
+            await self._at_end()
         await asyncio.get_running_loop().shutdown_default_executor()
         await asyncio.sleep(0)  # results reach the futures
 
@@ -92,5 +101,4 @@ class LoopThread:
         except VtagentError:
             raise
         except Exception as error:
-            text = " ".join(str(error).split())[:300]
-            raise ModelError(f"the model failed: {type(error).__name__}: {text}") from error
+            raise ModelError(f"the model failed: {described(error)}") from error

@@ -17,9 +17,8 @@ from pydantic import SecretStr
 from tenacity import RetryCallState, retry, retry_if_exception, stop_after_attempt
 
 from vtagent.errors import ModelError
-from vtagent.models.families import family_by_name
+from vtagent.eyes import Vision, eyes_of
 from vtagent.protocol import TOOL_CALL
-from vtagent.visual_tokens import VisionSpec
 
 _PAUSE = 0.5
 """Seconds between two tries if the server asks for no other pause."""
@@ -127,7 +126,7 @@ def served_vlm(name: str, base_url: str, timeout: float) -> ServedVLM:
     )
 
 
-def load_served(name: str | None, base_url: str, timeout: float) -> tuple[str, ServedVLM, VisionSpec]:
+def load_served(name: str | None, base_url: str, timeout: float) -> tuple[str, ServedVLM, Vision]:
     """The model's name, the model, and its image sizes.
 
     Args:
@@ -146,7 +145,7 @@ def load_served(name: str | None, base_url: str, timeout: float) -> tuple[str, S
         name = listed[0]
     with model_errors(base_url):  # the client refuses what cannot be a URL
         model = served_vlm(name, base_url, timeout)
-    return name, model, family_by_name(name).vision
+    return name, model, eyes_of(model).vision
 
 
 def call_token_id(name: str, base_url: str, timeout: float) -> int:

@@ -15,7 +15,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from transformers.processing_utils import ProcessorMixin
 from transformers.utils.hub import cached_file
 
-from vtagent.errors import ModelError
+from vtagent.errors import ModelError, one_line
 from vtagent.models.codec import IMAGE_TOKEN
 from vtagent.models.families import chat_template, family_by_name
 from vtagent.visual_tokens import VisionSpec
@@ -78,7 +78,7 @@ class VLProcessor(ProcessorMixin):
             tokenizer = AutoTokenizer.from_pretrained(path, **kwargs)
             image_processor = Qwen2VLImageProcessorPil.from_pretrained(path, **kwargs)
         except (OSError, ValueError, KeyError) as error:
-            raise ModelError(f"no Qwen tokenizer and image processor at {path!r}: {_first_line(error)}") from error
+            raise ModelError(f"no Qwen tokenizer and image processor at {path!r}: {one_line(error)}") from error
         own = _own_template(path) or tokenizer.chat_template
         return cls(image_processor, tokenizer, chat_template(own, tokenizer, family_by_name(path)))
 
@@ -178,7 +178,3 @@ def _own_template(path: str) -> str | None:
             text = Path(file).read_text(encoding="utf-8")
             return text if name.endswith(".jinja") else str(json.loads(text)["chat_template"])
     return None
-
-
-def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

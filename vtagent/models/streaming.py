@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.messages.ai import UsageMetadata
 from langchain_core.messages.tool import tool_call_chunk
+from langchain_core.outputs import ChatGenerationChunk
 from langchain_core.utils.json import parse_partial_json
 
 from vtagent.models.codec import Detokenizer
@@ -123,3 +126,33 @@ def _unparsable(args: str) -> str:
 def _overlap(text: str, tag: str) -> int:
     """Number of characters at the end of `text` that may be the beginning of `tag`."""
     return next((size for size in range(min(len(tag), len(text)), 0, -1) if text.endswith(tag[:size])), 0)
+
+
+def as_chunk(message: AIMessageChunk) -> ChatGenerationChunk:
+    """The message as what LangChain's streams consist of."""
+    return ChatGenerationChunk(message=message)
+
+
+def seconds_left(timeout: float | None) -> Callable[[], float | None]:
+    """Start a timer.
+
+    Args:
+        timeout: Seconds from now; None is no limit.
+
+    Returns:
+        A function that returns the seconds left; None without a limit.
+    """
+    end = None if timeout is None else time.monotonic() + timeout
+    return lambda: None if end is None else max(0.0, end - time.monotonic())
+
+
+def put_token(loop: asyncio.AbstractEventLoop, tokens: asyncio.Queue[int | None], token: int | None) -> None:
+    """Put a token into a queue of an event loop, from the engine's thread.
+
+    Args:
+        loop: The event loop.
+        tokens: A queue of that loop.
+        token: The token; None ends the reply.
+    """
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(tokens.put_nowait, token)

@@ -24,6 +24,11 @@ def with_references(messages: Sequence[BaseMessage], store: ImageStore) -> list[
     return [ingest_message(message, store) or message for message in messages]
 
 
+def with_images_first(messages: Sequence[BaseMessage]) -> list[BaseMessage]:
+    """Move the images of each human message before its text; images and texts keep their own order."""
+    return [_images_first(message) for message in messages]
+
+
 def views_of(messages: Sequence[BaseMessage], store: ImageStore) -> list[View]:
     """The views in messages, in order."""
     return [View.from_block(block, store) for message in messages for block in _blocks(message) if is_reference(block)]
@@ -66,6 +71,13 @@ def _message(message: BaseMessage, codec: Codec) -> dict[str, Any]:
         case _:
             raise ModelError(f"a {message.type} message cannot be shown to the model")
     return {"role": role, "content": _content(message, codec)}
+
+
+def _images_first(message: BaseMessage) -> BaseMessage:
+    if not isinstance(message, HumanMessage) or isinstance(message.content, str):
+        return message
+    content = sorted(message.content, key=lambda block: not is_reference(block))  # sorting is stable
+    return message if content == message.content else message.model_copy(update={"content": content})
 
 
 def _content(message: BaseMessage, codec: Codec) -> str | list[dict[str, Any]]:

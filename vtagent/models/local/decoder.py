@@ -5,7 +5,7 @@ The stock modules and weights are used unchanged.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -44,7 +44,7 @@ class Decoder:
         self._text = model.model.language_model
         self._embed = model.get_input_embeddings()
         self._image_token_id = image_token_id
-        self._deepstack = family.deepstack
+        self._deepstack, self._head_norm = family.deepstack, family.head_norm
         self._device = model.device
         config = model.config.text_config
         self._additive = config._attn_implementation == "eager"
@@ -54,7 +54,6 @@ class Decoder:
         self.kv = KVRows(
             config.num_hidden_layers, config.num_key_value_heads, head_dim, dtype=model.dtype, device=self._device
         )
-        self._prompt_pass = _PromptPass(self._text, self.kv, head_norm=family.head_norm)
 
     def prefill(
         self,
@@ -90,7 +89,7 @@ class Decoder:
         ids, positions = ids.to(self._device), positions.to(self._device)
         is_image = ids == self._image_token_id
         embeds = self._embed(ids)
-        new = [own for sequence in sequences if (own := _uncached_features(sequence, features)) is not None]
+        new = [own for sequence in sequences for own in _uncached_features(sequence, features)]
         deepstack: list[torch.Tensor] = []
         if new:
             embeds[is_image] = torch.cat([own.embeds for own in new]).to(embeds.dtype)
@@ -115,6 +114,76 @@ class Decoder:
                 [layer[order] for layer in deepstack] if order is not None else None,
             )
         return self._logits(final)
+
+    def _prompt_pass(
+        self,
+        embeds: torch.Tensor,
+        positions: torch.Tensor,
+        mask: torch.Tensor,
+        ends: tuple[torch.Tensor, torch.Tensor],
+        visual: torch.Tensor | None = None,
+        deepstack: list[torch.Tensor] | None = None,
+    ) -> torch.Tensor:
+        """The language model's forward pass over prompts, of which only the outputs of the last tokens are wanted.
+
+        It computes the tokens that `KVRows.address` was given. Every layer writes the KV of all of them. After the KV
+        of the last layer, only the last token of each prompt is computed further, which saves a good part of the work
+        in a model of few layers.
+
+        Args:
+            embeds: (rows, queries, hidden), in the dtype of the weights.
+            positions: (3, rows, queries) int64, rotary: time, height, width.
+            mask: (rows, 1, queries, columns), from `_mask`.
+            ends: The rows whose prompt ends here, and the place of the last token of each: (n,) int64 both.
+            visual: (rows, queries) bool: True on visual tokens. Only for deepstack.
+            deepstack: For each of the first layers, what it adds to the visual tokens: (visual tokens, hidden).
+
+        Returns:
+            (n, hidden) in the dtype of the weights, ready for the head.
+        """
+        cosines, sines = (part[:, :, None] for part in self._text.rotary_emb(embeds, positions))
+        rows, places = ends
+        x = embeds
+        last = len(self._text.layers) - 1
+        for number, layer in enumerate(self._text.layers):
+            attention = layer.self_attn
+            h = layer.input_layernorm(x)
+            k = rotated(self._queries_or_keys(attention, "k", h), cosines, sines)
+            v = _heads(attention.v_proj(h), attention.head_dim)
+            keys, values = self.kv.update(k.transpose(1, 2), v.transpose(1, 2), number)
+            if number == last and len(deepstack or ()) <= last:  # no layer adds to visual tokens any more
+                if not len(rows):
+                    return x[rows, places]
+                x, h, cosines, sines = (part[rows, places][:, None] for part in (x, h, cosines, sines))
+                mask = mask[rows, :, places][:, :, None]
+                if len(rows) < len(keys):
+                    keys, values = keys[rows], values[rows]
+                rows, places = torch.arange(len(rows), device=x.device), torch.zeros_like(places)
+            q = rotated(self._queries_or_keys(attention, "q", h), cosines, sines).transpose(1, 2)
+            mixed, _ = ALL_ATTENTION_FUNCTIONS["sdpa"](
+                attention, q, keys, values, mask, dropout=0.0, scaling=attention.scaling
+            )
+            x = x + attention.o_proj(mixed.flatten(2))
+            x = x + layer.mlp(layer.post_attention_layernorm(x))
+            if visual is not None and deepstack is not None and number < len(deepstack):
+                x[visual] += deepstack[number].to(x.dtype)
+        out: torch.Tensor = self._text.norm(x[rows, places])
+        return out
+
+    def _queries_or_keys(self, attention: Any, which: str, x: torch.Tensor) -> torch.Tensor:
+        """Queries ("q") or keys ("k"), normalised in families that do so.
+
+        Args:
+            attention: A layer's attention module.
+            which: "q" or "k".
+            x: (rows, queries, hidden), in the dtype of the weights.
+
+        Returns:
+            (rows, queries, heads, head_dim), in the same dtype.
+        """
+        heads = _heads(getattr(attention, f"{which}_proj")(x), attention.head_dim)
+        normed: torch.Tensor = getattr(attention, f"{which}_norm")(heads) if self._head_norm else heads
+        return normed
 
     def step(self, tokens: torch.Tensor, lengths: torch.Tensor, positions: torch.Tensor, width: int) -> torch.Tensor:
         """Feed one token to each of the rows in slots 0, 1, ….
@@ -169,87 +238,6 @@ class Decoder:
         return logits
 
 
-class _PromptPass:
-    """The language model's forward pass over prompts, of which only the outputs of the last tokens are wanted.
-
-    Every layer writes the KV of all tokens. After the KV of the last layer, only the last token of each prompt is
-    computed further, which saves a good part of the work in a model of few layers.
-
-    Args:
-        text: The language model.
-        kv: Where KV is written and read.
-        head_norm: Whether the family normalises queries and keys.
-    """
-
-    def __init__(self, text: Any, kv: KVRows, *, head_norm: bool) -> None:
-        self._text, self._kv, self._head_norm = text, kv, head_norm
-        self._attend: Any = ALL_ATTENTION_FUNCTIONS["sdpa"]
-
-    def __call__(
-        self,
-        embeds: torch.Tensor,
-        positions: torch.Tensor,
-        mask: torch.Tensor,
-        ends: tuple[torch.Tensor, torch.Tensor],
-        visual: torch.Tensor | None = None,
-        deepstack: list[torch.Tensor] | None = None,
-    ) -> torch.Tensor:
-        """Compute the tokens that `KVRows.address` was given.
-
-        Args:
-            embeds: (rows, queries, hidden), in the dtype of the weights.
-            positions: (3, rows, queries) int64, rotary: time, height, width.
-            mask: (rows, 1, queries, columns), from `Decoder._mask`.
-            ends: The rows whose prompt ends here, and the place of the last token of each: (n,) int64 both.
-            visual: (rows, queries) bool: True on visual tokens. Only for deepstack.
-            deepstack: For each of the first layers, what it adds to the visual tokens: (visual tokens, hidden).
-
-        Returns:
-            (n, hidden) in the dtype of the weights, ready for the head.
-        """
-        cosines, sines = (part[:, :, None] for part in self._text.rotary_emb(embeds, positions))
-        rows, places = ends
-        x = embeds
-        last = len(self._text.layers) - 1
-        for number, layer in enumerate(self._text.layers):
-            attention = layer.self_attn
-            h = layer.input_layernorm(x)
-            k = rotated(self._queries_or_keys(attention, "k", h), cosines, sines)
-            v = _heads(attention.v_proj(h), attention.head_dim)
-            keys, values = self._kv.update(k.transpose(1, 2), v.transpose(1, 2), number)
-            if number == last and len(deepstack or ()) <= last:  # no layer adds to visual tokens any more
-                if not len(rows):
-                    return x[rows, places]
-                x, h, cosines, sines = (part[rows, places][:, None] for part in (x, h, cosines, sines))
-                mask = mask[rows, :, places][:, :, None]
-                if len(rows) < len(keys):
-                    keys, values = keys[rows], values[rows]
-                rows, places = torch.arange(len(rows), device=x.device), torch.zeros_like(places)
-            q = rotated(self._queries_or_keys(attention, "q", h), cosines, sines).transpose(1, 2)
-            mixed, _ = self._attend(attention, q, keys, values, mask, dropout=0.0, scaling=attention.scaling)
-            x = x + attention.o_proj(mixed.flatten(2))
-            x = x + layer.mlp(layer.post_attention_layernorm(x))
-            if visual is not None and deepstack is not None and number < len(deepstack):
-                x[visual] += deepstack[number].to(x.dtype)
-        out: torch.Tensor = self._text.norm(x[rows, places])
-        return out
-
-    def _queries_or_keys(self, attention: Any, which: str, x: torch.Tensor) -> torch.Tensor:
-        """Queries ("q") or keys ("k"), normalised in families that do so.
-
-        Args:
-            attention: A layer's attention module.
-            which: "q" or "k".
-            x: (rows, queries, hidden), in the dtype of the weights.
-
-        Returns:
-            (rows, queries, heads, head_dim), in the same dtype.
-        """
-        heads = _heads(getattr(attention, f"{which}_proj")(x), attention.head_dim)
-        normed: torch.Tensor = getattr(attention, f"{which}_norm")(heads) if self._head_norm else heads
-        return normed
-
-
 def _heads(x: torch.Tensor, head_dim: int) -> torch.Tensor:
     """Split (rows, queries, heads * head_dim) into (rows, queries, heads, head_dim), of the same dtype."""
     heads: torch.Tensor = x.unflatten(-1, (-1, head_dim))
@@ -262,25 +250,18 @@ def needed_images(sequence: SequenceState) -> list[EngineImage]:
     return [image for image, (_, end) in images if end > sequence.cached_length]
 
 
-def _uncached_features(sequence: SequenceState, features: Mapping[str, ImageFeatures]) -> ImageFeatures | None:
+def _uncached_features(sequence: SequenceState, features: Mapping[str, ImageFeatures]) -> Iterator[ImageFeatures]:
     """Features of a sequence's visual tokens past its cached length.
 
     Args:
         sequence: The sequence.
         features: By image identity: (visual tokens, hidden) in the dtype of the weights, as all of `ImageFeatures`.
 
-    Returns:
-        Those of all its images, one after the other: (visual tokens, hidden) in the same dtype; None without any.
+    Yields:
+        Those of each of its images: (visual tokens, hidden) in the same dtype.
     """
-    parts = []
     for image, (start, end) in zip(sequence.request.images, sequence.spans, strict=True):
         if end > sequence.cached_length:
             own = features[identity(image)]
             skip = max(0, sequence.cached_length - start)
-            parts.append(ImageFeatures(own.embeds[skip:], tuple(layer[skip:] for layer in own.deepstack)))
-    if not parts:
-        return None
-    return ImageFeatures(
-        torch.cat([part.embeds for part in parts]),
-        tuple(torch.cat(layer) for layer in zip(*(part.deepstack for part in parts), strict=True)),
-    )
+            yield ImageFeatures(own.embeds[skip:], tuple(layer[skip:] for layer in own.deepstack))

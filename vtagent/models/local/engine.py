@@ -19,7 +19,7 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForImageTextToText
 
-from vtagent.errors import ModelError
+from vtagent.errors import ModelError, one_line
 from vtagent.models.codec import never_sampled
 from vtagent.models.engine import Engine, Generation, Request
 from vtagent.models.families import checkpoint_path, family_of
@@ -126,7 +126,7 @@ class TransformersEngine(Engine):
             config = AutoConfig.from_pretrained(path)
         except (OSError, ValueError, StrictDataclassError) as error:
             places = "give a checkpoint folder, a hub id, or a bundled policy's name"
-            raise ModelError(f"no model at {path!r} ({places}): {_reason(error)}") from error
+            raise ModelError(f"no model at {path!r} ({places}): {one_line(error)}") from error
         family_of(config.model_type)
         processor = VLProcessor.from_pretrained(path)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -134,7 +134,7 @@ class TransformersEngine(Engine):
         try:
             model: Any = AutoModelForImageTextToText.from_pretrained(path, dtype=dtype, attn_implementation="sdpa")
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-            raise ModelError(f"the weights at {path!r} cannot be loaded: {_reason(error)}") from error
+            raise ModelError(f"the weights at {path!r} cannot be loaded: {one_line(error)}") from error
         return cls(model.to(torch.device(device)).eval(), processor, **options)
 
     def submit(self, request: Request) -> Future[Generation]:
@@ -276,18 +276,9 @@ class TransformersEngine(Engine):
             set_error(future, error)
 
 
-def _reason(error: Exception) -> str:
-    """A library's error message in one line."""
-    return " ".join(str(error).split())[:300]
-
-
-def _ids(tokenizer: Any, names: Sequence[str]) -> list[int]:
-    known = tokenizer.get_vocab()
-    return [known[name] for name in names if name in known]
-
-
 def _end_ids(model: Any, tokenizer: Any) -> list[int]:
     eos = getattr(model.generation_config, "eos_token_id", None)
     own = eos if isinstance(eos, list) else [eos]
-    ends = [*own, tokenizer.eos_token_id, *_ids(tokenizer, ["<|im_end|>", "<|endoftext|>"])]
+    known = tokenizer.get_vocab()
+    ends = [*own, tokenizer.eos_token_id, known.get("<|im_end|>"), known.get("<|endoftext|>")]
     return sorted({token for token in ends if token is not None and token < model.config.text_config.vocab_size})

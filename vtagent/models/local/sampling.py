@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
+from vtagent.models.decision import Decision
 from vtagent.models.engine import Sampling
 
 
@@ -18,6 +19,7 @@ class BatchSampler:
         streams: Source of each row's random numbers.
         banned: Tokens that no row samples.
         device: Of the logits.
+        decisions: Each row's decision, if it has a call bias. They are followed elsewhere and only read here.
     """
 
     def __init__(
@@ -26,8 +28,10 @@ class BatchSampler:
         streams: Sequence[random.Random],
         banned: frozenset[int],
         device: torch.device,
+        decisions: Sequence[Decision | None] = (),
     ) -> None:
         self._streams = streams
+        self._decisions = [(row, decision) for row, decision in enumerate(decisions) if decision is not None]
         self._drawn = [row for row, own in enumerate(settings) if own.temperature > 0]  # the others are greedy
         temperatures = [own.temperature if own.temperature > 0 else 1.0 for own in settings]
         self._temperature = torch.tensor(temperatures, device=device)[:, None]
@@ -53,39 +57,66 @@ class BatchSampler:
             if its logits are not finite.
         """
         scaled = logits.float() / self._temperature
+        deciding = [(row, decision) for row, decision in self._decisions if decision.place == "decision"]
+        again = [(row, decision) for row, decision in deciding if decision.drawn_twice]
         steered = scaled
-        if self._ban is not None or self._bias is not None:
+        if self._ban is not None or self._bias is not None or deciding:
             steered = logits.float().clone()
             if self._bias is not None:
                 steered.index_put_(self._bias, self._bias_values, accumulate=True)
+            for row, decision in deciding:
+                if not decision.drawn_twice:
+                    steered[row, decision.bias.call_id] += decision.bias.value
             if self._ban is not None:
                 steered.index_put_(self._ban, torch.tensor(-torch.inf, device=logits.device))
             steered = steered / self._temperature
         tokens = steered.argmax(-1)
         if self._drawn:
-            tokens[self._drawn_index] = self._draw(steered[self._drawn_index])
+            tokens[self._drawn_index] = self._draw(steered[self._drawn_index], range(len(self._drawn)))
+        for row, decision in again:
+            if not decision.stands(int(tokens[row])):
+                tokens[row] = self._draw_call(steered[row], row, decision)
         logprobs = scaled.gather(-1, tokens[:, None])[:, 0] - scaled.logsumexp(-1)
         return tokens.tolist(), logprobs.tolist()
 
-    def _draw(self, logits: torch.Tensor) -> torch.Tensor:
+    def _draw_call(self, logits: torch.Tensor, row: int, decision: Decision) -> torch.Tensor:
+        """Draw the token of one decision with its bias, and without what opens a thought.
+
+        Args:
+            logits: (vocabulary,) float32, divided by the temperature; they are changed.
+            row: Whose logits they are.
+            decision: The row's decision.
+
+        Returns:
+            () int64.
+        """
+        logits[decision.bias.call_id] += decision.bias.value / self._temperature[row, 0]
+        logits[decision.bias.thought_id] = -torch.inf
+        if row not in self._drawn:
+            return logits.argmax(-1)
+        return self._draw(logits[None], [self._drawn.index(row)])[0]
+
+    def _draw(self, logits: torch.Tensor, drawn: Sequence[int]) -> torch.Tensor:
         """Inverse-CDF sampling with one uniform number per row, so that a row does not depend on its batch.
 
         Args:
-            logits: (drawn rows, vocabulary) float32.
+            logits: (rows, vocabulary) float32.
+            drawn: Which of the drawn rows they are.
 
         Returns:
-            (drawn rows,) int64.
+            (rows,) int64.
         """
+        places = list(drawn)
         if self._top_k is not None:
-            logits = _keep_top_k(logits, self._top_k)
+            logits = _keep_top_k(logits, self._top_k[places])
         probabilities = logits.double().softmax(-1)
         if self._top_p is not None:
-            probabilities = _keep_top_p(probabilities, self._top_p)
-        uniform = [self._streams[row].random() for row in self._drawn]
+            probabilities = _keep_top_p(probabilities, self._top_p[places])
+        uniform = [self._streams[self._drawn[place]].random() for place in places]
         cumulative = probabilities.cumsum(-1)
         target = torch.tensor(uniform, device=logits.device, dtype=cumulative.dtype)[:, None] * cumulative[:, -1:]
-        drawn = (cumulative > target).int().argmax(-1)  # the first token past the target: its probability is above 0
-        return torch.where((cumulative[:, -1:] > target)[:, 0], drawn, probabilities.argmax(-1))
+        past = (cumulative > target).int().argmax(-1)  # the first token past the target: its probability is above 0
+        return torch.where((cumulative[:, -1:] > target)[:, 0], past, probabilities.argmax(-1))
 
 
 def _keep_top_k(logits: torch.Tensor, top_k: torch.Tensor) -> torch.Tensor:

@@ -295,4 +295,6 @@ class Scheduler:
 
     def _sampler_of(self, sequences: Sequence[SequenceState]) -> BatchSampler:
         settings = [sequence.request.sampling for sequence in sequences]
-        return BatchSampler(settings, [sequence.stream for sequence in sequences], self._banned, self._device)
+        streams = [sequence.stream for sequence in sequences]
+        decisions = [sequence.decision for sequence in sequences]
+        return BatchSampler(settings, streams, self._banned, self._device, decisions)

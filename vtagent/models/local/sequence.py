@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from vtagent.errors import ModelError, VtagentError
+from vtagent.errors import ModelError, VtagentError, described
+from vtagent.models.decision import Decision
 from vtagent.models.engine import FinishReason, Generation, Request, Sampling
 from vtagent.models.placeholders import cache_keys, expand, image_spans
 
@@ -42,17 +43,14 @@ class SequenceState:
     """Tokens that end the reply."""
     stream: random.Random
     """Source of the sequence's random numbers."""
+    decision: Decision | None = None
+    """Where the reply stands, if it has a call bias."""
     epoch: int = 0
     """Version of the weights that the sequence was started with."""
     cached_length: int = 0
     """Tokens at the start whose KV was found in the cache."""
     logprobs: list[float] = field(default_factory=list)
     """One per sampled token."""
-
-    @property
-    def image_tokens(self) -> int:
-        """Tokens of the prompt that stand for image patches."""
-        return sum(end - start for start, end in self.spans)
 
     @property
     def sampled(self) -> list[int]:
@@ -76,6 +74,8 @@ class SequenceState:
         self.ids.append(token)
         self.keys.append(token)
         self.logprobs.append(logprob)
+        if self.decision is not None:
+            self.decision.push(token)
         told_to_stop = self.request.on_token is not None and self.request.on_token(token)
         if token in self.stop or told_to_stop:
             return "stop"
@@ -85,17 +85,16 @@ class SequenceState:
 
     def finish(self, reason: FinishReason) -> None:
         """Give the caller the reply."""
-        set_result(
-            self.future,
-            Generation(
-                token_ids=tuple(self.sampled),
-                logprobs=tuple(self.logprobs),
-                finish_reason=reason,
-                prompt_tokens=self.prompt_length,
-                image_tokens=self.image_tokens,
-                prefilled_tokens=self.prompt_length - self.cached_length,
-            ),
+        reply = Generation(
+            token_ids=tuple(self.sampled),
+            logprobs=tuple(self.logprobs),
+            finish_reason=reason,
+            prompt_tokens=self.prompt_length,
+            image_tokens=sum(end - start for start, end in self.spans),
+            prefilled_tokens=self.prompt_length - self.cached_length,
         )
+        with suppress(InvalidStateError):  # the caller has cancelled it
+            self.future.set_result(reply)
 
     def fail(self, error: BaseException) -> None:
         """Give the caller an error."""
@@ -140,6 +139,7 @@ def prepare(
     positions, offset = model.get_rope_index(
         tensor, mm_token_type_ids=is_image, image_grid_thw=torch.tensor(grids) if grids else None
     )
+    call_bias = request.sampling.call_bias
     return SequenceState(
         request=request,
         future=future,
@@ -152,6 +152,7 @@ def prepare(
         context=context,
         stop=stop | request.sampling.stop,
         stream=random.Random(request.sampling.seed),
+        decision=None if call_bias is None else Decision(call_bias),
     )
 
 
@@ -160,14 +161,11 @@ def _check(sampling: Sampling, vocabulary: int) -> None:
         raise ModelError(f"max_tokens is {sampling.max_tokens}; ask for at least one token")
     if sampling.temperature < 0 or not 0 < sampling.top_p <= 1 or sampling.top_k < 0:
         raise ModelError("temperature and top_k must be 0 or more, and top_p between 0 and 1")
-    if any(not 0 <= token < vocabulary for token in sampling.banned | sampling.logit_bias.keys()):
+    steered = sampling.banned | sampling.logit_bias.keys()
+    if sampling.call_bias is not None:
+        steered |= {sampling.call_bias.call_id, sampling.call_bias.thought_id}
+    if any(not 0 <= token < vocabulary for token in steered):
         raise ModelError(f"logit_bias or banned names a token that is not one of the model's 0…{vocabulary - 1}")
-
-
-def set_result(future: Future[Generation], generation: Generation) -> None:
-    """Set the result of a request, unless the caller has cancelled it."""
-    with suppress(InvalidStateError):
-        future.set_result(generation)
 
 
 def set_error(future: Future[Generation], error: BaseException) -> None:
@@ -178,8 +176,7 @@ def set_error(future: Future[Generation], error: BaseException) -> None:
         error: A VtagentError stays as it is; any other error becomes a one-line ModelError with the error as its cause.
     """
     if not isinstance(error, VtagentError):
-        text = " ".join(str(error).split())[:300]
-        wrapped = ModelError(f"the model failed: {type(error).__name__}: {text}")
+        wrapped = ModelError(f"the model failed: {described(error)}")
         wrapped.__cause__ = error
         error = wrapped
     with suppress(InvalidStateError):

@@ -8,13 +8,13 @@ The stock modules and weights are used unchanged. The pass is for inference.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers.vision_utils import get_vision_position_ids, get_vision_window_index
 
-from vtagent.lru import LRU
 from vtagent.models.families import Family
 from vtagent.models.local.ops import learned_positions, project_patches, rotated, segment_places, segments_by_length
 
@@ -52,11 +52,11 @@ class VisionTower:
         self._visual = visual
         self._family = family
         self._deepstack_layers: list[int] = list(visual.deepstack_visual_indexes) if family.deepstack else []
-        self._tables: LRU[tuple[int, int], _SizeTables] = LRU(_SIZES)
+        self._tables = lru_cache(_SIZES)(partial(_size_tables, visual, family))
 
     def clear(self) -> None:
         """Drop what was computed from the weights. Call it when they have changed."""
-        self._tables.clear()
+        self._tables.cache_clear()
 
     def __call__(self, patches: torch.Tensor, rows: int, columns: int) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Encode images of one size.
@@ -71,7 +71,7 @@ class VisionTower:
             that the family feeds as well (deepstack); all in the dtype of the weights.
         """
         visual, images = self._visual, len(patches)
-        tables = self._tables_for(rows, columns)
+        tables = self._tables(rows, columns)
         x = project_patches(visual.patch_embed.proj, patches)
         if tables.positions is not None:
             x += tables.positions
@@ -87,14 +87,6 @@ class VisionTower:
                 deepstack.append(merger(x).unflatten(0, (images, -1)))
         merged: torch.Tensor = visual.merger(x).unflatten(0, (images, -1))
         return merged if tables.back is None else merged[:, tables.back], deepstack
-
-    def _tables_for(self, rows: int, columns: int) -> _SizeTables:
-        """The tables for one size in patches, computed on first use; `_SizeTables` has their shapes and dtypes."""
-        tables = self._tables.get((rows, columns))
-        if tables is None:
-            tables = _size_tables(self._visual, self._family, rows, columns)
-            self._tables.put((rows, columns), tables)
-        return tables
 
 
 def _size_tables(visual: Any, family: Family, rows: int, columns: int) -> _SizeTables:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import warnings
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from concurrent.futures import Future
 from contextlib import aclosing
 from os import PathLike, fspath
@@ -21,10 +21,10 @@ from vtagent.models.codec import Codec, never_sampled
 from vtagent.models.engine import Generation, ReloadableEngine, Request
 from vtagent.models.loop_thread import LoopThread
 from vtagent.models.placeholders import expand
-from vtagent.models.vllm.data_urls import DataURLs
 from vtagent.models.vllm.http import Server
+from vtagent.models.vllm.parts import sample_in_parts
 from vtagent.models.vllm.weights import Weights
-from vtagent.models.vllm.wire import ReplyAccumulator, ServedModel, find_model, request_body
+from vtagent.models.vllm.wire import DataURLs, ReplyAccumulator, ServedModel, find_model, request_body
 
 _GENERATE = "/inference/v1/generate"
 
@@ -142,36 +142,53 @@ class VLLMEngine(ReloadableEngine):
     # Everything below runs in the loop's thread.
 
     async def _reply(self, request: Request) -> Generation:
+        self._checked(request)
+        # Taken before the images are encoded: a reload waits for every request that was submitted before it.
+        async with self._weights.in_use(), self._slots:
+            urls = [await asyncio.to_thread(self._urls.of, image) for image in request.images]
+
+            def send(part: Request) -> Awaitable[Generation]:
+                return self._sample(part, urls)
+
+            if request.sampling.call_bias is None:
+                return await send(request)
+            return await sample_in_parts(request, send, end=self.stop, context=self.context)
+
+    async def _sample(self, request: Request, urls: Sequence[str]) -> Generation:
+        """Sample one request, with retries.
+
+        Args:
+            request: The request, without a call bias.
+            urls: Its images.
+        """
         expanded = self._checked(request)
         seed = request.sampling.seed
         if seed is None and request.on_token is not None:
             seed = secrets.randbits(62)  # a retry must repeat the tokens that `on_token` has already been given
-        # Taken before the images are encoded: a reload waits for every request that was submitted before it.
-        async with self._weights.in_use(), self._slots:
-            body = request_body(
-                request,
-                [await asyncio.to_thread(self._urls.of, image) for image in request.images],
-                banned=self.banned,
-                stop=self.stop,
-                seed=seed,
-                stream=request.on_token is not None,
-                model=self._model,
+        body = request_body(
+            request,
+            urls,
+            banned=self.banned,
+            stop=self.stop,
+            seed=seed,
+            stream=request.on_token is not None,
+            model=self._model,
+        )
+        relay = _TokenRelay(request)
+
+        async def attempt() -> Generation:
+            reply = ReplyAccumulator(request.sampling)
+            if request.on_token is None:
+                reply.add(await self._server.post(_GENERATE, body))
+            else:
+                await self._stream(body, reply, relay)
+            generation = reply.generation(
+                expanded, expanded.count(self._image_token_id), self.banned | request.sampling.banned
             )
-            relay = _TokenRelay(request)
+            self._weights.check(reply.weights)
+            return generation
 
-            async def attempt() -> Generation:
-                reply = ReplyAccumulator(request.sampling)
-                if request.on_token is None:
-                    reply.add(await self._server.post(_GENERATE, body))
-                else:
-                    await self._stream(body, reply, relay)
-                generation = reply.generation(
-                    expanded, expanded.count(self._image_token_id), self.banned | request.sampling.banned
-                )
-                self._weights.check(reply.weights)
-                return generation
-
-            return await self._server.with_retries(attempt)
+        return await self._server.with_retries(attempt)
 
     async def _stream(self, body: Any, reply: ReplyAccumulator, relay: _TokenRelay) -> None:
         async with aclosing(self._server.events(_GENERATE, body)) as events:

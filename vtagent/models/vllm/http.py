@@ -15,7 +15,7 @@ from typing import Any, NoReturn, TypeVar
 import httpx
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt
 
-from vtagent.errors import ModelError
+from vtagent.errors import ModelError, one_line
 from vtagent.models.vllm.wire import TransientError
 
 _T = TypeVar("_T")
@@ -116,9 +116,9 @@ class Server:
         except TimeoutError as error:
             raise TransientError(f"gave no complete answer within {seconds:g} seconds") from error
         except httpx.ConnectError as error:
-            raise TransientError(f"does not answer ({_line(str(error)) or type(error).__name__})") from error
+            raise TransientError(f"does not answer ({one_line(error)})") from error
         except httpx.RequestError as error:  # includes answers that cannot be decoded
-            raise TransientError(f"broke off its answer ({_line(str(error)) or type(error).__name__})") from error
+            raise TransientError(f"broke off its answer ({one_line(error)})") from error
 
     async def get(self, path: str) -> Any:
         """GET a path once and return the answer's JSON."""

@@ -7,12 +7,16 @@ Log-probabilities come back for the raw logits at temperature 1 and are rescaled
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from vtagent.errors import ModelError
-from vtagent.models.engine import FinishReason, Generation, Request, Sampling
+from vtagent.lru import LRU
+from vtagent.models.engine import EngineImage, FinishReason, Generation, Request, Sampling
+from vtagent.models.placeholders import identity
+from vtagent.views import data_url
 
 _NEVER = -1e4
 """Added to the logits of banned tokens: JSON has no infinity, and no logit comes near this."""
@@ -215,3 +219,26 @@ def _logprob(entry: Mapping[str, Any], sampling: Sampling) -> float:
     scaled[int(entry["token_id"])] = raw / sampling.temperature
     highest = max(scaled.values())
     return raw / sampling.temperature - highest - math.log(sum(math.exp(value - highest) for value in scaled.values()))
+
+
+class DataURLs:
+    """Data URLs of images, up to a number of characters. Thread-safe.
+
+    Args:
+        limit: Maximum total length of the URLs that are kept, in characters.
+    """
+
+    def __init__(self, limit: int = 64 * 2**20) -> None:
+        self._urls: LRU[str, str] = LRU(limit, size=len)
+        self._lock = threading.Lock()
+
+    def of(self, image: EngineImage) -> str:
+        """The data URL of an image."""
+        key = identity(image)
+        with self._lock:
+            url = self._urls.get(key)
+        if url is None:
+            url = data_url(image.pixels)
+            with self._lock:
+                self._urls.put(key, url)
+        return url
