@@ -42,7 +42,7 @@ pytestmark = QUIET
 
 PAGE = encode(scene((1280, 960)))
 SCRIPT: list[Line] = [
-    Reply("<think>Too small.</think>", (Call("zoom_image", {"region": [0, 0, 500, 1000]}),)),
+    Reply("<think>Too small.</think>", (Call("zoom_image", {"region": [0, 0, 320, 480]}),)),  # pixels, as Claude points
     "<answer>48.10</answer>",
 ]
 AGENTS: dict[str, Callable[..., Any]] = {
@@ -50,6 +50,9 @@ AGENTS: dict[str, Callable[..., Any]] = {
     "middleware": lambda model, **options: create_agent(model, middleware=[ZoomMiddleware(**options)]),
 }
 CLAUDE = PROVIDERS["anthropic"]
+GPT = [(512, 384), (1024, 768)]
+SHOWN = {"openai_chat": GPT, "openai_responses": GPT, "ollama": [(644, 476), (1288, 952)]}
+"""The sizes of the low view and of the whole page, where the provider's rule changes them."""
 
 
 @pytest.fixture(params=list(AGENTS))
@@ -120,11 +123,15 @@ def test_a_configurable_model_is_that_of_the_run(agent: Callable[..., Any], way:
     assert not claude.refused
 
 
-def test_each_fallback_is_given_tools_and_pixels_in_its_own_form(agent: Callable[..., Any], claude: Server) -> None:
+def test_each_fallback_is_given_tools_and_pixels_in_its_own_form(agent: Callable[..., Any]) -> None:
+    """All of them point in the convention of the first, which the tool's schema tells them."""
     down = PROVIDERS["openai_responses"].model("http://127.0.0.1:9", "gpt-5")
-    state = agent(down.with_fallbacks([CLAUDE.chat(claude)])).invoke({"messages": [asked("?", PAGE)]})
+    script = [Reply("", (Call("zoom_image", {"region": [0, 0, 500, 1000]}),)), "<answer>48.10</answer>"]
+    with Server(CLAUDE.format(), script) as claude:
+        state = agent(down.with_fallbacks([CLAUDE.chat(claude)])).invoke({"messages": [asked("?", PAGE)]})
     assert "48.10" in state["messages"][-1].text
     assert not claude.refused
+    assert "0 to 1000" in str(claude.requests[0].body["tools"])
     assert [image.size for image in claude.requests[1].images] == [(640, 480), (640, 960)]
 
 
@@ -381,7 +388,7 @@ def test_with_the_remedy_every_provider_takes_the_messages(name: str) -> None:
         state = reader(model, store=True).invoke({"messages": [asked("?", PAGE)]})
     assert not server.refused
     assert state["messages"][-1].text == "It is paid."
-    assert [image.size for image in server.requests[0].images] == [(640, 480), (1280, 960)]
+    assert [image.size for image in server.requests[0].images] == SHOWN.get(name, [(640, 480), (1280, 960)])
 
 
 def test_pixels_can_be_taken_out_and_put_back() -> None:

@@ -201,7 +201,7 @@ def test_two_agents_see_the_same_images() -> None:
     result = other.invoke({"messages": [*messages, ("user", "And now?")]})
     assert len(result["zoom"]["views"]) == 1
     assert one.builder.store is default_store()
-    assert scripted_vlm([]).store is default_store()
+    assert scripted_vlm([]).image_store is default_store()
 
 
 def test_a_lasting_checkpointer_over_a_store_in_memory_is_warned_about_once(tmp_path: Path) -> None:

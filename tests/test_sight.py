@@ -226,7 +226,7 @@ def test_bytes_are_counted_as_they_are_sent(noise: bool, stays: int) -> None:
 
     class Small(Sight):
         def _room(self, model: Any) -> Room:
-            return Room((Limits(request_bytes=1_200_000),), None)
+            return Room((Limits(request_bytes=900_000),), None)
 
     shown = Small(parts).of([HumanMessage([*blocks])], ScriptedChat(lines=[]), ZoomContext(), tool_name=None)
     assert len(list(image_blocks(shown))) == stays

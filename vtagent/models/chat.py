@@ -247,7 +247,7 @@ class ChatVLM(BaseChatModel):
             tools,
             codec=self._codec,
             vision=self.vision,
-            store=self.store,
+            store=self.image_store,
             images_first=self.images_first,
         )
 

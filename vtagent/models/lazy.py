@@ -107,7 +107,9 @@ class LazyVLM(DelegatingChat):
         """
         codec, vision = self._parts()
         images_first = self.options.get("images_first", ChatVLM.model_fields["images_first"].default)
-        return count_tokens(messages, tools, codec=codec, vision=vision, store=self.store, images_first=images_first)
+        return count_tokens(
+            messages, tools, codec=codec, vision=vision, store=self.image_store, images_first=images_first
+        )
 
     def _parts(self) -> tuple[Codec, VisionSpec]:
         """What counts tokens: the checkpoint's tokenizer with its chat template, and its image sizes."""
