@@ -225,7 +225,7 @@ def test_images_that_messages_bring_along_are_stored_and_shown() -> None:
 
 
 def test_a_reference_to_an_unknown_image_is_refused() -> None:
-    model = scripted_vlm(["fine"], store=MemoryImageStore())
+    model = scripted_vlm(["fine"], image_store=MemoryImageStore())
     stranger = MemoryImageStore().put(png())
     with pytest.raises(ImageNotFound):
         model.invoke([HumanMessage([View(stranger).block()])])

@@ -551,7 +551,7 @@ def test_a_lost_image_has_no_number() -> None:
     lost = put(MemoryImageStore(), picture(64, 48))
     model = chat(zoom_call(image=1), "48.10")
     pictures = asked("?", picture(640, 480), picture(800, 480))
-    result = run(model, HumanMessage([*lost]), pictures, keep_images=1, store=MemoryImageStore())
+    result = run(model, HumanMessage([*lost]), pictures, keep_images=1, image_store=MemoryImageStore())
     assert "[Image 1 stood here and is no longer shown. zoom_image with image=1 shows it again.]" in repr(model.seen[0])
     assert texts(result)[0].startswith("Image 1 (640 × 480 pixels), the whole image")
 
@@ -579,7 +579,7 @@ def test_even_what_was_zoomed_into_before_it_went_out_of_sight() -> None:
 def test_a_lost_image_is_told_in_words() -> None:
     lost = put(MemoryImageStore(), picture(64, 48))
     model = chat("48.10")
-    run(model, HumanMessage([*lost]), asked("And here?", picture()), store=MemoryImageStore())
+    run(model, HumanMessage([*lost]), asked("And here?", picture()), image_store=MemoryImageStore())
     assert "no longer in the image store" in model.seen[0][1].text
     assert len(sizes(model.seen[0])) == 1
 
