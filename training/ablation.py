@@ -25,8 +25,8 @@ from vtagent.training.command_line import clean_exit
 from vtagent.training.durable import write_whole
 from vtagent.training.grpo import remember
 from vtagent.training.measure.curves import History, by_source, curve, read_history
+from vtagent.training.measure.markdown import markdown_table
 from vtagent.training.measure.plots import Series, plot_curves
-from vtagent.training.measure.summaries import markdown_table
 from vtagent.training.rewards import PENALTIES
 
 COMPARED = ("off", "always", "paper", "reference")

@@ -32,10 +32,12 @@ from vtagent.training.data import open_examples, rendered
 from vtagent.training.durable import write_whole
 from vtagent.training.measure.asking import evaluate
 from vtagent.training.measure.curves import plot_learning, read_history
+from vtagent.training.measure.effects import tool_effects
 from vtagent.training.measure.journal import SAMPLES, Journal, digest_of_examples, digest_of_weights, folder_name
+from vtagent.training.measure.markdown import effects_markdown, looks_markdown, markdown
 from vtagent.training.measure.modes import MODES, biased
 from vtagent.training.measure.outcomes import Outcome, wall_seconds
-from vtagent.training.measure.summaries import SummaryRow, markdown, resolved_mix, summarize
+from vtagent.training.measure.summaries import SummaryRow, resolved_mix, summarize
 
 __all__ = ["MODES", "Outcome", "SummaryRow", "evaluate", "main", "markdown", "summarize", "write"]
 
@@ -60,11 +62,14 @@ def write(
     from vtagent.training.measure.plots import plot_accuracy, plot_sweep
 
     rows = summarize(outcomes, mix=mix)
+    effects = tool_effects(outcomes, mix=mix)
     walls = {mode: round(seconds, 2) for mode, seconds in wall_seconds(outcomes).items()}
     out.mkdir(parents=True, exist_ok=True)
     summary = {"settings": dict(settings), "mix": mix, "wall seconds": walls, "rows": [asdict(row) for row in rows]}
+    summary["tool effects"] = [asdict(effect) for effect in effects]
     write_whole(out / "summary.json", json.dumps(summary, indent=1, default=str) + "\n")
-    write_whole(out / "table.md", f"{markdown(rows)}\n\n{_notes(walls, mix)}\n")
+    parts = [markdown(rows), looks_markdown(rows), effects_markdown(effects), _notes(walls, mix)]
+    write_whole(out / "table.md", "\n\n".join(filter(None, parts)) + "\n")
     write_whole(out / SAMPLES, "".join(json.dumps(asdict(outcome)) + "\n" for outcome in outcomes))
     plot_accuracy(rows, out / "accuracy.png")
     plot_sweep(rows, out / "zoom_bias.png")

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, overload
 
+from vtagent.regions import Region
 from vtagent.training.documents import TRAINING_LOOK, WIDE_LOOK, PrintSize, render_document
 
 Domain = Literal["training", "wide"]
@@ -31,6 +32,9 @@ class Example:
     """Gold answers, never empty. Any of them is right; the first is shown to people."""
     source: str
     """The name that results are reported under, such as "small print"."""
+    value_box: Region | None = None
+    """Where the asked value stands on the image. Measures alone read it; the policy never sees it. None: not known, or
+    the value is not on the image."""
 
     @property
     def answer(self) -> str:

@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from vtagent.errors import DataError, ImageError
+from vtagent.errors import DataError, ImageError, RegionError
 from vtagent.images import decode
-from vtagent.training.data.columns import Columns, texts, value_at
+from vtagent.training.data.columns import Columns, box, texts, value_at
 from vtagent.training.data.examples import Domain, Example, ExampleSequence, RenderedPages
 from vtagent.training.data.image_bytes import LIMITS, image_bytes, resized
 from vtagent.training.data.mixing import Joined, Part
@@ -47,7 +47,7 @@ class FileExamples(ExampleSequence):
     Attributes:
         kept: The numbers of the good rows.
         dropped: The number of rows that were dropped, by reason: "an empty question", "an empty answer", "an
-            unreadable image".
+            unreadable image", "an unusable value box".
     """
 
     def __init__(
@@ -103,6 +103,7 @@ class FileExamples(ExampleSequence):
             question=_question(value_at(row, self.columns.question)),
             answers=texts(value_at(row, self.columns.answers)),
             source=self._sources[index],
+            value_box=box(value_at(row, self.columns.value_box)),
         )
 
     def _image(self, row: Mapping[str, Any]) -> bytes:
@@ -150,6 +151,10 @@ class FileExamples(ExampleSequence):
             return "an unreadable image", f", {error}"
         if size and (min(size) < 1 or size[0] * size[1] > LIMITS.max_pixels):
             return "an unreadable image", f", wanted at {size[0]}×{size[1]}"
+        try:
+            box(value_at(row, self.columns.value_box))
+        except RegionError as error:
+            return "an unusable value box", f", {error}"
         return "", ""
 
     def _source(self, value: object) -> str:

@@ -9,6 +9,7 @@ import asyncio
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
 from statistics import fmean
 from typing import Any
 
@@ -18,9 +19,9 @@ from vtagent.models.chat import ChatVLM
 from vtagent.training.data import Example
 from vtagent.training.measure.journal import Journal
 from vtagent.training.measure.modes import MODES, Mode, in_order, mode_named
-from vtagent.training.measure.outcomes import Outcome, kept_tokens
+from vtagent.training.measure.outcomes import Outcome, kept_tokens, looks_of
 from vtagent.training.progress import Progress
-from vtagent.training.rewards import Grader, build_grader
+from vtagent.training.rewards import Grader, abstains, build_grader
 from vtagent.training.run_example import grade, run_example
 
 QUESTIONS = 32
@@ -59,6 +60,8 @@ async def ask(
         "kept_visual_tokens": kept_tokens(run.state["views"]),
         "seconds": run.seconds,
         "stop": run.state["stop"],
+        "abstained": abstains(run.state["answer"]),
+        **asdict(looks_of(run.state["views"], example.value_box)),
     }
 
 
@@ -117,6 +120,7 @@ async def evaluate(
             id=example.id,
             question=example.question,
             gold=example.answer,
+            unanswerable=abstains(example.answer),
             number=number,
             session=journal.session if journal else 0,
             ended=time.monotonic() - start,

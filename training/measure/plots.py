@@ -118,7 +118,7 @@ def plot_curves(
 
 def _accuracy_panel(axis: Any, rows: Sequence[SummaryRow]) -> None:
     placed = [(row, row.of_full_tokens, row.accuracy) for row in rows]
-    points = [(row, 100 * tokens, accuracy) for row, tokens, accuracy in placed if tokens is not None and accuracy]
+    points = [(row, 100 * tokens.value, accuracy) for row, tokens, accuracy in placed if tokens and accuracy]
     swept = sorted(
         ((bias, tokens, accuracy) for row, tokens, accuracy in points if (bias := zoom_bias_of(row.mode)) is not None),
         key=lambda point: point[0],
