@@ -152,7 +152,7 @@ def _trainer(run: RunArguments, args: GraphGRPOConfig, model_args: Any) -> Any:
     from vtagent.models.processor import VLProcessor
     from vtagent.models.vllm.engine import VLLMEngine
     from vtagent.training.data import mixed, open_examples
-    from vtagent.training.rl.callbacks import ShowProgress
+    from vtagent.training.rl.callbacks import ShowProgress, WatchDecision
     from vtagent.training.rl.guards import check_settings, check_trl
     from vtagent.training.rl.trainer import GraphGRPOTrainer
 
@@ -192,7 +192,7 @@ def _trainer(run: RunArguments, args: GraphGRPOConfig, model_args: Any) -> Any:
         grader,
         engine=VLLMEngine(run.engine_url, processor) if run.engine_url else None,
         peft_config=get_peft_config(model_args),
-        callbacks=[ShowProgress()],
+        callbacks=[ShowProgress(), *([WatchDecision(args.rewards)] if args.task == "zoom" else [])],
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
