@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from tests.grpo_runs import KNOWN_WARNINGS, trainer
 from vtagent.training import grpo
+from vtagent.training.measure.drift import swap_share
 from vtagent.training.rewards import RewardSettings, Verdict, group_rewards
-from vtagent.training.rl.alarms import WINDOW, Alarms, swap_share
+from vtagent.training.rl.alarms import WINDOW, Alarms
 from vtagent.training.rl.callbacks import WatchDecision
 
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in KNOWN_WARNINGS]

@@ -49,7 +49,8 @@ class RunArguments:
     """Settings of a run beside TRL's: the data, the grader, and what happens to the policy."""
 
     data: str = setting(
-        "rendered", "rendered, rendered-wide, a .jsonl or .parquet file, a folder, or a data set's id on the hub."
+        "rendered",
+        "rendered, rendered-medium, rendered-wide, a .jsonl or .parquet file, a folder, or a data set's id on the hub.",
     )
     columns: list[str] = setting(list, "NAME=COLUMN for image, question, answers, source where they differ.")
     split: str = setting("train", "Part of a data set.")

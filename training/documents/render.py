@@ -25,9 +25,13 @@ from vtagent.training.documents.values import PRINTED, Field, draw_page
 PAGE = (224, 160)
 """Width and height of a page in pixels."""
 
-PrintSize = Literal["large", "small"]
+PrintSize = Literal["large", "medium", "small"]
 
-CAPITAL_HEIGHT: dict[PrintSize, tuple[float, float]] = {"large": (14.0, 16.0), "small": (7.0, 8.0)}
+CAPITAL_HEIGHT: dict[PrintSize, tuple[float, float]] = {
+    "large": (14.0, 16.0),
+    "medium": (10.5, 13.0),
+    "small": (7.0, 8.0),
+}
 """Least and greatest height of a capital letter in pixels."""
 
 PILLOW_FONT = "Aileron"

@@ -20,6 +20,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from statistics import fmean
 
+from vtagent.training.measure.drift import swap_share
 from vtagent.training.rewards import Penalty
 
 WINDOW = 5
@@ -35,25 +36,6 @@ CERTAIN = 0.05
 EARLY = 0.2
 """Share of the training that counts as early."""
 _WITH_THRESHOLD = ("paper", "paper-correct-only", "reference")
-
-
-def swap_share(a_low: float, a_full: float, threshold: float) -> float:
-    """The share of zooms above which direct answers pay, and below which zooms do, for the penalties with a threshold.
-
-    Args:
-        a_low: Probability that a direct answer is right.
-        a_full: Probability that an answer after a zoom is right.
-        threshold: `RewardSettings.threshold`.
-
-    Returns:
-        0 to 1. With a threshold of 0, and where no zoom is right, zooms pay whatever the share: 1.
-
-    Example:
-        >>> round(swap_share(0.97, 0.97, 0.2), 3), round(swap_share(0.6, 0.97, 0.2), 3)
-        (0.8, 0.712)
-    """
-    direct, zoom = a_low * (1 - threshold), a_full * threshold
-    return direct / (direct + zoom) if zoom else 1.0
 
 
 @dataclass

@@ -74,7 +74,7 @@ class Scored:
 
 
 def decision(turn: Turn, codec: Codec) -> float | None:
-    """The probability of a call at the decision: the first token with any text after `</think>`.
+    """The probability of a call at the decision; see `decision_place`.
 
     If the reply called, this is the probability of the sampled token. If not, it is one minus the probability of the
     token that was sampled instead.
@@ -86,14 +86,30 @@ def decision(turn: Turn, codec: Codec) -> float | None:
     Returns:
         The probability, or None if the reply ended before the decision.
     """
+    if (place := decision_place(turn, codec)) is None:
+        return None
+    sampled = math.exp(turn.logprobs[place])
+    return sampled if turn.completion_ids[place] == codec.tool_call_id else 1.0 - sampled
+
+
+def decision_place(turn: Turn, codec: Codec) -> int | None:
+    """The place in a reply where the policy decides: the first token with any text after `</think>`, or a call.
+
+    Args:
+        turn: The first turn of a rollout.
+        codec: The codec of the policy's tokenizer.
+
+    Returns:
+        The index of the token, or None if the reply ended before the decision.
+    """
     reader = codec.detokenizer()
-    for token, logprob in zip(turn.completion_ids, turn.logprobs, strict=True):
+    for place, token in enumerate(turn.completion_ids):
         thought = THINK[1] in reader.text
         if token == codec.tool_call_id:
-            return math.exp(logprob)
+            return place
         said = reader.push(token)
         if thought and said.rpartition(THINK[1])[2].strip():
-            return 1.0 - math.exp(logprob)
+            return place
     return None
 
 
