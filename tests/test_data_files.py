@@ -62,7 +62,7 @@ def test_the_samples_command_and_its_file_agree_on_the_source(tmp_path: Path) ->
 
 
 def test_the_place_of_a_value_comes_with_its_row(tmp_path: Path) -> None:
-    rows = [{**GOOD, "value_box": [250, 500.0, 500, 560]}, {**GOOD, "value_box": None}, GOOD]
+    rows: list[dict[str, Any]] = [{**GOOD, "value_box": [250, 500.0, 500, 560]}, {**GOOD, "value_box": None}, GOOD]
     assert [example.value_box for example in open_examples(write(tmp_path, *rows))] == [
         Region(250, 500, 500, 560),
         None,

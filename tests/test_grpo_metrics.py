@@ -61,8 +61,8 @@ def test_zooms_are_told_by_where_they_look_and_for_each_source() -> None:
     found = rollout_metrics([[held, missed, WRONG], [whole]])
     assert (found["regions/holding"], found["regions/holding/small"]) == (0.5, 0.5)
     assert "regions/holding/large" not in found  # the place of its values is not known
-    assert (found["regions/area"], found["regions/area/small"]) == (pytest.approx(0.5), pytest.approx(0.25))
-    assert (found["regions/per_run"], found["regions/per_run/small"]) == (0.5, pytest.approx(2 / 3))
+    assert [found["regions/area"], found["regions/area/small"]] == pytest.approx([0.5, 0.25])
+    assert [found["regions/per_run"], found["regions/per_run/small"]] == pytest.approx([0.5, 2 / 3])
     assert (found["zoomed_accuracy/small"], found["direct_accuracy/small"]) == (1.0, 0.0)
 
 

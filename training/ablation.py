@@ -147,7 +147,7 @@ def _pages(run: Any, count: int) -> list[Any]:
     """Pages of the recipe's data, in its mix, that rendered data show in no run."""
     from vtagent.training.data import mixed, open_examples
 
-    examples: Any = open_examples(run.data, columns=run.columns, split=run.split, count=count, seed=_SEED)
+    examples: Any = open_examples(run.data, columns=run.columns, split=run.split, seed=_SEED)
     if run.mix:
         examples = mixed(examples, run.mix, seed=_SEED)
     return list(examples[:count])

@@ -139,6 +139,7 @@ def _at_decisions(network: Any, processor: Any, examples: Sequence[Example]) -> 
     from vtagent.training.rl.metrics import decision_place
 
     codec = Codec(processor.tokenizer, processor.chat_template)
+    call = codec.tool_call_id
     states = []
     for turn in _first_turns(network, processor, examples):
         place = decision_place(turn, codec)
@@ -156,12 +157,11 @@ def _at_decisions(network: Any, processor: Any, examples: Sequence[Example]) -> 
                 mm_token_type_ids=(ids == processor.image_token_id).int(),
             )
         states.append(output.last_hidden_state[0, -1])
-    if not states:
+    if not states or call is None:
         raise ModelError("the policy never comes to a decision; is it one that knows zoom_image?")
     hidden = torch.stack(states)
     with torch.no_grad():
         logits = network.get_output_embeddings()(hidden)
-    call = codec.tool_call_id
     others = torch.cat([logits[:, :call], logits[:, call + 1 :]], dim=1).logsumexp(1)
     return hidden, logits[:, call] - others
 

@@ -193,8 +193,8 @@ class ForcedProbe:
         for source in (None, *sorted(set(sources))):
             suffix = "" if source is None else f"/{source}"
             own = [place for place, other in enumerate(sources) if source in (None, other)]
-            for mode, metric in _FORCED.items():
-                if known := [right for place in own if (right := verdicts[mode][place]) is not None]:
+            for forced, metric in _FORCED.items():
+                if known := [right for place in own if (right := verdicts[forced][place]) is not None]:
                     found[f"{metric}{suffix}"] = fmean(known)
             pairs = [(verdicts[DIRECT][place], verdicts[ZOOM][place]) for place in own]
             if both := [pair for pair in pairs if None not in pair]:

@@ -188,7 +188,7 @@ class Comparison:
                 rows.append([start, source, f"{beginning.share:.2f}", f"{direct:.0%}", f"{zoom:.0%}", *swaps])
         return markdown_table(head, rows)
 
-    def mixture_table(self, shares: Sequence[float] = tuple(tenth / 10 for tenth in range(1, 10))) -> str:
+    def mixture_table(self, shares: Sequence[float] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)) -> str:
         """A Markdown table of predicted rest points, by the share of the pages that the easiest source has."""
         start, beginning = next(iter(self.beginnings.items()))
         if len(beginning.pages) < 2:
