@@ -108,13 +108,13 @@ def main() -> None:
     store, png = MemoryImageStore(), io.BytesIO()
     Image.new("RGB", (1280, 960), "white").save(png, "png")
     ref = store.put(png.getvalue())
-    tool = create_zoom_tool(store=store, vision=QWEN3_VL)
+    tool = create_zoom_tool(image_store=store, vision=QWEN3_VL)
     prompt = zoom_prompt(tool_name="zoom_image", scale=0.5, max_zooms=1)
     rows, ratios = [], []
     for kind, calls in ((InstantlyAnswering, "return at once"), (InstantChat, "go through BaseChatModel")):
         model = kind(profile={"image_tool_message": True})
         sides = {
-            "create_zoom_agent": (create_zoom_agent(model, store=store, vision=QWEN3_VL), View(ref).block()),
+            "create_zoom_agent": (create_zoom_agent(model, image_store=store, vision=QWEN3_VL), View(ref).block()),
             "create_agent": (create_agent(model, [tool], system_prompt=prompt), View(ref, scale=0.5).block()),
         }
         took = interleaved(sides, runs)

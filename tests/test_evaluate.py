@@ -46,12 +46,12 @@ class Chat(ScriptedChat):
     """A scripted model with all that `evaluate` looks at."""
 
     engine: Any = UnusedEngine()
-    store: Any = None
+    image_store: Any = None
     vision: VisionSpec = VisionSpec(patch_size=8, merge_size=2, min_pixels=256, max_pixels=65536)
 
 
 def scripted(*lines: Any) -> Chat:
-    return Chat(lines=list(lines), store=MemoryImageStore(), profile={"image_tool_message": True})
+    return Chat(lines=list(lines), image_store=MemoryImageStore(), profile={"image_tool_message": True})
 
 
 def ask(model: Any, examples: Sequence[Example], *modes: str, **options: Any) -> list[evaluate.Outcome]:

@@ -39,7 +39,7 @@ def test_it_asks_as_training_does() -> None:
 
     def build(own: ChatVLM) -> Any:
         built.append(own)
-        return create_zoom_agent(own, prompt="Short, please.")
+        return create_zoom_agent(own, system_prompt="Short, please.")
 
     found = asyncio.run(probe(model, examples(2), context=ZoomContext(scale=0.75), build=build).measure())
     assert found["forced/direct/accuracy"] == 1.0

@@ -40,7 +40,7 @@ def rolled(
     folder: Path, rows: list[int], rank: int, gather: Callable[[list[Any]], list[Any]], **given: Any
 ) -> GenerationBatch:
     """What one process makes of its rows."""
-    model = scripted_vlm(say, store=WorkingStore(), temperature=1.0)
+    model = scripted_vlm(say, image_store=WorkingStore(), temperature=1.0)
     processor = model.processor
     codec = Codec(processor.tokenizer, processor.chat_template)
     maker = SampleMaker(

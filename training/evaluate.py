@@ -144,7 +144,7 @@ def _run(options: argparse.Namespace) -> None:
     journal = Journal(out, settings)
     asyncio.run(grader.check())
     model = ChatVLM.from_pretrained(
-        options.model, store=MemoryImageStore(), temperature=options.temperature, max_tokens=options.max_tokens
+        options.model, image_store=MemoryImageStore(), temperature=options.temperature, max_tokens=options.max_tokens
     )
     modes = [*options.modes, *(biased(value) for value in options.zoom_bias_sweep)]
     limits = {"concurrency": options.concurrency, "timeout": options.timeout, **zooming}

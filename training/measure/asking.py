@@ -47,7 +47,7 @@ async def ask(
     Returns:
         The fields of an `Outcome` that the run decides. A run that raises or takes too long has an `error`.
     """
-    run = await run_example(agent, example, mode.context(model), model.store, limit=timeout)
+    run = await run_example(agent, example, mode.context(model), model.image_store, limit=timeout)
     if run.error is not None:
         empty = {"answer": None, "zooms": 0, "visual_tokens": 0, "full_visual_tokens": 0}
         return {**empty, "right": False, "error": described(run.error), "seconds": run.seconds}
@@ -96,7 +96,7 @@ async def evaluate(
     """
     examples = list(examples)
     grader = grader or build_grader("exact")
-    agent = create_zoom_agent(model, store=model.store)
+    agent = create_zoom_agent(model, image_store=model.image_store)
     chosen = {name: mode_named(name).adapted(scale, max_zooms) for name in in_order(modes)}
     known = {
         (name, number): outcome
