@@ -9,24 +9,19 @@ import logging
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from vtagent.errors import DataError, ImageError, RegionError
 from vtagent.images import decode
 from vtagent.training.data.columns import Columns, box, texts, value_at
-from vtagent.training.data.examples import Example, ExampleSequence, RenderedPages
+from vtagent.training.data.drawn import DRAWN
+from vtagent.training.data.examples import Example, ExampleSequence
 from vtagent.training.data.image_bytes import LIMITS, image_bytes, resized
 from vtagent.training.data.mixing import Joined, Part
 from vtagent.training.data.tables import Table, open_table
 
-RENDERED: Mapping[str, Callable[[int, int], ExampleSequence]] = {
-    "rendered": lambda count, seed: RenderedPages(count, seed=seed),
-    "rendered-medium": lambda count, seed: RenderedPages(count, seed=seed, prints=("large", "medium")),
-    "rendered-wide": lambda count, seed: RenderedPages(count, seed=seed, domain="wide"),
-}
-"""Name of data that are drawn here → what makes so many examples from a seed."""
 PAGES = 1000
 """Number of rendered pages when no count is given."""
 
@@ -194,7 +189,7 @@ def open_examples(
     Bad rows are dropped; one line in the log counts them.
 
     Args:
-        name: A name in `RENDERED` for pages that are drawn here; a .jsonl or .parquet file; a folder of
+        name: A name in `DRAWN` for pages that are drawn here; a .jsonl or .parquet file; a folder of
             .parquet files or of `Dataset.save_to_disk`; else the id of a data set on the hub. Several names are
             separated by commas and read one after the other. Their ids then begin with the name and "#", because two
             files may use the same ids.
@@ -211,8 +206,8 @@ def open_examples(
     """
     if count is not None and count < 1:
         raise DataError(f"{name}: {count} questions wanted; at least one")
-    if name in RENDERED:
-        return RENDERED[name](count or PAGES, seed)
+    if name in DRAWN:
+        return DRAWN[name].practice(count or PAGES, seed)
     names = [part.strip() for part in name.split(",")]
     opened = [_open(part, columns, split, count, prefix=f"{part}#" if len(names) > 1 else "") for part in names]
     examples = opened[0] if len(opened) == 1 else Joined(opened)

@@ -1,6 +1,6 @@
 """Grades answers, by rules and by a judge, and turns the verdicts of a group of rollouts into rewards."""
 
-from vtagent.training.rewards.abstention import ABSTENTION, abstains
+from vtagent.training.rewards.abstention import abstains
 from vtagent.training.rewards.grading import Cascade, Grader, build_grader, chat_model
 from vtagent.training.rewards.group import (
     PENALTIES,
@@ -16,7 +16,6 @@ from vtagent.training.rewards.judge import Judge
 from vtagent.training.rewards.rules import anls, exact, numeric
 
 __all__ = [
-    "ABSTENTION",
     "PENALTIES",
     "SIGNS",
     "Cascade",

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
+from vtagent.training.documents.sections import ABSENT
 from vtagent.training.rewards.rules import normalise
-
-ABSTENTION = "not on the page"
-"""The gold answer of a question that the image does not answer."""
 
 
 def abstains(answer: str | None) -> bool:
@@ -15,4 +13,4 @@ def abstains(answer: str | None) -> bool:
         >>> abstains("Not on the page."), abstains("48.10"), abstains(None)
         (True, False, False)
     """
-    return answer is not None and normalise(answer) == normalise(ABSTENTION)
+    return answer is not None and normalise(answer) == normalise(ABSENT)
