@@ -17,6 +17,7 @@ from tests.test_measure_summaries import ZOOMED
 from vtagent.errors import DataError
 from vtagent.images import MemoryImageStore
 from vtagent.models.chat import ChatVLM
+from vtagent.regions import Region
 from vtagent.training import evaluate
 from vtagent.training.data import Example, rendered
 from vtagent.training.measure.journal import SAMPLES, Journal, digest_of_examples, digest_of_weights, folder_name
@@ -147,6 +148,29 @@ def test_a_grader_that_raises_leaves_its_answer_ungraded() -> None:
 
     (outcome,) = ask(scripted(ANSWER), EXAMPLES[:1], "quarter", grader=Down())
     assert (outcome.answer, outcome.right, outcome.error) == ("48.10", None, None)
+
+
+def test_an_outcome_tells_where_its_zooms_looked() -> None:
+    region = ZOOM.replace("{}", '{"region": [0, 0, 500, 500]}')
+    placed = [replace(EXAMPLES[0], value_box=box) for box in (Region(0, 0, 500, 100), Region(0, 0, 501, 100), None)]
+    outcomes = ask(scripted(*[region, ANSWER] * 3), placed, "zoom", concurrency=1)
+    assert [(o.zooms, o.regions, o.area, o.holding) for o in outcomes] == [
+        (1, 1, 0.25, 1),
+        (1, 1, 0.25, 0),
+        (1, 1, 0.25, None),
+    ]
+
+
+def test_an_outcome_tells_who_abstained_and_who_should_have() -> None:
+    said = ANSWER.replace("48.10", "Not on the page.")
+    questions = [replace(EXAMPLES[0], answers=("not on the page",)), EXAMPLES[0]]
+    outcomes = ask(scripted(said, said, ANSWER, ANSWER), [*questions, *questions], "quarter", concurrency=1)
+    assert [(o.unanswerable, o.abstained, o.right) for o in outcomes] == [
+        (True, True, True),
+        (False, True, False),
+        (True, False, False),
+        (False, False, EXAMPLES[0].answer == "48.10"),
+    ]
 
 
 def test_an_outcome_tells_what_the_run_cost_and_what_ended_it() -> None:
