@@ -105,7 +105,7 @@ def test_a_row_of_two_turns_is_the_prompt_of_the_graph(base: ChatVLM, grid: str,
     row = page_lessons.look(random.Random(seed), f"ids/{seed}", grid)
     page = render_page(f"ids/{seed}", grid=grid)
     view = _view(page, base.image_store)
-    text = tokenizer().decode(row.packed.ids)
+    text = str(tokenizer().decode(row.packed.ids))
     question = next(part for part in _users(text) if "?" in part or "Read" in part or "tell" in part)
     cell = next(cell for cell in CELLS if f'"region": {list(cell)}' in text)
     block, said = View(view.ref, scale=0.5).block(), {"type": "text", "text": question}
@@ -146,14 +146,14 @@ def test_after_a_cell_that_does_not_hold_the_answer_small_print_is_said_to_be_ab
     said = set()
     for seed in range(60):
         row = page_lessons.look(random.Random(seed), f"wrong/{seed}", "six")
-        text = tokenizer().decode(row.packed.ids)
+        text = str(tokenizer().decode(row.packed.ids))
         said.add(text.rpartition("<answer>")[2].partition("</answer>")[0] == ABSENT)
     assert said == {True, False}
 
 
 def test_a_conversation_of_pages_names_the_one_that_is_asked_about() -> None:
     row = page_lessons.several(random.Random(3), "several", 4, False)
-    text = tokenizer().decode(row.packed.ids)
+    text = str(tokenizer().decode(row.packed.ids))
     titles = [render_page(f"several/{i}").title for i in range(4)]
     assert [view.size for view in row.views] == [thumbnail(render_page("several/0")).size] * 4
     named = [title for title in titles if f"<think>{title}</think>" in text]
