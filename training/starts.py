@@ -67,16 +67,9 @@ def make_start(model: str, share: float, examples: Sequence[Example], out: Path)
         SettingsError: The share is not between 0 and 1.
         ModelError: The policy does not decide, or the share cannot be reached by moving one row.
     """
-    from transformers import AutoModelForImageTextToText
-
-    from vtagent.models.families import checkpoint_path
-    from vtagent.models.processor import VLProcessor
-
     if not 0 < share < 1:
         raise SettingsError(f"a start zooms with a probability between 0 and 1, not {share}")
-    path = checkpoint_path(model)
-    processor = VLProcessor.from_pretrained(path)
-    network = AutoModelForImageTextToText.from_pretrained(path, dtype="float32")
+    network, processor = _loaded(model)
     _move(network, processor, share, examples)
     network.save_pretrained(out)
     processor.save_pretrained(out)
@@ -97,14 +90,18 @@ def share_of(policy: str, examples: Sequence[Example]) -> float:
     Raises:
         ModelError: The policy does not decide.
     """
+    return fmean(_decisions(*_loaded(policy), examples))
+
+
+def _loaded(policy: str) -> tuple[Any, Any]:
+    """The network of a policy in float32, and its processor."""
     from transformers import AutoModelForImageTextToText
 
     from vtagent.models.families import checkpoint_path
     from vtagent.models.processor import VLProcessor
 
     path = checkpoint_path(policy)
-    network = AutoModelForImageTextToText.from_pretrained(path, dtype="float32")
-    return fmean(_decisions(network, VLProcessor.from_pretrained(path), examples))
+    return AutoModelForImageTextToText.from_pretrained(path, dtype="float32"), VLProcessor.from_pretrained(path)
 
 
 def _move(network: Any, processor: Any, share: float, examples: Sequence[Example]) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from vtagent.regions import Region
 from vtagent.training.data.examples import LOOKS, Domain, Example, ExampleSequence, RenderedPages, rendered
-from vtagent.training.documents import PAGE, render_page
+from vtagent.training.documents import CARD, PAGE, render_page
 
 ABSENT_SOURCE = "absent"
 SECTION_SOURCES = ("large print", "medium print", "small print", ABSENT_SOURCE)
@@ -94,7 +94,7 @@ class Drawn:
     """(number of pages, seed) → pages to train on."""
     fresh: Callable[[int, int], Iterator[Example]]
     """(pages of each source, seed) → pages for evaluation, which occur in no training."""
-    size: tuple[int, int] = (224, 160)
+    size: tuple[int, int] = CARD
     """Width and height of a page in pixels."""
     spare: int = 1
     """How many times as many pages as prompts a training opens, so that a mix shows no page twice."""

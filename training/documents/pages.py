@@ -8,7 +8,6 @@ them, so that they tell where to look.
 
 from __future__ import annotations
 
-import io
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -26,7 +25,7 @@ from vtagent.training.documents.render import (
     em_for_capitals,
     glyphs_of,
     load_font,
-    printed,
+    scanned,
     turned,
 )
 from vtagent.training.documents.sections import (
@@ -334,11 +333,7 @@ def _print(
     for line in lines:
         draw.text((line.x, line.y), line.text, font=line.font, fill=255, anchor="ls")
         glyphs.append(turned(glyphs_of(line.font, line.x, line.y, line.text), tilt, PAGE))
-    page = printed(rng, plate.rotate(tilt, Image.Resampling.BICUBIC), paper, ink, look)
-    if rng.random() < 0.5:
-        buffer = io.BytesIO()
-        page.save(buffer, "JPEG", quality=rng.randint(*look.jpeg))
-        page = Image.open(buffer).convert("RGB")
+    page = scanned(rng, plate.rotate(tilt, Image.Resampling.BICUBIC), paper, ink, look)
     return page, glyphs, tilt
 
 

@@ -235,11 +235,7 @@ def _print_page(
         draw.text((line.x, line.y), line.text, font=font, fill=255, anchor="ls")
         glyphs.extend(glyphs_of(font, *line))
     plate = plate.rotate(tilt, Image.Resampling.BICUBIC)
-    page = printed(rng, plate, paper, ink, look)
-    if rng.random() < 0.5:
-        buffer = io.BytesIO()
-        page.save(buffer, "JPEG", quality=rng.randint(*look.jpeg))
-        page = Image.open(buffer).convert("RGB")
+    page = scanned(rng, plate, paper, ink, look)
     return page, tuple(turned(glyphs, tilt, size)), tilt
 
 
@@ -394,7 +390,30 @@ def colours(rng: random.Random, look: Look) -> tuple[tuple[int, ...], tuple[int,
     return paper, tuple(shade + rng.randint(0, 24) for _ in range(3))
 
 
-def printed(
+def scanned(
+    rng: random.Random, plate: Image.Image, paper: tuple[int, ...], ink: tuple[int, ...], look: Look
+) -> Image.Image:
+    """Apply ink to paper, and compress half of the pages as JPEG.
+
+    Args:
+        rng: Draws noise and compression.
+        plate: Coverage by ink, mode L.
+        paper: RGB colour of the paper.
+        ink: RGB colour of the ink.
+        look: Its `noise` and `jpeg` count.
+
+    Returns:
+        An RGB image of the plate's size.
+    """
+    page = _printed(rng, plate, paper, ink, look)
+    if rng.random() < 0.5:
+        buffer = io.BytesIO()
+        page.save(buffer, "JPEG", quality=rng.randint(*look.jpeg))
+        page = Image.open(buffer).convert("RGB")
+    return page
+
+
+def _printed(
     rng: random.Random, plate: Image.Image, paper: tuple[int, ...], ink: tuple[int, ...], look: Look
 ) -> Image.Image:
     """Apply ink to paper and add grey noise to both.

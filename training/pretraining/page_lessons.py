@@ -42,10 +42,9 @@ from vtagent.training.pretraining.supervision import (
     ask,
     call_zoom,
     encode,
-    end_question,
     show_zoomed,
-    start_question,
     start_trunk,
+    start_with_question,
 )
 
 LOW = (PAGE[0] // 2, PAGE[1] // 2)
@@ -109,11 +108,10 @@ def look(rng: random.Random, seed: str, grid: str | None) -> LessonPage:
     page = render_page(seed, grid=grid)
     [question] = questions(rng, page, 1)
     first = rng.random() < 0.5
-    packed = start_question(question.asked.question(rng)) if first else start_trunk(LOW, tools=True)
     if first:
-        add_image(packed, LOW)
-        end_question(packed)
+        packed = start_with_question(question.asked.question(rng), LOW, tools=True)
     else:
+        packed = start_trunk(LOW, tools=True)
         ask(packed, question.asked.question(rng))
     cells = [section.cell for section in page.sections]
     cell = None
@@ -239,9 +237,7 @@ def _asked(
 ) -> PackedSequence:
     """Pack a view with a branch for each question that fits, or, with the text first, with one question alone."""
     if (tools or size == PAGE) and rng.random() < TEXT_FIRST_SHARE:
-        packed = start_question(asked[0].asked.question(rng), tools=tools)
-        add_image(packed, size)
-        end_question(packed)
+        packed = start_with_question(asked[0].asked.question(rng), size, tools=tools)
         _reply(rng, packed, page, asked[0], tools=tools, readable=readable)
         return packed
     packed = start_trunk(size, tools=tools)

@@ -95,11 +95,34 @@ def pack_page(
 
 def start_trunk(size: tuple[int, int], *, tools: bool) -> PackedSequence:
     """Start a sequence with the system turn, if the tool is offered, and a view of `size` (width, height in pixels)."""
+    packed = _start(tools)
+    packed.text(encode("<|vision_start|>"))
+    add_image(packed, size)
+    return packed
+
+
+def start_with_question(question: str, size: tuple[int, int], *, tools: bool) -> PackedSequence:
+    """Start a sequence in which the question stands before its image, up to the reply. Nothing of it is learned.
+
+    Args:
+        question: The question.
+        size: Width and height of the view in pixels.
+        tools: Whether the tool is offered.
+    """
+    packed = _start(tools)
+    packed.text(encode(question))
+    packed.text(encode("<|vision_start|>"))
+    add_image(packed, size)
+    packed.text(encode(f"<|vision_end|>{END}\n<|im_start|>assistant\n"))
+    return packed
+
+
+def _start(tools: bool) -> PackedSequence:
+    """The system turn, if the tool is offered, and the beginning of the user's turn."""
     packed = PackedSequence(encode("<|image_pad|>")[0])
     if tools:
         packed.text(encode("<|im_start|>system\n<tools><|im_end|>\n"))
-    packed.text(encode("<|im_start|>user\n<|vision_start|>"))
-    add_image(packed, size)
+    packed.text(encode("<|im_start|>user\n"))
     return packed
 
 
@@ -113,22 +136,6 @@ def ask(packed: PackedSequence, question: str) -> None:
     packed.text(encode("<|vision_end|>"))
     packed.text(encode(question))
     packed.text(encode(f"{END}\n<|im_start|>assistant\n"))
-
-
-def start_question(question: str, *, tools: bool = True) -> PackedSequence:
-    """Start a sequence in which the question stands before its image; `add_image` and `end_question` go on."""
-    packed = PackedSequence(encode("<|image_pad|>")[0])
-    if tools:
-        packed.text(encode("<|im_start|>system\n<tools><|im_end|>\n"))
-    packed.text(encode("<|im_start|>user\n"))
-    packed.text(encode(question))
-    packed.text(encode("<|vision_start|>"))
-    return packed
-
-
-def end_question(packed: PackedSequence) -> None:
-    """Append the end of an image that follows its question, and the start of the reply. Nothing of it is learned."""
-    packed.text(encode(f"<|vision_end|>{END}\n<|im_start|>assistant\n"))
 
 
 def show_zoomed(packed: PackedSequence, size: tuple[int, int]) -> None:
