@@ -32,6 +32,8 @@ from vtagent.training.pretraining.supervision import tokenizer
 from vtagent.training.progress import StopRequest
 
 STATE = "state.pt"
+_PANELS = {"page": "whole pages", "low": "pages at half of both sides", "region": "regions of pages"}
+"""What the probe shows, and the title of its panel in the image of the curve."""
 
 
 @dataclass(frozen=True)
@@ -288,11 +290,13 @@ class Curve:
             writer = csv.DictWriter(file, names)
             writer.writeheader()
             writer.writerows(self.rows)
-        lines = {}
+        panels: dict[str, dict[str, Series]] = {}
         for name in measured:
             points = [(float(r["minutes"]), float(r[name])) for r in self.rows if r.get(name)]
-            lines[name] = Series([x for x, _ in points], [y for _, y in points])
-        plot_curves({"Pretraining of the bundled policy": lines}, self.path.with_suffix(".png"), x="minutes")
+            view, _, kind = name.partition(", ")
+            title, label = (_PANELS[view], kind) if view in _PANELS else ("cards", name)
+            panels.setdefault(title, {})[label] = Series([x for x, _ in points], [y for _, y in points])
+        plot_curves(panels, self.path.with_suffix(".png"), x="minutes")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
