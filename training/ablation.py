@@ -170,7 +170,7 @@ def _beginning(name: str, policy: Path, run: Any, args: Any, options: argparse.N
     if len(journal.outcomes) < 2 * len(asked):
         print(f"measuring the start {name}", file=sys.stderr, flush=True)
         model = ChatVLM.from_pretrained(
-            str(policy), store=MemoryImageStore(), temperature=1.0, max_tokens=args.max_completion_length
+            str(policy), image_store=MemoryImageStore(), temperature=1.0, max_tokens=args.max_completion_length
         )
         grader = grader_of(run, options.out)
         limits = {"scale": args.scale, "max_zooms": args.max_zooms}

@@ -189,7 +189,7 @@ def _first_turns(network: Any, processor: Any, examples: Sequence[Example]) -> l
 
     network.eval()
     engine = TransformersEngine(network, processor)
-    policy = ChatVLM(engine=engine, processor=processor, store=WorkingStore(), temperature=1.0, max_tokens=64)
+    policy = ChatVLM(engine=engine, processor=processor, image_store=WorkingStore(), temperature=1.0, max_tokens=64)
     collector = Collector(policy, context=ZoomContext(), banned=never_sampled(processor.tokenizer))
     try:
         rollouts = collector.collect([Job(example, place) for place, example in enumerate(examples)])
