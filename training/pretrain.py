@@ -38,7 +38,7 @@ STATE = "state.pt"
 class Settings:
     """Settings of a run. A saved state can be continued only with the same settings."""
 
-    steps: int = 12000
+    steps: int = 9695
     seed: int = 0
     """Seed of the initial weights. The pages depend on the step number alone."""
     muon_lr: float = 2e-3
@@ -71,7 +71,7 @@ class Trainer:
         self.model.model.language_model.config._attn_implementation = ATTENTION
         width = self.model.lm_head.in_features
         self.glyph_head = nn.Linear(width, SLOTS[0] * SLOTS[1] * (len(GLYPH_INDEX) + 1))
-        self.model.to(self.device)
+        move(self.model, self.device)
         self.glyph_head.to(self.device)
         matrices: list[nn.Parameter] = []
         rest = list(self.glyph_head.parameters())
@@ -167,8 +167,13 @@ class Trainer:
         self.step, self.seconds = state["step"], state["seconds"]
 
 
+def move(module: nn.Module, device: torch.device) -> None:
+    """Move a module to a device, in place."""
+    module.to(device)
+
+
 def fast_bfloat16(device: torch.device) -> bool:
-    """Whether the device multiplies bfloat16 matrices in hardware. A CPU without AMX does not; there float32 is faster."""
+    """Whether the device multiplies bfloat16 matrices in hardware. On a CPU without AMX float32 is faster."""
     return device.type != "cpu" or bool(torch.cpu._is_amx_tile_supported())
 
 
@@ -228,7 +233,7 @@ def run(
             print(f"stopped at step {trainer.step}; the same command goes on from here", flush=True)
             return trainer
     trainer.model.model.language_model.config._attn_implementation = "sdpa"
-    trainer.model.to("cpu")
+    move(trainer.model, torch.device("cpu"))
     save_policy(trainer.model, tokenizer(), out / "policy")
     print(f"wrote {out / 'policy'}", flush=True)
     return trainer

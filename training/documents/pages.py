@@ -1,9 +1,9 @@
-"""Renders a page with a title and three to five sections from a seed: its pixels, its fields and where each one stands.
+"""Renders a page with a title and three to five sections from a seed: its pixels, its fields and their places.
 
-This is the second edition of the domain. A page has 448 × 320 pixels, which is 560 visual tokens of 16 pixels a side. At
-half of both sides it takes 140. Each section fills a cell of a grid. Cells lie on the token grid, so the view of a cell at
-full resolution takes 84 or 126 tokens. Titles stay readable at a quarter of both sides and headings at half of them,
-so that they tell where to look.
+This is the second edition of the domain. A page has 448 × 320 pixels, which is 560 visual tokens of 16 pixels a side.
+At half of both sides it takes 140. Each section fills a cell of a grid. Cells lie on the token grid, so the view of a
+cell at full resolution takes 84 or 126 tokens. Titles stay readable at a quarter of both sides and headings at half of
+them, so that they tell where to look.
 """
 
 from __future__ import annotations
@@ -343,7 +343,12 @@ def _print(
 
 
 def _box(glyphs: Sequence[Glyph], em: float) -> Cell:
-    """The rectangle of a line in thousandths of the page, from the centres of its glyphs and the font's size in pixels."""
+    """The rectangle of a line in thousandths of the page.
+
+    Args:
+        glyphs: The line's glyphs.
+        em: The font's size in pixels.
+    """
     xs, ys = [g.x for g in glyphs], [g.y for g in glyphs]
 
     def thousandths(value: float, side: int) -> int:

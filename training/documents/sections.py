@@ -93,7 +93,7 @@ def holders(label: str, headings: Collection[str]) -> list[str]:
 
 
 def asked_for(rng: random.Random, label: str, heading: str, headings: Sequence[str]) -> Asked:
-    """How a question asks for a label in a section: the section is named where it must be, and half of the time else."""
+    """How a question asks for a label in a section. It names the section where it must, and else half of the time."""
     must_be_named = len(holders(label, headings)) > 1
     return Asked(label, heading if must_be_named or rng.random() < 0.5 else None)
 

@@ -1,4 +1,4 @@
-"""`LessonPage`: one row of a batch, which is the views of one conversation, the glyphs of the last view and the packed text."""
+"""`LessonPage`: one row of a batch: the views of a conversation, the glyphs of the last one and the packed text."""
 
 from __future__ import annotations
 

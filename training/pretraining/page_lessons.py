@@ -6,7 +6,8 @@
 * `look` is the protocol of two turns: low view, tool call, the cell or the whole page, answer.
 * `pages` shows two to twelve pages as thumbnails: which one has a title, and a call for the one that is asked about.
 
-What is not on the page is answered with `ABSENT`. Whether to zoom, and where, is drawn at random, whatever the question.
+What is not on the page is answered with `ABSENT`. Whether to zoom, and where, is drawn at random, whatever the
+question.
 """
 
 from __future__ import annotations
@@ -196,7 +197,7 @@ def show(rng: random.Random, page: Page, asked: Sequence[PageQuestion], view: Pa
 
 
 def questions(rng: random.Random, page: Page, count: int) -> list[PageQuestion]:
-    """Draw questions about a page; a share of `ABSENT_SHARE` has no answer on it. Small print is asked for more often."""
+    """Draw questions about a page, of which a share of `ABSENT_SHARE` has no answer on it; small print more often."""
     drawn = []
     for _ in range(count):
         if rng.random() < ABSENT_SHARE:

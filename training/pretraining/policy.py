@@ -212,7 +212,7 @@ def load_weights(model: Qwen3VLForConditionalGeneration, tokenizer: PreTrainedTo
     ids = json.loads((folder / "tokenizer.json").read_text())
     known = {**ids["model"]["vocab"], **{token["content"]: token["id"] for token in ids["added_tokens"]}}
     name = "model.language_model.embed_tokens.weight"
-    old, embeddings = weights.pop(name).float(), model.get_input_embeddings().weight.detach().clone()
+    old, embeddings = weights.pop(name).float(), model.model.language_model.embed_tokens.weight.detach().clone()
     if old.shape[1] != embeddings.shape[1]:
         raise ValueError(f"{folder} is no policy of this architecture")
     for token, place in tokenizer.get_vocab().items():

@@ -39,7 +39,7 @@ def _pages(print_size: PrintSize, quarter: bool) -> tuple[Tensor, PackedBatch]:
 
 @cache
 def _page_rows(view: PageView, kind: PrintSize | Literal["absent"]) -> list[tuple[list[Tensor], PackedBatch]]:
-    """Batches of pages: their pixels, (B, 3, H, W) uint8, and questions about one print size, or about what is not there."""
+    """Batches of pages: pixels (B, 3, H, W) uint8, and questions about one print size, or about what is not there."""
     rng = random.Random("probe/pages")
     rows: list[LessonPage] = []
     for i in range(PAGES // 2):
