@@ -6,7 +6,7 @@
 Both sides ask the same questions about the same pages, which neither has seen before. The share of runs that zoom is
 set by the zoom bias, which acts at the decision alone: +20 in that share of the runs, -20 in the others. Where to look
 is the policy's own choice. In this process, the time of an engine is split into encoding images, prefill and decoding.
-With --url, a vLLM server that serves the same checkpoint is measured; it does not tell the stages apart.
+With --url, a vLLM server that serves the same checkpoint is measured, too; it does not tell the stages apart.
 """
 
 from __future__ import annotations
@@ -143,6 +143,7 @@ def compare(model: ChatVLM, data: str, *, runs: int, repeats: int, shares: Seque
         looks = [looks_of(state["views"], None) for state in side.states]
         zooms = sum(usage["zooms"] for usage in usages)
         row: dict[str, Any] = {
+            "engine": "in process" if staged_at_all else "vLLM",
             "first": "full resolution" if share is None else "low view",
             "zooms": f"{zooms / len(usages):.0%}",
             "area of a zoom": f"{sum(look.area for look in looks) / zooms:.0%}" if zooms else "–",
@@ -158,8 +159,8 @@ def compare(model: ChatVLM, data: str, *, runs: int, repeats: int, shares: Seque
     return rows
 
 
-def main() -> None:
-    """Measures, and writes the report to benchmarks/results/."""
+def command_line() -> argparse.ArgumentParser:
+    """Returns the parser of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--model", default="zoom", help="a bundled policy, or the folder or hub id of a checkpoint")
@@ -168,22 +169,27 @@ def main() -> None:
     add("--repeats", type=int, default=3, help="default: %(default)s")
     add("--shares", type=float, nargs="+", default=SHARES, help="shares of runs that zoom; default: 0 0.33 0.8")
     add("--temperature", type=float, default=0.0, help="0 is greedy (default)")
-    add("--url", help="a vLLM server with the same checkpoint, in place of the engine in this process")
-    options = parser.parse_args()
-    given: dict[str, Any] = {"image_store": MemoryImageStore(), "temperature": options.temperature, "max_tokens": 64}
+    add("--url", help="a vLLM server with the same checkpoint, which is measured, too")
+    return parser
+
+
+def main() -> None:
+    """Measures, and writes the report to benchmarks/results/."""
+    options = command_line().parse_args()
+    given: dict[str, Any] = {"temperature": options.temperature, "max_tokens": 64}
+    models = [ChatVLM.from_pretrained(options.model, image_store=MemoryImageStore(), **given)]
     if options.url:
-        model = ChatVLM.from_server(options.url, options.model, **given)
-    else:
-        model = ChatVLM.from_pretrained(options.model, **given)
-    rows = compare(model, options.data, runs=options.runs, repeats=options.repeats, shares=options.shares)
-    model.engine.close()
-    where = "by a vLLM server" if options.url else "in process"
+        models.append(ChatVLM.from_server(options.url, options.model, image_store=MemoryImageStore(), **given))
+    rows: list[dict[str, Any]] = []
+    for model in models:
+        rows += compare(model, options.data, runs=options.runs, repeats=options.repeats, shares=options.shares)
+        model.engine.close()
     note = (
-        f"{options.runs} questions about fresh {options.data} with {model.model_name}, at temperature "
-        f"{options.temperature:g}, {where}: medians of {options.repeats}, one "
-        f"run after the other and all together. Goal: at most {GOAL:g} times as long as full resolution at once."
+        f"{options.runs} questions about fresh {options.data} with {options.model}, at temperature "
+        f"{options.temperature:g}: medians of {options.repeats}, one run after the other and all together. Goal: at "
+        f"most {GOAL:g} times as long as full resolution at once."
     )
-    report("region_zoom_vllm" if options.url else "region_zoom", rows, note=note)
+    report("region_zoom", rows, note=note)
 
 
 if __name__ == "__main__":

@@ -51,8 +51,8 @@ class RunArguments:
 
     data: str = setting(
         "rendered",
-        "rendered, rendered-medium, rendered-wide (cards), pages, pages-wide (with sections), a .jsonl or .parquet file, "
-        "a folder, or a data set's id on the hub.",
+        "rendered, rendered-medium, rendered-wide (cards), pages, pages-wide (with sections), a .jsonl or .parquet "
+        "file, a folder, or a data set's id on the hub.",
     )
     columns: list[str] = setting(list, "NAME=COLUMN for image, question, answers, source where they differ.")
     split: str = setting("train", "Part of a data set.")
