@@ -47,6 +47,7 @@ class Chat(ScriptedChat):
 
     engine: Any = UnusedEngine()
     image_store: Any = None
+    images_first: bool = True
     vision: VisionSpec = VisionSpec(patch_size=8, merge_size=2, min_pixels=256, max_pixels=65536)
 
 
@@ -87,6 +88,14 @@ def test_forced_direct_is_shown_the_tool_as_zoom_is() -> None:
         (request,) = model.engine.requests
         shown[mode] = request.token_ids
     assert shown["zoom"] == shown["forced-direct"] != shown["quarter"]
+
+
+@pytest.mark.parametrize("images_first", [True, False])
+def test_the_question_stands_after_the_image_or_before_it(images_first: bool) -> None:
+    model = scripted_vlm([ANSWER, ANSWER], images_first=images_first)
+    ask(model, EXAMPLES[:1], "quarter", "forced-direct")
+    for prompt in model.engine.prompts:
+        assert (prompt.index("<|vision_start|>") < prompt.index(EXAMPLES[0].question)) is images_first
 
 
 def test_a_first_look_and_a_number_of_views_are_those_of_the_modes_that_offer_the_tool() -> None:

@@ -116,6 +116,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--split", default="test", help="of a hub id or saved folder (default: test)")
     add("--count", type=int, help="use only the first COUNT questions of --data")
     add("--scale", type=float, help="in the modes that offer the tool: share of both sides first shown (default: 0.5)")
+    add("--text-first", action="store_true", help="show the question before the image (default: after it)")
     add("--max-zooms", type=int, help="in these modes: views that a run may ask for (default: 1)")
     add("--documents", type=int, default=500, help="fresh documents of each source (default: 500)")
     add("--seed", type=int, default=0, help="seed of the fresh documents (default: 0)")
@@ -155,6 +156,7 @@ def _run(options: argparse.Namespace) -> None:
         "grader": options.grader,
         "judge": options.judge_model,
         **zooming,
+        **({"text_first": True} if options.text_first else {}),
     }
     out = options.out or Path("runs/evaluate") / folder_name(settings)
     grader = grader_of(options, out)
@@ -162,7 +164,11 @@ def _run(options: argparse.Namespace) -> None:
     journal = Journal(out, settings)
     asyncio.run(grader.check())
     model = ChatVLM.from_pretrained(
-        options.model, image_store=MemoryImageStore(), temperature=options.temperature, max_tokens=options.max_tokens
+        options.model,
+        image_store=MemoryImageStore(),
+        images_first=not options.text_first,
+        temperature=options.temperature,
+        max_tokens=options.max_tokens,
     )
     modes = [*options.modes, *(biased(value) for value in options.zoom_bias_sweep)]
     limits = {"concurrency": options.concurrency, "timeout": options.timeout, **zooming}

@@ -38,7 +38,7 @@ async def ask(
 
     Args:
         agent: The compiled graph.
-        model: The policy.
+        model: The policy. Without `images_first` it is shown the question first.
         example: The question and its image.
         mode: How the policy looks.
         grader: Says what is right.
@@ -47,7 +47,10 @@ async def ask(
     Returns:
         The fields of an `Outcome` that the run decides. A run that raises or takes too long has an `error`.
     """
-    run = await run_example(agent, example, mode.context(model), model.image_store, limit=timeout)
+    text_first = not model.images_first
+    run = await run_example(
+        agent, example, mode.context(model), model.image_store, limit=timeout, text_first=text_first
+    )
     if run.error is not None:
         empty = {"answer": None, "zooms": 0, "visual_tokens": 0, "full_visual_tokens": 0}
         return {**empty, "right": False, "error": described(run.error), "seconds": run.seconds}
