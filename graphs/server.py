@@ -52,13 +52,13 @@ def _the_agent() -> ZoomAgent:
 def _agent(model: str, base_url: str, images: str) -> ZoomAgent:
     store = DirectoryImageStore(images or ".vtagent/images")
     if not base_url:
-        return create_zoom_agent(LazyVLM(path=model or "zoom", store=store))
+        return create_zoom_agent(LazyVLM(path=model or "zoom", image_store=store))
     if not model:
         raise ModelError("VTAGENT_BASE_URL names a server; name one of its models with VTAGENT_MODEL")
     served = _served(model, base_url)
     # The checkpoint's own files know its sizes best; of a hosted model, the table of models does.
     checkpoint = isinstance(eyes_of(served, warn=False).vision, VisionSpec)
-    return create_zoom_agent(served, store=store, vision=sizes_of(model) if checkpoint else None)
+    return create_zoom_agent(served, image_store=store, vision=sizes_of(model) if checkpoint else None)
 
 
 def _served(model: str, base_url: str) -> BaseChatModel:

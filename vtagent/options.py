@@ -6,9 +6,10 @@ import argparse
 import math
 import re
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import NoReturn
+
+import vtagent
 
 EXIT_CODES = """\
 exit codes:
@@ -90,6 +91,7 @@ examples:
   # From a script: one question per line in, one JSON object per line out
   printf 'What is the Total?\\n' | vtagent chat receipt.png --thread t1 --json
 
+Lines that begin with a slash and a word are commands: /image PATH, /quit.
 Conversations are kept in ~/.local/state/vtagent (see --state). If a run is
 killed, the next `vtagent chat` of its thread finishes it first. `vtagent
 forget` deletes a conversation.
@@ -99,8 +101,11 @@ FORGET = """\
 examples:
   vtagent forget trip
 
-  # Delete its images even if they were added within the last hour
+  # Delete its images even if they are new and another chat is under way
   vtagent forget trip --grace 0
+
+Images that another conversation shows stay. While a chat is under way, so do
+those of the last hour; repeat the command when it has ended.
 """
 
 
@@ -149,7 +154,7 @@ def parsers() -> tuple[_Parser, dict[str, _Parser]]:
     """
     raw = argparse.RawDescriptionHelpFormatter
     top = _Parser(prog="vtagent", description=OVERVIEW, epilog=f"{TOP}\n{EXIT_CODES}", formatter_class=raw)
-    top.add_argument("--version", action="version", version=f"vtagent {version('vtagent')}")
+    top.add_argument("--version", action="version", version=f"vtagent {vtagent.__version__}")
     commands = top.add_subparsers(title="commands", metavar="COMMAND")
 
     def command(
@@ -239,8 +244,8 @@ def _add_forget_options(parser: _Parser) -> None:
         "--grace",
         metavar="MINUTES",
         type=_count,
-        default=60,
-        help="keep images that were added within this time, since a chat that is under way may need them; default: 60",
+        help="keep images that were added within this time, since a chat that is under way may need them; default: 60 "
+        "while a chat is under way, else 0",
     )
     _add_state_option(parser)
 

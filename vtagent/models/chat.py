@@ -20,13 +20,13 @@ from langchain_core.runnables import Runnable
 from langchain_core.tools import BaseTool
 from pydantic import ConfigDict, Field, PrivateAttr
 
+from vtagent._moved import old_attribute, renamed_arguments
 from vtagent.errors import ModelError
 from vtagent.images import ImageStore, default_store
 from vtagent.models.call import Call, Options, count_tokens, plan, shown_images, tool_options
 from vtagent.models.codec import Codec
 from vtagent.models.engine import Engine, EngineImage, Generation
-from vtagent.models.families import checkpoint_path
-from vtagent.models.identity import identity_of
+from vtagent.models.loading import connect, load_local
 from vtagent.models.placeholders import expand
 from vtagent.models.streaming import as_chunk, put_token, seconds_left
 from vtagent.views import ViewRenderer
@@ -39,8 +39,8 @@ class ChatVLM(BaseChatModel):
     Args:
         engine: The `Engine` that samples tokens.
         processor: The checkpoint's processor (`VLProcessor`): its tokenizer, chat template and image sizes are used.
-        store: The store that holds the images of messages; this process's own if absent. Images that messages contain
-            as data are put there.
+        image_store: The store that holds the images of messages; this process's own if absent. Images that messages
+            contain as data are put there.
 
     Example:
         >>> model = ChatVLM.from_pretrained("base", temperature=1.0)  # doctest: +SKIP
@@ -49,7 +49,7 @@ class ChatVLM(BaseChatModel):
 
     engine: Any = Field(exclude=True, repr=False)
     processor: Any = Field(exclude=True, repr=False)
-    store: Any = Field(default_factory=default_store, exclude=True, repr=False)
+    image_store: Any = Field(default_factory=default_store, exclude=True, repr=False)
     model_name: str = Field(default="vtagent", alias="model")
     checkpoint: str = Field(default_factory=lambda: uuid.uuid4().hex, repr=False)
     """Tells the weights from all others, for LangChain's caches; unique where nothing is known of them."""
@@ -80,18 +80,25 @@ class ChatVLM(BaseChatModel):
     _codec: Codec = PrivateAttr()
     _renderer: ViewRenderer = PrivateAttr()
 
+    @renamed_arguments(store="image_store")
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+
+    store = old_attribute("store", "image_store")
+
     def model_post_init(self, context: Any, /) -> None:
         """Build what all calls share."""
         super().model_post_init(context)
         self._codec = Codec(self.processor.tokenizer, self.processor.chat_template)
-        self._renderer = ViewRenderer(self.store, self.vision)
+        self._renderer = ViewRenderer(self.image_store, self.vision)
 
     @classmethod
+    @renamed_arguments(store="image_store")
     def from_pretrained(
         cls,
         path: str | PathLike[str],
         *,
-        store: ImageStore | None = None,
+        image_store: ImageStore | None = None,
         device: str | None = None,
         dtype: Any = None,
         **defaults: Any,
@@ -100,7 +107,7 @@ class ChatVLM(BaseChatModel):
 
         Args:
             path: A folder, a hub id, or the name of a bundled policy ("base", "zoom").
-            store: The store that holds the images of messages; this process's own if absent.
+            image_store: The store that holds the images of messages; this process's own if absent.
             device: A torch device; "cuda" if available, else "cpu", if absent.
             dtype: A torch dtype; bfloat16 on a GPU, float32 on a CPU, if absent.
             **defaults: Fields of this class, such as `temperature` or `max_tokens`.
@@ -110,28 +117,18 @@ class ChatVLM(BaseChatModel):
             TypeError: One of `defaults` is not a field.
         """
         cls._check_fields(defaults)
-        try:
-            from vtagent.models.local.engine import TransformersEngine
-        except ModuleNotFoundError as error:
-            raise ModelError(
-                f"local models need torch and transformers ({error}): pip install 'vtagent[local]'"
-            ) from error
-        engine = TransformersEngine.from_pretrained(path, device=device, dtype=dtype)
-        name = str(path).rstrip("/")
-        is_hub_id = name.count("/") == 1 and not name.startswith((".", "/"))
-        fields: dict[str, Any] = {"model": name if is_hub_id else name.rpartition("/")[2]}
-        fields["checkpoint"] = identity_of(checkpoint_path(str(path)))
-        if store is not None:
-            fields["store"] = store
-        return cls(engine=engine, processor=engine.processor, **{**fields, **defaults})
+        loaded = load_local(path, device=device, dtype=dtype)
+        own = {} if image_store is None else {"image_store": image_store}
+        return cls(**{**vars(loaded), **own, **defaults})
 
     @classmethod
+    @renamed_arguments(store="image_store")
     def from_server(
         cls,
         url: str,
         processor: str | PathLike[str],
         *,
-        store: ImageStore | None = None,
+        image_store: ImageStore | None = None,
         engine_options: Mapping[str, Any] | None = None,
         **defaults: Any,
     ) -> ChatVLM:
@@ -141,7 +138,7 @@ class ChatVLM(BaseChatModel):
             url: The server's URL, with or without `/v1`.
             processor: The source of the served checkpoint's tokenizer and image processor: a folder, a hub id, or the
                 name of a bundled policy.
-            store: The store that holds the images of messages; this process's own if absent.
+            image_store: The store that holds the images of messages; this process's own if absent.
             engine_options: Options of `VLLMEngine`, such as `timeout`, `retries` or `model`.
             **defaults: Fields of this class, such as `temperature` or `max_tokens`.
 
@@ -150,22 +147,9 @@ class ChatVLM(BaseChatModel):
             TypeError: One of `defaults` is not a field.
         """
         cls._check_fields(defaults)
-        try:
-            from vtagent.models.processor import VLProcessor
-            from vtagent.models.vllm.engine import VLLMEngine
-        except ModuleNotFoundError as error:
-            raise ModelError(f"a server's processor is needed here ({error}): pip install 'vtagent[vllm]'") from error
-        loaded = VLProcessor.from_pretrained(checkpoint_path(str(processor)))
-        engine = VLLMEngine(url, loaded, **(engine_options or {}))
-        try:
-            name = engine.served_model().name
-        except ModelError:
-            engine.close()
-            raise
-        fields: dict[str, Any] = {"model": name, "checkpoint": f"{url}#{name}"}
-        if store is not None:
-            fields["store"] = store
-        return cls(engine=engine, processor=loaded, **{**fields, **defaults})
+        loaded = connect(url, processor, engine_options or {})
+        own = {} if image_store is None else {"image_store": image_store}
+        return cls(**{**vars(loaded), **own, **defaults})
 
     @classmethod
     def _check_fields(cls, defaults: Mapping[str, Any]) -> None:
@@ -197,7 +181,7 @@ class ChatVLM(BaseChatModel):
 
     def images(self, messages: Sequence[BaseMessage]) -> list[EngineImage]:
         """The rendered images of messages, in the order of their placeholders."""
-        return list(shown_images(messages, store=self.store, renderer=self._renderer))
+        return list(shown_images(messages, store=self.image_store, renderer=self._renderer))
 
     def expand(self, ids: Sequence[int], images: Sequence[EngineImage]) -> list[int]:
         """Repeat each placeholder of collapsed ids once per visual token of its image.
@@ -236,7 +220,7 @@ class ChatVLM(BaseChatModel):
             tools,
             codec=self._codec,
             vision=self.vision,
-            store=self.store,
+            store=self.image_store,
             images_first=self.images_first,
         )
 
@@ -288,7 +272,7 @@ class ChatVLM(BaseChatModel):
             messages,
             Options.of(chosen, stops),
             codec=self._codec,
-            store=self.store,
+            store=self.image_store,
             renderer=self._renderer,
             images_first=self.images_first,
         )
