@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -28,7 +29,7 @@ pytestmark = pytest.mark.filterwarnings(r"ignore:`\w*gradient_checkpointing\w*` 
 ROOT = Path(__file__).parent.parent
 TEXTS = {path.name: path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md"))}
 SNIPPETS = {page: re.findall(r"```python\n(.*?)```", text, re.DOTALL) for page, text in TEXTS.items()}
-ELSEWHERE = {"serve.md"}  # asks a server: test_vllm_chat.py
+ELSEWHERE = {"serve.md", "mcp.md"}  # they need a server: test_vllm_chat.py, test_mcp.py
 SHOWN = {
     "compose.md": ["<answer>$170.71</answer> 1", "Seen: image 1, whole, at 112 × 80", "zoom_image", "\n$170.71\n"],
     "persist.md": ["$170.71\n", "Collected(deleted=()"],
@@ -106,6 +107,11 @@ def test_its_commands_can_be_read(
             assert (ROOT / f"{module.replace('.', '/')}.py").exists()
         case ["python", "-m", "benchmarks.region_zoom", *rest]:
             region_zoom.command_line().parse_args(rest)
+        case ["claude", "mcp", "add", _, "--", "vtagent", command, *rest]:
+            parsers()[1][command].parse_intermixed_args(rest)
+        case ["code", "--add-mcp", server]:
+            command, *rest = json.loads(server)["args"]
+            parsers()[1][command].parse_intermixed_args(rest)
         case ["pip", "install", *_] | ["langgraph", "dev"]:
             pass
         case _:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import shutil
 import subprocess
@@ -19,18 +20,21 @@ ROOT = Path(__file__).parent.parent
 HEAVY = {"torch", "transformers", "numpy", "trl", "accelerate", "peft", "datasets", "matplotlib", "vllm"}
 HEAVY |= {"openai", "langchain_openai", "langchain", "typer", "rich", "jinja2", "math_verify", "tensorboard"}
 HEAVY |= {"psycopg", "langgraph.checkpoint.sqlite", "langgraph.checkpoint.postgres"}
+HEAVY |= {"mcp", "uvicorn"}
 
 # The modules that may stand on an extra: the command line's output, and the engines behind the models' contract.
 CORE_MODELS = {"vtagent.models", "vtagent.models.capabilities", "vtagent.models.chat", "vtagent.models.engine"}
 CORE_MODELS |= {"vtagent.models.delegating", "vtagent.models.pixel_model"}
 
+COMPOSITION_ROOT = {"vtagent.cli", "vtagent.__main__", "vtagent.chat_command", "vtagent.mcp_command"}
 FOR_THE_TERMINAL = {"vtagent.cli", "vtagent.__main__", "vtagent.chat_command", "vtagent.terminal"}
+FOR_MCP = {"vtagent.mcp.server", "vtagent.mcp_command"}
 FOR_AGENTS = {"vtagent.graphs.middleware", "vtagent.graphs.agent_turn", "vtagent.graphs.agent_zooms"}
 
 
 def needs_an_extra(module: str) -> bool:
     behind = module.startswith("vtagent.models.") and module not in CORE_MODELS
-    return behind or module in FOR_THE_TERMINAL or module in FOR_AGENTS
+    return behind or module in FOR_THE_TERMINAL | FOR_AGENTS | FOR_MCP
 
 
 LINKED = {"tools", "graphs", "training"}
@@ -76,7 +80,7 @@ def reaches(names: set[str], forbidden: str) -> set[str]:
 )
 def test_arrows_go_one_way(folder: str, unknown: list[str]) -> None:
     for module, path in modules(folder).items():
-        if module in ("vtagent.cli", "vtagent.__main__", "vtagent.chat_command"):  # the composition root
+        if module in COMPOSITION_ROOT:
             continue
         if module == "vtagent":  # names all rooms, and loads none: test_public_names.py
             continue
@@ -191,6 +195,29 @@ def test_the_wheel_works_in_an_application_with_its_own_tools_graphs_and_trainin
     run_python("main.py", str(ROOT), str(installed), cwd=application)
 
 
+MCP_CLIENT = """
+import asyncio, json, re, sys, time
+from pathlib import Path
+from mcp import ClientSession, StdioServerParameters
+from mcp.client.stdio import stdio_client
+
+async def main():
+    import os
+    began = time.perf_counter()
+    server = StdioServerParameters(command=sys.argv[1], args=["mcp", "--root", sys.argv[2]], env=dict(os.environ))
+    async with stdio_client(server) as streams, ClientSession(*streams) as session:
+        await session.initialize()
+        looked = await session.call_tool("look", {"image": "small-print.png"})
+        seconds = time.perf_counter() - began
+        children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+        peaks = [re.findall(r"VmHWM:\\s+(\\d+)", Path(f"/proc/{child}/status").read_text())[0] for child in children]
+        peak = max(map(int, peaks))
+        print(json.dumps({"pixels": len(looked.content[1].data), "seconds": seconds, "megabytes": peak / 1024}))
+
+asyncio.run(main())
+"""
+
+
 def test_the_readmes_way_to_install_works_in_a_fresh_environment_without_a_network(wheel: Path, tmp_path: Path) -> None:
     """`pip install .` builds this wheel and installs it; what it needs comes from the environment of the tests."""
     assert "pip install '.[cli,local]'" in (ROOT / "README.md").read_text(encoding="utf-8")
@@ -213,3 +240,9 @@ def test_the_readmes_way_to_install_works_in_a_fresh_environment_without_a_netwo
     assert run(command, "--version") == f"vtagent {metadata.version('vtagent')}\n"
     page = ROOT / "examples" / "documents" / "small-print.png"
     assert run(command, "ask", page, "What is the Total?").startswith("$170.71")
+    # An agent starts the server of the wheel; its first look comes soon, in little memory, without a model.
+    client = tmp_path / "client.py"
+    client.write_text(MCP_CLIENT)
+    figures = json.loads(run(python, client, command, page.parent))
+    assert figures["pixels"] > 0
+    assert figures["megabytes"] < 150

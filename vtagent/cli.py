@@ -69,7 +69,7 @@ def _run(arguments: Sequence[str]) -> int:
     warnings.filterwarnings("ignore", module="PIL")  # what Pillow warns of is harmless, or vtagent itself refuses it
     try:
         run_command = {"ask": _ask, "samples": _samples, "chat": _chat, "forget": _forget, "models": _models}
-        {**run_command, "savings": _savings}[arguments[0]](options)
+        {**run_command, "savings": _savings, "mcp": _mcp}[arguments[0]](options)
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
@@ -169,6 +169,12 @@ def _savings(options: argparse.Namespace) -> None:
     from vtagent.savings_command import savings
 
     savings(options)
+
+
+def _mcp(options: argparse.Namespace) -> None:
+    from vtagent.mcp_command import serve
+
+    serve(options, partial(_load, timeout=options.timeout))
 
 
 def _load(

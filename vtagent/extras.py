@@ -9,6 +9,7 @@ EXTRAS = {
     "langchain_openai": "openai",
     "langgraph.checkpoint.sqlite": "cli",
     "matplotlib": "samples",
+    "mcp": "mcp",
     "numpy": "samples",
     "openai": "openai",
     "rich": "cli",

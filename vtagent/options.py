@@ -1,4 +1,4 @@
-"""The options of the command line, and the help texts that explain them."""
+"""The options of the command line. `vtagent.help_texts` has the longer texts that explain them."""
 
 from __future__ import annotations
 
@@ -10,133 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import vtagent
-
-EXIT_CODES = """\
-exit codes:
-  0    success
-  1    a bug in vtagent
-  2    a wrong option, file or image
-  3    an extra is not installed
-  4    the model or the server failed
-  130  interrupted
-  141  the output pipe was closed
-"""
-
-OVERVIEW = """\
-Ask questions about images, and see how many visual tokens each answer costs.
-
-The model first sees every image at half of both sides, for a quarter of the
-visual tokens. It then answers, or calls the tool `zoom_image` to see the whole
-image or a region of it at full resolution.
-"""
-
-TOP = "`vtagent COMMAND --help` shows examples and the options of a command.\n"
-
-ASK = """\
-examples:
-  vtagent ask receipt.png "What is the Total?"
-
-  # Two images, and a model that is downloaded from the hub the first time
-  vtagent ask front.jpg back.jpg "Who signed?" --model Qwen/Qwen3-VL-2B-Instruct
-
-  # A model on a server: vLLM, or any other OpenAI-compatible server
-  vtagent ask receipt.png "Who paid?" --base-url http://localhost:8000/v1
-
-  # Answer without zooming, or zoom up to three times
-  vtagent ask receipt.png "What is the Tax?" --max-zooms 0
-  vtagent ask receipt.png "What is the Tax?" --max-zooms 3
-
-  # Zoom more often (with a negative number: less often)
-  vtagent ask receipt.png "What is the Tax?" --zoom-bias 2
-
-  # Save the exact pixels that the model saw
-  vtagent ask receipt.png "What is the Tax?" --save-views seen/
-
-  # Print one JSON object, for scripts
-  vtagent ask receipt.png "What is the Tax?" --json
-
-The bundled policies, base and zoom, read only the documents that `vtagent
-samples` draws: small printed cards, forms and receipts. Use a real model for
-any other image.
-"""
-
-SAMPLES = """\
-examples:
-  # 16 documents, half in large print, half in small
-  vtagent samples documents/
-
-  # Small print, which a model can read only after zooming
-  vtagent samples small-print/ --count 200 --print small
-
-  # The same seed draws the same documents on every machine
-  vtagent samples documents-7/ --seed 7
-
-DIR gets one PNG per document, and questions.jsonl with one line for each:
-  {"image": "0000-large.png", "question": "What is the Total?",
-   "answer": "48.10", "print": "large"}
-"""
-
-
-CHAT = """\
-examples:
-  vtagent chat receipt.png --thread trip
-
-  # Continue tomorrow, with another image
-  vtagent chat --thread trip
-  › What was the total?
-  › /image second.png
-  › And here?
-  › /quit
-
-  # From a script: one question per line in, one JSON object per line out
-  printf 'What is the Total?\\n' | vtagent chat receipt.png --thread t1 --json
-
-Lines that begin with a slash and a word are commands: /image PATH, /quit.
-Conversations are kept in ~/.local/state/vtagent (see --state). If a run is
-killed, the next `vtagent chat` of its thread finishes it first. `vtagent
-forget` deletes a conversation.
-"""
-
-FORGET = """\
-examples:
-  vtagent forget trip
-
-  # Delete its images even if they are new and another chat is under way
-  vtagent forget trip --grace 0
-
-Images that another conversation shows stay. While a chat is under way, so do
-those of the last hour; repeat the command when it has ended.
-"""
-
-
-MODELS = """\
-examples:
-  # Every known family of models: what a photograph costs whole and low, and how a box is written
-  vtagent models
-
-  # Everything that is known of one, with its sources
-  vtagent models gpt-4o
-  vtagent models anthropic:claude-opus-4-7 --json
-
-D: the vendor's documentation. S: source code. M: measured by users.
-?: third party only, or assumed.
-"""
-
-
-SAVINGS = """\
-examples:
-  # What every known model bills for these images: whole, as low views, with a zoom
-  vtagent savings receipt.png photo.jpg
-
-  # Two models only, as JSON
-  vtagent savings receipt.png --for claude --for gpt-4o --json
-
-  # The same as a figure (needs the extra samples)
-  vtagent savings receipt.png --figure savings.png
-
-No model is called and no key is needed: the providers' own rules are applied to
-the sizes of the images. `vtagent models NAME` shows a rule and its sources.
-"""
+from vtagent.help_texts import ASK, CHAT, EXIT_CODES, FORGET, MCP, MODELS, OVERVIEW, SAMPLES, SAVINGS, TOP
 
 
 class _Parser(argparse.ArgumentParser):
@@ -206,6 +80,14 @@ def parsers() -> tuple[_Parser, dict[str, _Parser]]:
             SAVINGS,
             _add_savings_options,
         ),
+        "mcp": command(
+            "mcp",
+            "serve images to an agent that speaks MCP",
+            "Serve the tools list_images, open, look, zoom_image, savings and ask to an agent\nthat speaks MCP, over "
+            "stdin and stdout or over HTTP on this machine.",
+            MCP,
+            _add_mcp_options,
+        ),
     }
 
 
@@ -269,6 +151,26 @@ def _add_savings_options(parser: _Parser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
 
 
+def _add_mcp_options(parser: _Parser) -> None:
+    parser.add_argument(
+        "--root",
+        metavar="DIR",
+        type=Path,
+        action="append",
+        required=True,
+        help="a folder whose images may be read; repeat it for several",
+    )
+    parser.add_argument(
+        "--for",
+        dest="client",
+        metavar="NAME",
+        default="claude",
+        help="the agent's model: claude, gpt, qwen, gemini or a model's name; default: claude",
+    )
+    parser.add_argument("--http", metavar="PORT", type=_port, help="serve HTTP on 127.0.0.1 instead; 0: a free port")
+    _add_model_options(parser, unnamed="without it and --base-url there is no tool ask")
+
+
 def zoom_token_id(options: argparse.Namespace, name: str) -> int | None:
     """The id of the token that `--zoom-bias` raises; None without a bias, and for a local model, which knows its own.
 
@@ -288,11 +190,11 @@ def zoom_token_id(options: argparse.Namespace, name: str) -> int | None:
     return call_token_id(name, options.base_url, options.timeout)
 
 
-def _add_model_options(parser: _Parser) -> None:
+def _add_model_options(parser: _Parser, *, unnamed: str = "default: zoom") -> None:
     parser.add_argument(
         "--model",
         metavar="NAME",
-        help="a bundled policy (base or zoom), or the folder or hub id of a checkpoint; default: zoom. "
+        help=f"a bundled policy (base or zoom), or the folder or hub id of a checkpoint; {unnamed}. "
         "With --base-url: a model of the server; default: its first",
     )
     parser.add_argument(
@@ -347,6 +249,12 @@ def _figure(text: str) -> Path:
     if (path := Path(text)).suffix.lower() not in (".png", ".svg", ".pdf"):
         raise argparse.ArgumentTypeError(f"{text!r:.120} ends in none of .png, .svg, .pdf")
     return path
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r:.120} is not a port: 0 to 65535")
+    return int(text)
 
 
 def _seconds(text: str) -> float:
