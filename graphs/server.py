@@ -6,6 +6,7 @@ The environment sets what is served:
                         With VTAGENT_BASE_URL, a name that is served there
     VTAGENT_BASE_URL    an OpenAI-compatible server, used instead of a model on this machine
     VTAGENT_TIMEOUT     seconds that the server may stay silent before it is asked once more; default: 120
+    VTAGENT_MAX_TOKENS  most tokens of one reply, its thought included; default: 8192, or the server's own limit
     VTAGENT_IMAGES      the folder of the image store, shared by all workers; default: .vtagent/images
 
 Each run may bring its own settings as its context: {"max_zooms": 2, "scale": 0.25, …}.
@@ -34,7 +35,7 @@ async def zoom_agent() -> ZoomAgent:
     """The agent, the same one for every run of a server.
 
     Raises:
-        ModelError: VTAGENT_BASE_URL is set and VTAGENT_MODEL is not.
+        ModelError: VTAGENT_BASE_URL is set and VTAGENT_MODEL is not, or a number is none.
     """
     return await asyncio.to_thread(_the_agent)
 
@@ -43,28 +44,35 @@ _making = threading.Lock()
 
 
 def _the_agent() -> ZoomAgent:
-    names = ("VTAGENT_MODEL", "VTAGENT_BASE_URL", "VTAGENT_IMAGES")
+    names = ("VTAGENT_MODEL", "VTAGENT_BASE_URL", "VTAGENT_IMAGES", "VTAGENT_MAX_TOKENS")
     with _making:  # lru_cache does not lock: two first runs would make two agents and load two models
         return _agent(*(os.environ.get(name, "") for name in names))
 
 
 @lru_cache
-def _agent(model: str, base_url: str, images: str) -> ZoomAgent:
+def _agent(model: str, base_url: str, images: str, max_tokens: str) -> ZoomAgent:
     store = DirectoryImageStore(images or ".vtagent/images")
+    limits = {"max_tokens": _whole("VTAGENT_MAX_TOKENS", max_tokens)} if max_tokens else {}
     if not base_url:
-        return create_zoom_agent(LazyVLM(path=model or "zoom", store=store))
+        return create_zoom_agent(LazyVLM(path=model or "zoom", store=store, options=limits))
     if not model:
         raise ModelError("VTAGENT_BASE_URL names a server; name one of its models with VTAGENT_MODEL")
-    served = _served(model, base_url)
+    served = _served(model, base_url, **limits)
     # The checkpoint's own files know its sizes best; of a hosted model, the table of models does.
     checkpoint = isinstance(eyes_of(served, warn=False).vision, VisionSpec)
     return create_zoom_agent(served, store=store, vision=sizes_of(model) if checkpoint else None)
 
 
-def _served(model: str, base_url: str) -> BaseChatModel:
+def _whole(name: str, text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise ModelError(f"{name} is {text!r}; it must be a whole number above 0")
+    return int(text)
+
+
+def _served(model: str, base_url: str, **limits: int) -> BaseChatModel:
     from vtagent.models.openai_server import served_vlm
 
-    return served_vlm(model, base_url, float(os.environ.get("VTAGENT_TIMEOUT") or 120))
+    return served_vlm(model, base_url, float(os.environ.get("VTAGENT_TIMEOUT") or 120), **limits)
 
 
 if _base_url := os.environ.get("VTAGENT_BASE_URL"):

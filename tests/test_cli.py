@@ -309,6 +309,33 @@ def test_a_server_is_asked_for_its_model_and_sent_pixels(
     assert "vtimg://" not in sent[0] + sent[1]
 
 
+def test_max_tokens_reaches_a_server_under_the_name_that_such_servers_know(
+    page: Path, server: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report(capsys, "ask", page, "Total?", "--base-url", server, "--max-tokens", 900)
+    assert [request.get("max_tokens") for request in Server.received] == [900, 900]
+    assert not any("max_completion_tokens" in request for request in Server.received)
+    Server.received.clear()
+    report(capsys, "ask", page, "Total?", "--base-url", server)
+    assert not any("max_tokens" in request for request in Server.received)
+
+
+def test_a_reply_that_was_cut_is_no_answer_and_the_error_names_the_option(
+    page: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = run(["ask", str(page), "What is the Total?", "--max-zooms", "0", "--max-tokens", "4", "--json"])
+    printed = capsys.readouterr()
+    assert (code, json.loads(printed.out)["stop"], json.loads(printed.out)["answer"]) == (4, "length", None)
+    assert "cut at the limit of tokens: raise --max-tokens" in printed.err
+
+
+@pytest.mark.parametrize("wrong", ["0", "-3", "many"])
+def test_max_tokens_is_a_whole_number_above_0(wrong: str, page: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        run(["ask", str(page), "Total?", "--max-tokens", wrong])
+    assert "--max-tokens" in capsys.readouterr().err
+
+
 def test_zoom_bias_reaches_a_server_as_the_logit_bias_of_its_call_token(
     page: Path, server: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -106,6 +106,22 @@ def test_the_environment_may_set_how_long_a_server_is_waited_for(monkeypatch: py
     assert model.request_timeout == 7.5
 
 
+def model_of(agent: ZoomAgent) -> Any:
+    decide: Any = agent.builder.nodes["decide"].runnable
+    return decide.model
+
+
+def test_the_environment_may_limit_a_reply(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VTAGENT_MAX_TOKENS", "2000")
+    monkeypatch.setenv("VTAGENT_MODEL", "zoom")
+    assert model_of(agent()).options == {"max_tokens": 2000}
+    monkeypatch.setenv("VTAGENT_BASE_URL", "http://localhost:9/v1")
+    assert model_of(agent()).max_tokens == 2000
+    monkeypatch.setenv("VTAGENT_MAX_TOKENS", "2k")
+    with pytest.raises(ModelError, match="^VTAGENT_MAX_TOKENS is '2k'; it must be a whole number above 0$"):
+        agent()
+
+
 def test_what_servers_show_of_it_can_be_written_as_json_schemas() -> None:
     agent = create_zoom_agent()
     assert {"answer", "views", "usage", "stop"} <= set(agent.get_output_jsonschema()["properties"])

@@ -34,7 +34,7 @@ from vtagent.options import zoom_token_id
 from vtagent.terminal import FORCED, Output, check_utf_8, printable, spinner
 from vtagent.views import View
 
-Load = Callable[[str | None, str | None, ImageStore], tuple[str, BaseChatModel, Vision]]
+Load = Callable[[ImageStore], tuple[str, BaseChatModel, Vision]]
 
 
 def chat(options: argparse.Namespace, load: Load) -> None:
@@ -42,7 +42,7 @@ def chat(options: argparse.Namespace, load: Load) -> None:
 
     Args:
         options: The parsed options; see `vtagent.options`.
-        load: Loads a model: (name, base URL, store) → (its name, the model, its image sizes).
+        load: Loads a model: store → (its name, the model, its image sizes).
 
     Raises:
         ImageError: An image cannot be used.
@@ -52,7 +52,7 @@ def chat(options: argparse.Namespace, load: Load) -> None:
     folder = state_folder(options.state)
     store = DirectoryImageStore(folder / "images")
     blocks = [View(store.put_file(path)).block() for path in options.images]
-    name, model, vision = load(options.model, options.base_url, store)
+    name, model, vision = load(store)
     with threads(folder) as saver:
         saver.conn.execute("PRAGMA auto_vacuum = FULL")  # lets a new file shrink when steps are deleted
         agent = create_zoom_agent(model, store=store, vision=vision, checkpointer=saver)

@@ -272,6 +272,13 @@ def _add_model_options(parser: _Parser) -> None:
         help="how often the model may zoom before it must answer; default: 1",
     )
     parser.add_argument(
+        "--max-tokens",
+        metavar="N",
+        type=_positive,
+        help="most tokens of one reply, its thought included; a reply that is cut gives no answer; default: 8192, or the "
+        "server's own limit",
+    )
+    parser.add_argument(
         "--zoom-bias",
         metavar="B",
         type=_bias,
@@ -318,6 +325,12 @@ def _number(text: str) -> float:
         return float(text)
     except ValueError:
         return math.nan
+
+
+def _positive(text: str) -> int:
+    if not (number := _count(text)):
+        raise argparse.ArgumentTypeError("0 is too few: ask for at least 1")
+    return number
 
 
 def _count(text: str) -> int:

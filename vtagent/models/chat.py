@@ -25,8 +25,7 @@ from vtagent.images import ImageStore, default_store
 from vtagent.models.call import Call, Options, count_tokens, plan, shown_images, tool_options
 from vtagent.models.codec import Codec
 from vtagent.models.engine import Engine, EngineImage, Generation
-from vtagent.models.families import checkpoint_path
-from vtagent.models.identity import identity_of
+from vtagent.models.loading import LoadedEngine, load_checkpoint, open_server
 from vtagent.models.placeholders import expand
 from vtagent.models.streaming import as_chunk, put_token, seconds_left
 from vtagent.views import ViewRenderer
@@ -59,8 +58,9 @@ class ChatVLM(BaseChatModel):
     """Nucleus sampling; 1 keeps all tokens."""
     top_k: int = 0
     """Keep the k likeliest tokens; 0 keeps all."""
-    max_tokens: int = 512
-    """Maximum length of a reply, in tokens."""
+    max_tokens: int = 8192
+    """Maximum length of a reply, its thought included, in tokens. A reply that reaches it ends the run without an answer,
+    and `stop` is "length"."""
     seed: int | None = None
     """Makes sampling repeatable; None samples anew on each call."""
     stop: list[str] | None = None
@@ -94,6 +94,7 @@ class ChatVLM(BaseChatModel):
         store: ImageStore | None = None,
         device: str | None = None,
         dtype: Any = None,
+        engine_options: Mapping[str, Any] | None = None,
         **defaults: Any,
     ) -> ChatVLM:
         """Load a dense Qwen3-VL or Qwen2.5-VL checkpoint with transformers.
@@ -103,6 +104,7 @@ class ChatVLM(BaseChatModel):
             store: The store that holds the images of messages; this process's own if absent.
             device: A torch device; "cuda" if available, else "cpu", if absent.
             dtype: A torch dtype; bfloat16 on a GPU, float32 on a CPU, if absent.
+            engine_options: Other options of `TransformersEngine.from_pretrained`, such as `max_rows`.
             **defaults: Fields of this class, such as `temperature` or `max_tokens`.
 
         Raises:
@@ -110,20 +112,8 @@ class ChatVLM(BaseChatModel):
             TypeError: One of `defaults` is not a field.
         """
         cls._check_fields(defaults)
-        try:
-            from vtagent.models.local.engine import TransformersEngine
-        except ModuleNotFoundError as error:
-            raise ModelError(
-                f"local models need torch and transformers ({error}): pip install 'vtagent[local]'"
-            ) from error
-        engine = TransformersEngine.from_pretrained(path, device=device, dtype=dtype)
-        name = str(path).rstrip("/")
-        is_hub_id = name.count("/") == 1 and not name.startswith((".", "/"))
-        fields: dict[str, Any] = {"model": name if is_hub_id else name.rpartition("/")[2]}
-        fields["checkpoint"] = identity_of(checkpoint_path(str(path)))
-        if store is not None:
-            fields["store"] = store
-        return cls(engine=engine, processor=engine.processor, **{**fields, **defaults})
+        options = {"device": device, "dtype": dtype, **(engine_options or {})}
+        return cls._over(load_checkpoint(path, options), store, defaults)
 
     @classmethod
     def from_server(
@@ -150,22 +140,14 @@ class ChatVLM(BaseChatModel):
             TypeError: One of `defaults` is not a field.
         """
         cls._check_fields(defaults)
-        try:
-            from vtagent.models.processor import VLProcessor
-            from vtagent.models.vllm.engine import VLLMEngine
-        except ModuleNotFoundError as error:
-            raise ModelError(f"a server's processor is needed here ({error}): pip install 'vtagent[vllm]'") from error
-        loaded = VLProcessor.from_pretrained(checkpoint_path(str(processor)))
-        engine = VLLMEngine(url, loaded, **(engine_options or {}))
-        try:
-            name = engine.served_model().name
-        except ModelError:
-            engine.close()
-            raise
-        fields: dict[str, Any] = {"model": name, "checkpoint": f"{url}#{name}"}
+        return cls._over(open_server(url, processor, engine_options or {}), store, defaults)
+
+    @classmethod
+    def _over(cls, loaded: LoadedEngine, store: ImageStore | None, defaults: Mapping[str, Any]) -> ChatVLM:
+        fields: dict[str, Any] = {"model": loaded.name, "checkpoint": loaded.identity}
         if store is not None:
             fields["store"] = store
-        return cls(engine=engine, processor=loaded, **{**fields, **defaults})
+        return cls(engine=loaded.engine, processor=loaded.processor, **{**fields, **defaults})
 
     @classmethod
     def _check_fields(cls, defaults: Mapping[str, Any]) -> None:

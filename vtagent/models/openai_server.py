@@ -55,6 +55,13 @@ class ServedVLM(ChatOpenAI):
     the server; its `__cause__` is the client's own error.
     """
 
+    def _get_request_payload(self, input_: Any, *, stop: Any = None, **kwargs: Any) -> dict[str, Any]:
+        payload = super()._get_request_payload(input_, stop=stop, **kwargs)
+        # OpenAI has renamed the limit and refuses the old name; servers that speak its dialect know the old one best.
+        if "max_completion_tokens" in payload and "openai.com" not in (self.openai_api_base or ""):
+            payload["max_tokens"] = payload.pop("max_completion_tokens")
+        return payload
+
     def _generate(self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> ChatResult:
         generate = super()._generate
 
@@ -107,32 +114,37 @@ class ServedVLM(ChatOpenAI):
                 yield chunk
 
 
-def served_vlm(name: str, base_url: str, timeout: float) -> ServedVLM:
+def served_vlm(name: str, base_url: str, timeout: float, *, max_tokens: int | None = None) -> ServedVLM:
     """A served model with greedy decoding, authenticated by OPENAI_API_KEY if that is set.
 
     Args:
         name: The model's name on the server.
         base_url: The server's URL, `/v1` included.
         timeout: Seconds that the server may stay silent in one try; there are two tries (see `ServedVLM`).
+        max_tokens: Most tokens of one reply; None leaves it to the server.
     """
     return ServedVLM(
         model=name,
         base_url=base_url,
         api_key=SecretStr(os.environ.get("OPENAI_API_KEY") or "none"),  # the client insists on one, most servers do not
         temperature=0,
+        max_tokens=max_tokens,
         timeout=timeout,
         stream_chunk_timeout=None,  # the default ends an async stream after two minutes of silence
         max_retries=0,  # the client does not retry unreadable answers, so ServedVLM does all retries
     )
 
 
-def load_served(name: str | None, base_url: str, timeout: float) -> tuple[str, ServedVLM, Vision]:
+def load_served(
+    name: str | None, base_url: str, timeout: float, *, max_tokens: int | None = None
+) -> tuple[str, ServedVLM, Vision]:
     """The model's name, the model, and its image sizes.
 
     Args:
         name: The model's name on the server; None takes the first that the server lists.
         base_url: The server's URL, `/v1` included.
         timeout: Seconds that the server may stay silent in one try. The list of models is asked for once.
+        max_tokens: Most tokens of one reply; None leaves it to the server.
 
     Raises:
         ModelError: The server lists no model or does not answer, or `base_url` is not a URL.
@@ -144,7 +156,7 @@ def load_served(name: str | None, base_url: str, timeout: float) -> tuple[str, S
             raise ModelError(f"the server at {base_url} lists no model; name one with --model")
         name = listed[0]
     with model_errors(base_url):  # the client refuses what cannot be a URL
-        model = served_vlm(name, base_url, timeout)
+        model = served_vlm(name, base_url, timeout, max_tokens=max_tokens)
     return name, model, eyes_of(model).vision
 
 

@@ -1,0 +1,78 @@
+"""Loads the engine of a `ChatVLM`, and finds what its fields say of the weights: their name and their identity.
+
+Importing this needs no extra; what an engine needs is imported when one is loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from os import PathLike
+from typing import Any
+
+from vtagent.errors import ModelError
+from vtagent.models.engine import Engine
+from vtagent.models.families import checkpoint_path
+from vtagent.models.identity import identity_of
+
+__all__ = ["LoadedEngine", "load_checkpoint", "open_server"]
+
+
+@dataclass(frozen=True)
+class LoadedEngine:
+    """An engine that is ready, and what is known of its weights."""
+
+    engine: Engine
+    processor: Any
+    """The checkpoint's `VLProcessor`."""
+    name: str
+    """A name for people."""
+    identity: str
+    """Tells the weights from all others."""
+
+
+def load_checkpoint(path: str | PathLike[str], options: Mapping[str, Any]) -> LoadedEngine:
+    """Load a checkpoint with transformers.
+
+    Args:
+        path: A folder, a hub id, or the name of a bundled policy.
+        options: Of `TransformersEngine.from_pretrained`.
+
+    Raises:
+        ModelError: There is no usable checkpoint, or torch and transformers are not installed.
+    """
+    try:
+        from vtagent.models.local.engine import TransformersEngine
+    except ModuleNotFoundError as error:
+        raise ModelError(f"local models need torch and transformers ({error}): pip install 'vtagent[local]'") from error
+    engine = TransformersEngine.from_pretrained(path, **options)
+    name = str(path).rstrip("/")
+    is_hub_id = name.count("/") == 1 and not name.startswith((".", "/"))
+    identity = identity_of(checkpoint_path(str(path)))
+    return LoadedEngine(engine, engine.processor, name if is_hub_id else name.rpartition("/")[2], identity)
+
+
+def open_server(url: str, processor: str | PathLike[str], options: Mapping[str, Any]) -> LoadedEngine:
+    """Connect to a model that `vllm serve` has loaded.
+
+    Args:
+        url: The server's URL, with or without `/v1`.
+        processor: The source of the served checkpoint's tokenizer and image processor.
+        options: Of `VLLMEngine`.
+
+    Raises:
+        ModelError: There is no such server or processor, or a package that they need is not installed.
+    """
+    try:
+        from vtagent.models.processor import VLProcessor
+        from vtagent.models.vllm.engine import VLLMEngine
+    except ModuleNotFoundError as error:
+        raise ModelError(f"a server's processor is needed here ({error}): pip install 'vtagent[vllm]'") from error
+    loaded = VLProcessor.from_pretrained(checkpoint_path(str(processor)))
+    engine = VLLMEngine(url, loaded, **options)
+    try:
+        name = engine.served_model().name
+    except ModelError:
+        engine.close()
+        raise
+    return LoadedEngine(engine, loaded, name, f"{url}#{name}")
