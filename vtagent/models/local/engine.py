@@ -45,8 +45,10 @@ class TransformersEngine(Engine):
             be a model under training: call `forget` after each change of its weights.
         processor: The checkpoint's processor.
         max_rows: Maximum requests decoded together; more wait.
-        cache_tokens: Bound on the KV kept for reuse, in tokens.
-        image_cache_tokens: Bound on the image features kept for reuse, in visual tokens.
+        memory_bytes: Bound on all KV, in progress and kept for reuse, and on the image features. By default four fifths of
+            what a GPU has free, or half of what a CPU has. More requests than fit wait; one that does not fit is refused.
+        cache_tokens: Bound on the KV kept for reuse, in tokens, inside `memory_bytes`.
+        image_cache_tokens: Bound on the image features kept for reuse, in visual tokens, inside `memory_bytes`.
         max_wave_tokens: Bound on the prompt tokens computed together.
 
     Attributes:
@@ -70,6 +72,7 @@ class TransformersEngine(Engine):
         processor: VLProcessor,
         *,
         max_rows: int = 128,
+        memory_bytes: int | None = None,
         cache_tokens: int = 65536,
         image_cache_tokens: int = 65536,
         max_wave_tokens: int = 16384,
@@ -90,6 +93,7 @@ class TransformersEngine(Engine):
             family,
             max_rows=max_rows,
             max_wave_tokens=max_wave_tokens,
+            memory_bytes=memory_bytes,
             cache_tokens=cache_tokens,
             image_cache_tokens=image_cache_tokens,
             banned=self.banned,
