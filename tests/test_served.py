@@ -118,7 +118,7 @@ def test_the_environment_may_limit_a_reply(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("VTAGENT_BASE_URL", "http://localhost:9/v1")
     assert model_of(agent()).max_tokens == 2000
     monkeypatch.setenv("VTAGENT_MAX_TOKENS", "2k")
-    with pytest.raises(ModelError, match="^VTAGENT_MAX_TOKENS is '2k'; it must be a whole number above 0$"):
+    with pytest.raises(ModelError, match=r"^VTAGENT_MAX_TOKENS is '2k'; it must be a whole number above 0$"):
         agent()
 
 

@@ -275,8 +275,8 @@ def _add_model_options(parser: _Parser) -> None:
         "--max-tokens",
         metavar="N",
         type=_positive,
-        help="most tokens of one reply, its thought included; a reply that is cut gives no answer; default: 8192, or the "
-        "server's own limit",
+        help="most tokens of one reply, its thought included; a reply that is cut gives no answer; default: 8192, or "
+        "the server's own limit",
     )
     parser.add_argument(
         "--zoom-bias",

@@ -59,8 +59,8 @@ class ChatVLM(BaseChatModel):
     top_k: int = 0
     """Keep the k likeliest tokens; 0 keeps all."""
     max_tokens: int = 8192
-    """Maximum length of a reply, its thought included, in tokens. A reply that reaches it ends the run without an answer,
-    and `stop` is "length"."""
+    """Maximum length of a reply, its thought included, in tokens. A reply that reaches it is cut, and gives no answer
+    unless that was complete."""
     seed: int | None = None
     """Makes sampling repeatable; None samples anew on each call."""
     stop: list[str] | None = None

@@ -128,7 +128,7 @@ def served_vlm(name: str, base_url: str, timeout: float, *, max_tokens: int | No
         base_url=base_url,
         api_key=SecretStr(os.environ.get("OPENAI_API_KEY") or "none"),  # the client insists on one, most servers do not
         temperature=0,
-        max_tokens=max_tokens,
+        max_completion_tokens=max_tokens,
         timeout=timeout,
         stream_chunk_timeout=None,  # the default ends an async stream after two minutes of silence
         max_retries=0,  # the client does not retry unreadable answers, so ServedVLM does all retries

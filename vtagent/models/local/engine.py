@@ -45,8 +45,9 @@ class TransformersEngine(Engine):
             be a model under training: call `forget` after each change of its weights.
         processor: The checkpoint's processor.
         max_rows: Maximum requests decoded together; more wait.
-        memory_bytes: Bound on all KV, in progress and kept for reuse, and on the image features. By default four fifths of
-            what a GPU has free, or half of what a CPU has. More requests than fit wait; one that does not fit is refused.
+        memory_bytes: Bound on all KV, in progress and kept for reuse, and on the image features. By default four fifths
+            of what a GPU has free, or half of what a CPU has. More requests than fit wait; one that never fits is
+            refused.
         cache_tokens: Bound on the KV kept for reuse, in tokens, inside `memory_bytes`.
         image_cache_tokens: Bound on the image features kept for reuse, in visual tokens, inside `memory_bytes`.
         max_wave_tokens: Bound on the prompt tokens computed together.
@@ -201,7 +202,7 @@ class TransformersEngine(Engine):
     @property
     def cached_tokens(self) -> int:
         """Tokens whose KV is kept for reuse now."""
-        return self._scheduler.prefixes.tokens
+        return self._scheduler.memory.prefixes.tokens
 
     @property
     def unfinished_requests(self) -> int:

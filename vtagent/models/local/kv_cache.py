@@ -82,10 +82,10 @@ class KVRows:
         return self.token_bytes * sum(block.columns * block.slots for block in self._blocks.values())
 
     def columns_for(self, tokens: int) -> int:
-        """Columns of a row that is to hold so many tokens: at most an eighth more, and no fewer than small rows have."""
+        """Columns of a row that is to hold so many tokens: at most an eighth or 63 more, or what small rows have."""
         if tokens <= self._least:
             return self._least
-        step = max(_COLUMNS, 2 ** ((tokens - 1).bit_length() - 1) // 8)
+        step = max(_COLUMNS, (1 << (tokens - 1).bit_length() - 1) // 8)
         return -(-tokens // step) * step
 
     def row_bytes(self, tokens: int) -> int:

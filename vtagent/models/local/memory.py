@@ -1,4 +1,4 @@
-"""How much memory an engine may take for KV and image features, from what is free, and how running out of it is told."""
+"""How much memory an engine may take for KV and image features, and how running out of it is recognised."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def free_bytes(device: torch.device) -> int:
 
 def _system_bytes() -> int:
     try:
-        import psutil
+        import psutil  # type: ignore[import-untyped]
     except ModuleNotFoundError:
         return _ASSUMED
     return int(psutil.virtual_memory().available)

@@ -16,15 +16,14 @@ import torch
 from vtagent.errors import ModelError
 from vtagent.models.families import Family
 from vtagent.models.local.decoder import Decoder, needed_images
-from vtagent.models.local.memory import default_bytes, in_words, is_out_of_memory, return_unused
-from vtagent.models.local.prefix_cache import PrefixCache
+from vtagent.models.local.kv_memory import KVMemory, row_of
+from vtagent.models.local.memory import default_bytes, is_out_of_memory, return_unused
 from vtagent.models.local.sampling import BatchSampler
 from vtagent.models.local.sequence import SequenceState
 from vtagent.models.local.vision import VisionEncoder
 
 if TYPE_CHECKING:
     from vtagent.models.engine import FinishReason
-    from vtagent.models.local.kv_cache import Row
     from vtagent.models.processor import VLProcessor
 
 _MIN_SHARED = 32
@@ -32,9 +31,6 @@ _MIN_SHARED = 32
 
 _MAX_DELAY = 8
 """Maximum decode steps to delay a small wave so that others can join it."""
-
-_FIRST_TOKENS = 64
-"""Tokens of a reply for which a row has room at first."""
 
 _LOOKAHEAD = 16
 """How many waiting sequences beyond twice the free rows are examined for a wave."""
@@ -82,8 +78,7 @@ class Scheduler:
         waiting: Sequences to prefill, oldest first.
         active: Sequences being decoded.
         vision: The vision encoder with its cache.
-        prefixes: The KV kept for reuse.
-        kv_limit: Bound on all KV, in bytes. It falls when memory runs out before it is reached.
+        memory: The KV in progress and kept for reuse. Its limit falls when memory runs out before it is reached.
     """
 
     def __init__(
@@ -103,12 +98,10 @@ class Scheduler:
         self.epoch = 0
         self.waiting: list[SequenceState] = []
         self.active: list[SequenceState] = []
-        self.prefixes = PrefixCache(cache_tokens)
         self._decoder = Decoder(model, family, processor.image_token_id)
-        self._kv = self._decoder.kv
         self._devices = self._decoder.devices
         whole = default_bytes(self._devices) if memory_bytes is None else memory_bytes
-        self.kv_limit = whole - whole // 8
+        self.memory = KVMemory(self._decoder.kv, limit=whole - whole // 8, cache_tokens=cache_tokens)
         self.vision = VisionEncoder(model.model, processor, family, max_tokens=image_cache_tokens, max_bytes=whole // 8)
         self._max_rows = max_rows
         self._max_wave_tokens = max_wave_tokens
@@ -120,7 +113,7 @@ class Scheduler:
     def forget(self) -> None:
         """Drop all caches, because the weights have changed. Sequences in progress go on, but are not cached."""
         self.epoch += 1
-        self.prefixes.clear()
+        self.memory.prefixes.clear()
         self.vision.clear()
 
     def add(self, sequence: SequenceState) -> None:
@@ -149,7 +142,7 @@ class Scheduler:
     def fail_active(self, error: BaseException) -> None:
         """End the sequences being decoded with an error."""
         failed, self.active, self._sampler = self.active, [], None
-        self._close(failed)
+        self.memory.close(failed)
         for sequence in failed:
             sequence.fail(error)
 
@@ -166,16 +159,16 @@ class Scheduler:
         self.waiting = []
         wave: list[SequenceState] = []
         leaders: list[SequenceState] = []
-        free = self.kv_limit - self._kv.bytes
+        free = self.memory.free
         for place, sequence in enumerate(near):
-            needed = self._kv.row_bytes(_first_length(sequence))
-            if needed > self.kv_limit and not self.active and not wave:
-                sequence.fail(self._too_large(sequence))
+            needed = self.memory.needed(sequence)
+            if needed > self.memory.limit and not self.active and not wave:
+                sequence.fail(self.memory.refusal(sequence))
                 continue
             if needed > free:  # those behind it wait, too, or it would wait for ever
                 self.waiting += near[place:]
                 break
-            sequence.cached_length = sum(piece.shape[3] for piece in self._find(sequence))
+            self.memory.find(sequence, self.active, self.epoch)
             alike = not sequence.logprobs and any(sequence.keys == leader.keys for leader in leaders)
             if len(wave) < room and (alike or self._fits(sequence, leaders)):
                 wave.append(sequence)
@@ -186,23 +179,6 @@ class Scheduler:
                 self.waiting.append(sequence)
         self.waiting += later
         return wave
-
-    def _find(self, sequence: SequenceState) -> list[torch.Tensor]:
-        """The known KV of a sequence's beginning, of what is kept and of what is in progress.
-
-        Returns:
-            (layers, 2, heads, tokens, head_dim) each, in the dtype of the weights.
-        """
-        wanted = sequence.keys[: sequence.known_length - 1]
-        found = self.prefixes.find(wanted)
-        known = sum(piece.shape[3] for piece in found)
-        enough = known + _MIN_SHARED
-        for other in self.active:
-            shares = other.keys[known:enough] == wanted[known:enough] and other.keys[:known] == wanted[:known]
-            if shares and enough <= min(len(wanted), other.prompt_length):
-                self._cache(other, other.prompt_length)
-                return self.prefixes.find(wanted)
-        return found
 
     def _fits(self, sequence: SequenceState, leaders: Sequence[SequenceState]) -> bool:
         """Whether a prompt may join a wave with other prompts (`leaders`).
@@ -232,7 +208,7 @@ class Scheduler:
         except Exception as error:
             del self.active[first:]
             self._sampler = None
-            self._close(wave)
+            self.memory.close(wave)
             if is_out_of_memory(error):
                 self._drop_kept()
             if len(wave) == 1:
@@ -247,9 +223,7 @@ class Scheduler:
         for sequence in wave:
             leaders.setdefault(_sharing_key(sequence), sequence)
         sequences = list(leaders.values())
-        pieces = [self._find(sequence) for sequence in sequences]
-        for sequence, found in zip(sequences, pieces, strict=True):
-            sequence.cached_length = sum(piece.shape[3] for piece in found)
+        pieces = [self.memory.find(sequence, self.active, self.epoch) for sequence in sequences]
         features = self.vision.encode([image for sequence in sequences for image in needed_images(sequence)])
         place = {key: index for index, key in enumerate(leaders)}
         source = list(range(len(sequences)))
@@ -258,17 +232,13 @@ class Scheduler:
                 source.append(place[_sharing_key(sequence)])
                 sequence.cached_length = sequence.prompt_length
                 sequences.append(sequence)
-        lengths = [_first_length(sequence) for sequence in sequences]
-        self._keep_within(self.kv_limit - sum(map(self._kv.row_bytes, lengths)))
-        rows = self._kv.open(lengths)
-        for sequence, row in zip(sequences, rows, strict=True):
-            sequence.row = row
+        rows = self.memory.open(sequences)
         computed = len(leaders)
         logits = self._decoder.prefill(sequences[:computed], pieces, features, rows[:computed])
         self.counters.prefill_passes += 1
         for number, (sequence, origin) in enumerate(zip(sequences, source, strict=True)):
             if number != origin:
-                self._kv.copy(rows[origin], rows[number], sequence.prompt_length)
+                self.memory.rows.copy(rows[origin], rows[number], sequence.prompt_length)
             if sequence.computed is None:
                 sequence.computed = sequence.prompt_length - sequence.cached_length
                 self.counters.prompt_tokens += sequence.prompt_length
@@ -291,21 +261,16 @@ class Scheduler:
         tokens = torch.tensor([sequence.ids[-1] for sequence in active], device=self._device)
         positions = torch.tensor([sequence.kv_length + sequence.offset for sequence in active], device=self._device)
         logits = self._decoder.step(
-            tokens, [sequence.kv_length for sequence in active], positions, [_row(sequence) for sequence in active]
+            tokens, [sequence.kv_length for sequence in active], positions, [row_of(sequence) for sequence in active]
         )
         self.counters.decode_steps += 1
         self._sample(active, logits, self._sampler)
 
     def _make_room(self) -> None:
         """Enlarge the rows that are full. If memory does not suffice, interrupt the sequences that came last."""
-        while full := [sequence for sequence in self.active if len(sequence.ids) > _row(sequence).columns]:
-            more = sum(self._kv.row_bytes(len(sequence.ids)) for sequence in full)
-            self._keep_within(self.kv_limit - more)
-            if self._kv.bytes + more <= self.kv_limit:
-                self._kv.grow([_row(sequence) for sequence in full], [len(sequence.ids) for sequence in full])
-                return
+        while not self.memory.enlarge(self.active):
             if len(self.active) == 1:
-                self.fail_active(self._too_large(self.active[0]))
+                self.fail_active(self.memory.refusal(self.active[0]))
                 return
             self._interrupt(1)
 
@@ -319,7 +284,7 @@ class Scheduler:
         if len(self.active) < 2:
             return False
         self._interrupt(len(self.active) // 2)
-        self.kv_limit = max(self._kv.bytes, self.kv_limit // 2)
+        self.memory.limit = max(self.memory.rows.bytes, self.memory.limit // 2)
         return True
 
     def _interrupt(self, count: int) -> None:
@@ -328,30 +293,14 @@ class Scheduler:
         interrupted = self.active[kept:]
         del self.active[kept:]
         self._sampler = None
-        self._close(interrupted)
+        self.memory.close(interrupted)
         self.waiting[:0] = interrupted
         self.counters.interruptions += count
 
-    def _keep_within(self, left: int) -> None:
-        """Drop KV kept for reuse until it and the rows fit into so many bytes."""
-        self.prefixes.shrink((left - self._kv.bytes) // self._kv.token_bytes)
-
     def _drop_kept(self) -> None:
-        self.prefixes.shrink(0)
+        self.memory.prefixes.shrink(0)
         self.vision.clear()
         return_unused(self._devices)
-
-    def _close(self, sequences: Sequence[SequenceState]) -> None:
-        self._kv.close([sequence.row for sequence in sequences if sequence.row is not None])
-        for sequence in sequences:
-            sequence.row = None
-
-    def _too_large(self, sequence: SequenceState) -> ModelError:
-        needed = in_words(self._kv.row_bytes(len(sequence.ids) + 1))
-        return ModelError(
-            f"a conversation of {len(sequence.ids)} tokens needs {needed} of KV, and the engine has "
-            f"{in_words(self.kv_limit)}; free memory, raise memory_bytes, or show fewer or smaller images"
-        )
 
     def _sample(self, sequences: Sequence[SequenceState], logits: torch.Tensor, sampler: BatchSampler) -> None:
         """Sample the next token of sequences, and retire those that end with it.
@@ -389,7 +338,7 @@ class Scheduler:
         for sequence, outcome in ended.items():
             if not isinstance(outcome, BaseException):
                 self._cache(sequence, sequence.kv_length)
-        self._close(list(ended))
+        self.memory.close(list(ended))
         for sequence, outcome in ended.items():
             if isinstance(outcome, BaseException):
                 sequence.fail(outcome)
@@ -399,26 +348,13 @@ class Scheduler:
     def _cache(self, sequence: SequenceState, length: int) -> None:
         """Keep the KV of a sequence's first `length` tokens, unless the weights have changed since it started."""
         if sequence.epoch == self.epoch:
-            row = _row(sequence)
-            self.prefixes.insert(sequence.keys[:length], lambda start, end: self._kv.copy_out(row, start, end))
-            self._keep_within(self.kv_limit)
+            self.memory.keep(sequence, length)
 
     def _sampler_of(self, sequences: Sequence[SequenceState]) -> BatchSampler:
         settings = [sequence.request.sampling for sequence in sequences]
         streams = [sequence.stream for sequence in sequences]
         decisions = [sequence.decision for sequence in sequences]
         return BatchSampler(settings, streams, self._banned, self._device, decisions)
-
-
-def _row(sequence: SequenceState) -> Row:
-    assert sequence.row is not None
-    return sequence.row
-
-
-def _first_length(sequence: SequenceState) -> int:
-    """Tokens for which a sequence is given memory at first: what is known, and a beginning of the reply."""
-    wanted = sequence.request.sampling.max_tokens - len(sequence.logprobs)
-    return sequence.known_length + 1 + max(0, min(wanted, _FIRST_TOKENS))
 
 
 def _sharing_key(sequence: SequenceState) -> tuple[int, ...] | int:

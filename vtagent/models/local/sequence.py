@@ -64,8 +64,9 @@ class SequenceState:
 
     @property
     def known_length(self) -> int:
-        """Tokens to compute before the next one is sampled or fed: the prompt, or all of a sequence that was interrupted
-        but the token sampled last.
+        """Tokens to compute before the next one is sampled or fed.
+
+        They are the prompt; of a sequence that was interrupted, all but the token sampled last.
         """
         return self.kv_length if self.logprobs else self.prompt_length
 
