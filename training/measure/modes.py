@@ -132,4 +132,5 @@ class _Steered(ChatVLM):
 def _steered(model: ChatVLM, choice: Literal["any", "none"]) -> _Steered:
     """The model with a fixed tool choice."""
     names = ("engine", "processor", "store", "model_name", "timeout", "temperature", "top_p", "top_k", "max_tokens")
-    return _Steered(choice=choice, **{name: getattr(model, name) for name in (*names, "seed", "stop", "images_first")})
+    names += ("repetition_penalty", "seed", "stop", "images_first")
+    return _Steered(choice=choice, **{name: getattr(model, name) for name in names})

@@ -58,6 +58,8 @@ class ChatVLM(BaseChatModel):
     """Nucleus sampling; 1 keeps all tokens."""
     top_k: int = 0
     """Keep the k likeliest tokens; 0 keeps all."""
+    repetition_penalty: float = 1.0
+    """Makes tokens that were there before less likely; 1 does not."""
     max_tokens: int = 8192
     """Maximum length of a reply, its thought included, in tokens. A reply that reaches it is cut, and gives no answer
     unless that was complete."""
@@ -98,6 +100,9 @@ class ChatVLM(BaseChatModel):
         **defaults: Any,
     ) -> ChatVLM:
         """Load a dense Qwen3-VL or Qwen2.5-VL checkpoint with transformers.
+
+        If you set none of `temperature`, `top_p`, `top_k` and `repetition_penalty`, those of the checkpoint's
+        generation_config.json apply, as its authors recommend.
 
         Args:
             path: A folder, a hub id, or the name of a bundled policy ("base", "zoom").
@@ -145,6 +150,8 @@ class ChatVLM(BaseChatModel):
     @classmethod
     def _over(cls, loaded: LoadedEngine, store: ImageStore | None, defaults: Mapping[str, Any]) -> ChatVLM:
         fields: dict[str, Any] = {"model": loaded.name, "checkpoint": loaded.identity}
+        if not loaded.recommended.keys() & defaults:
+            fields |= loaded.recommended
         if store is not None:
             fields["store"] = store
         return cls(engine=loaded.engine, processor=loaded.processor, **{**fields, **defaults})

@@ -6,7 +6,7 @@ Importing this needs no extra; what an engine needs is imported when one is load
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from os import PathLike
 from typing import Any
 
@@ -15,7 +15,10 @@ from vtagent.models.engine import Engine
 from vtagent.models.families import checkpoint_path
 from vtagent.models.identity import identity_of
 
-__all__ = ["LoadedEngine", "load_checkpoint", "open_server"]
+__all__ = ["LoadedEngine", "load_checkpoint", "open_server", "recommended_sampling"]
+
+_GREEDY = 1e-3
+"""Temperatures up to this are written where greedy decoding is meant, as Qwen2.5-VL's 1e-6."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,8 @@ class LoadedEngine:
     """A name for people."""
     identity: str
     """Tells the weights from all others."""
+    recommended: Mapping[str, Any] = field(default_factory=dict)
+    """The sampling that the checkpoint recommends, all four settings; empty if it recommends none."""
 
 
 def load_checkpoint(path: str | PathLike[str], options: Mapping[str, Any]) -> LoadedEngine:
@@ -49,7 +54,29 @@ def load_checkpoint(path: str | PathLike[str], options: Mapping[str, Any]) -> Lo
     name = str(path).rstrip("/")
     is_hub_id = name.count("/") == 1 and not name.startswith((".", "/"))
     identity = identity_of(checkpoint_path(str(path)))
-    return LoadedEngine(engine, engine.processor, name if is_hub_id else name.rpartition("/")[2], identity)
+    short = name if is_hub_id else name.rpartition("/")[2]
+    return LoadedEngine(engine, engine.processor, short, identity, recommended_sampling(engine.model.generation_config))
+
+
+def recommended_sampling(config: Any) -> dict[str, Any]:
+    """The sampling settings of a checkpoint's generation_config.json, as fields of `ChatVLM`.
+
+    Args:
+        config: transformers' `GenerationConfig`.
+
+    Returns:
+        All four settings, or nothing if the checkpoint recommends neither sampling nor a penalty.
+    """
+    penalty = config.repetition_penalty or 1.0
+    if not config.do_sample:
+        return {} if penalty == 1.0 else {"temperature": 0.0, "top_p": 1.0, "top_k": 0, "repetition_penalty": penalty}
+    temperature = 1.0 if config.temperature is None else float(config.temperature)
+    return {
+        "temperature": temperature if temperature > _GREEDY else 0.0,
+        "top_p": 1.0 if config.top_p is None else float(config.top_p),
+        "top_k": int(config.top_k or 0),
+        "repetition_penalty": float(penalty),
+    }
 
 
 def open_server(url: str, processor: str | PathLike[str], options: Mapping[str, Any]) -> LoadedEngine:

@@ -354,7 +354,8 @@ class Scheduler:
         settings = [sequence.request.sampling for sequence in sequences]
         streams = [sequence.stream for sequence in sequences]
         decisions = [sequence.decision for sequence in sequences]
-        return BatchSampler(settings, streams, self._banned, self._device, decisions)
+        texts = [sequence.ids for sequence in sequences]
+        return BatchSampler(settings, streams, self._banned, self._device, decisions, texts)
 
 
 def _sharing_key(sequence: SequenceState) -> tuple[int, ...] | int:

@@ -179,6 +179,8 @@ def _check(sampling: Sampling, vocabulary: int) -> None:
         raise ModelError(f"max_tokens is {sampling.max_tokens}; ask for at least one token")
     if sampling.temperature < 0 or not 0 < sampling.top_p <= 1 or sampling.top_k < 0:
         raise ModelError("temperature and top_k must be 0 or more, and top_p between 0 and 1")
+    if not sampling.repetition_penalty > 0:
+        raise ModelError(f"repetition_penalty is {sampling.repetition_penalty}; it must be above 0, and 1 is none")
     steered = sampling.banned | sampling.logit_bias.keys()
     if sampling.call_bias is not None:
         steered |= {sampling.call_bias.call_id, sampling.call_bias.thought_id}
