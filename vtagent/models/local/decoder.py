@@ -15,6 +15,7 @@ from vtagent.models.families import Family
 from vtagent.models.local.attention import RowAttention
 from vtagent.models.local.kv_cache import KVRows, Row
 from vtagent.models.local.ops import rotated
+from vtagent.models.local.products import Products
 from vtagent.models.local.sequence import SequenceState
 from vtagent.models.local.vision import ImageFeatures
 from vtagent.models.placeholders import identity
@@ -43,6 +44,7 @@ class Decoder:
         self._text = model.model.language_model
         self._embed = model.get_input_embeddings()
         self._image_token_id = image_token_id
+        self._product = Products()
         self._deepstack, self._head_norm = family.deepstack, family.head_norm
         self.device: torch.device = self._embed.weight.device
         config = model.config.text_config
@@ -170,7 +172,7 @@ class Decoder:
             attention = layer.self_attn
             h = layer.input_layernorm(x)
             k = rotated(self._queries_or_keys(attention, "k", h), *shared)
-            attend[device].write(number, k, _heads(attention.v_proj(h), attention.head_dim))
+            attend[device].write(number, k, _heads(self._product(attention.v_proj, h), attention.head_dim))
             if number == last and not all_end and len(deepstack or ()) <= last:
                 if not ending:
                     return x[:0, 0]
@@ -180,8 +182,8 @@ class Decoder:
                 attend[device] = RowAttention(own_rows, lengths, [1] * len(ending), self._group, device)
                 all_end = True
             q = rotated(self._queries_or_keys(attention, "q", h), *shared)
-            x = x + attention.o_proj(attend[device](number, q, attention.scaling))
-            x = x + layer.mlp(layer.post_attention_layernorm(x))
+            x = x + self._product(attention.o_proj, attend[device](number, q, attention.scaling))
+            x = x + self._mlp(layer.mlp, layer.post_attention_layernorm(x))
             if visual is not None and deepstack is not None and number < len(deepstack):
                 x[visual.to(device)] += deepstack[number].to(x)
         if not all_end:
@@ -201,9 +203,22 @@ class Decoder:
         Returns:
             (rows, queries, heads, head_dim), in the same dtype.
         """
-        heads = _heads(getattr(attention, f"{which}_proj")(x), attention.head_dim)
+        heads = _heads(self._product(getattr(attention, f"{which}_proj"), x), attention.head_dim)
         normed: torch.Tensor = getattr(attention, f"{which}_norm")(heads) if self._head_norm else heads
         return normed
+
+    def _mlp(self, mlp: Any, x: torch.Tensor) -> torch.Tensor:
+        """A layer's gated MLP (SwiGLU, arXiv:2002.05202).
+
+        Args:
+            mlp: The module.
+            x: (rows, queries, hidden), in the dtype of the weights.
+
+        Returns:
+            As `x`.
+        """
+        gated = mlp.act_fn(self._product(mlp.gate_proj, x)) * self._product(mlp.up_proj, x)
+        return self._product(mlp.down_proj, gated)
 
     def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Apply the head.
@@ -214,7 +229,7 @@ class Decoder:
         Returns:
             (rows, vocabulary), in the same dtype, on the device of the embeddings.
         """
-        logits: torch.Tensor = self._head(hidden.to(self._head.weight.device))
+        logits = self._product(self._head, hidden.to(self._head.weight.device)[:, None])[:, 0]
         return logits.to(self.device)
 
 
