@@ -19,6 +19,7 @@ from PIL import Image
 from tests.scripted_chat import ScriptedChat
 from tests.test_images import png_header
 from vtagent.cli import run
+from vtagent.errors import DataError
 from vtagent.models.chat import ChatVLM
 from vtagent.training.documents import render as documents
 from vtagent.visual_tokens import QWEN3_VL
@@ -334,6 +335,21 @@ def test_max_tokens_is_a_whole_number_above_0(wrong: str, page: Path, capsys: py
     with pytest.raises(SystemExit, match="2"):
         run(["ask", str(page), "Total?", "--max-tokens", wrong])
     assert "--max-tokens" in capsys.readouterr().err
+
+
+def test_a_local_model_runs_where_and_as_it_is_told(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: dict[str, Any] = {}
+
+    def load(name: str, **settings: Any) -> Any:
+        told.update(settings)
+        raise DataError("enough")
+
+    monkeypatch.setattr("vtagent.models.chat.ChatVLM.from_pretrained", load)
+    options = ["--device", "auto", "--dtype", "float16", "--memory", "1.5", "--max-tokens", "9"]
+    assert run(["ask", str(page), "Total?", *options]) == 2
+    del told["store"]
+    engine = {"device_map": "auto", "memory_bytes": 3 * 2**29}
+    assert told == {"dtype": "float16", "engine_options": engine, "max_tokens": 9}
 
 
 def test_zoom_bias_reaches_a_server_as_the_logit_bias_of_its_call_token(

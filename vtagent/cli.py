@@ -184,7 +184,10 @@ def _load(options: argparse.Namespace, store: ImageStore) -> tuple[str, BaseChat
     """
     limits = {} if options.max_tokens is None else {"max_tokens": options.max_tokens}
     if options.base_url is None:
-        return _load_local(options.model or DEFAULT_MODEL, store, limits)
+        from vtagent.models.loading import local_settings
+
+        chosen = local_settings(device=options.device, dtype=options.dtype, memory=options.memory)
+        return _load_local(options.model or DEFAULT_MODEL, store, limits | chosen)
     from vtagent.models.openai_server import load_served
 
     return load_served(options.model, options.base_url, options.timeout, **limits)

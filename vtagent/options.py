@@ -265,6 +265,24 @@ def _add_model_options(parser: _Parser) -> None:
         help="how long to wait for a server that sends nothing; a request for an answer is retried once; default: 120",
     )
     parser.add_argument(
+        "--device",
+        metavar="NAME",
+        help="where a local model runs, such as cpu or cuda:1; auto spreads it over all GPUs; default: a GPU if there "
+        "is one",
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=["bfloat16", "float16", "float32"],
+        help="number format of a local model's weights; default: what is fast on the device",
+    )
+    parser.add_argument(
+        "--memory",
+        metavar="GIB",
+        type=_gibibytes,
+        help="memory of a local model for keys, values and image features, besides its weights; default: four fifths "
+        "of what a GPU has free, half of what a CPU has",
+    )
+    parser.add_argument(
         "--max-zooms",
         metavar="N",
         type=_count,
@@ -311,6 +329,12 @@ def _seconds(text: str) -> float:
     if not 0 < (seconds := _number(text)) < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
     return seconds
+
+
+def _gibibytes(text: str) -> float:
+    if not 0 < (size := _number(text)) < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of GiB above 0")
+    return size
 
 
 def _bias(text: str) -> float:

@@ -107,9 +107,10 @@ class ChatVLM(BaseChatModel):
         Args:
             path: A folder, a hub id, or the name of a bundled policy ("base", "zoom").
             store: The store that holds the images of messages; this process's own if absent.
-            device: A torch device; "cuda" if available, else "cpu", if absent.
-            dtype: A torch dtype; bfloat16 on a GPU, float32 on a CPU, if absent.
-            engine_options: Other options of `TransformersEngine.from_pretrained`, such as `max_rows`.
+            device: A torch device; a GPU if available, else "cpu", if absent.
+            dtype: A torch dtype; bfloat16 on a GPU and mostly float32 on a CPU, if absent.
+            engine_options: Other options of `TransformersEngine.from_pretrained`: `device_map`, `memory_bytes`,
+                `max_rows`, `cache_tokens`, ….
             **defaults: Fields of this class, such as `temperature` or `max_tokens`.
 
         Raises:

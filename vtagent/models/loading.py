@@ -15,7 +15,7 @@ from vtagent.models.engine import Engine
 from vtagent.models.families import checkpoint_path
 from vtagent.models.identity import identity_of
 
-__all__ = ["LoadedEngine", "load_checkpoint", "open_server", "recommended_sampling"]
+__all__ = ["LoadedEngine", "load_checkpoint", "local_settings", "open_server", "recommended_sampling"]
 
 _GREEDY = 1e-3
 """Temperatures up to this are written where greedy decoding is meant, as Qwen2.5-VL's 1e-6."""
@@ -34,6 +34,32 @@ class LoadedEngine:
     """Tells the weights from all others."""
     recommended: Mapping[str, Any] = field(default_factory=dict)
     """The sampling that the checkpoint recommends, all four settings; empty if it recommends none."""
+
+
+def local_settings(
+    *, device: str | None = None, dtype: str | None = None, memory: float | None = None, max_rows: int | None = None
+) -> dict[str, Any]:
+    """Arguments of `ChatVLM.from_pretrained` from what the command line and a server's environment say.
+
+    Args:
+        device: A torch device, or "auto" for all GPUs.
+        dtype: Name of a torch dtype.
+        memory: Bound on KV and image features, in GiB.
+        max_rows: Maximum replies under way together.
+    """
+    settings: dict[str, Any] = {}
+    engine: dict[str, Any] = {}
+    if device == "auto":
+        engine["device_map"] = device
+    elif device:
+        settings["device"] = device
+    if dtype:
+        settings["dtype"] = dtype
+    if memory is not None:
+        engine["memory_bytes"] = int(memory * 2**30)
+    if max_rows is not None:
+        engine["max_rows"] = max_rows
+    return {**settings, "engine_options": engine} if engine else settings
 
 
 def load_checkpoint(path: str | PathLike[str], options: Mapping[str, Any]) -> LoadedEngine:

@@ -15,14 +15,12 @@ from os import PathLike
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForImageTextToText
 
-from vtagent.errors import ModelError, one_line
+from vtagent.errors import ModelError
 from vtagent.models.codec import never_sampled
 from vtagent.models.engine import Engine, Generation, Request
 from vtagent.models.families import checkpoint_path, family_of
+from vtagent.models.local.checkpoint import load_config, load_model
 from vtagent.models.local.scheduler import Counters, Scheduler
 from vtagent.models.local.sequence import prepare, set_error
 from vtagent.models.processor import VLProcessor
@@ -41,7 +39,7 @@ class TransformersEngine(Engine):
     """Batched sampling from a transformers model, with reuse of KV and image features.
 
     Args:
-        model: A dense Qwen3-VL or Qwen2.5-VL, in evaluation mode, on one device, with or without PEFT adapters. It may
+        model: A dense Qwen3-VL or Qwen2.5-VL, in evaluation mode, with or without PEFT adapters. It may
             be a model under training: call `forget` after each change of its weights.
         processor: The checkpoint's processor.
         max_rows: Maximum requests decoded together; more wait.
@@ -112,6 +110,7 @@ class TransformersEngine(Engine):
         path: str | PathLike[str],
         *,
         device: str | None = None,
+        device_map: Any = None,
         dtype: torch.dtype | str | None = None,
         **options: Any,
     ) -> TransformersEngine:
@@ -119,28 +118,20 @@ class TransformersEngine(Engine):
 
         Args:
             path: The folder, hub id or name.
-            device: By default "cuda" if there is a GPU, else "cpu".
-            dtype: By default bfloat16 on a GPU, and float32 on a CPU.
+            device: By default "cuda" or "mps" if there is a GPU, else "cpu".
+            device_map: Several devices, as transformers takes it: "auto" spreads the layers over all GPUs.
+            dtype: By default bfloat16 on a GPU. On a CPU float32; bfloat16 if the weights are stored so and the
+                processor multiplies bfloat16 in hardware.
             **options: Options of the constructor.
 
         Raises:
-            ModelError: There is no checkpoint, it cannot be loaded, or its family is not served.
+            ModelError: There is no checkpoint, it cannot be loaded, its family is not served, or a package is missing.
         """
         path = checkpoint_path(str(path))
-        try:
-            config = AutoConfig.from_pretrained(path)
-        except (OSError, ValueError, StrictDataclassError) as error:
-            places = "give a checkpoint folder, a hub id, or a bundled policy's name"
-            raise ModelError(f"no model at {path!r} ({places}): {one_line(error)}") from error
-        family_of(config.model_type)
+        config = load_config(path)
         processor = VLProcessor.from_pretrained(path)
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        dtype = dtype or (torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16)
-        try:
-            model: Any = AutoModelForImageTextToText.from_pretrained(path, dtype=dtype, attn_implementation="sdpa")
-        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-            raise ModelError(f"the weights at {path!r} cannot be loaded: {one_line(error)}") from error
-        return cls(model.to(torch.device(device)).eval(), processor, **options)
+        model = load_model(path, config, device=device, device_map=device_map, dtype=dtype)
+        return cls(model, processor, **options)
 
     def submit(self, request: Request) -> Future[Generation]:
         """Queue one request; see `Engine.submit`."""

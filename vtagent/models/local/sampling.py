@@ -140,7 +140,8 @@ class BatchSampler:
         ids: torch.Tensor | None = None  # (rows, candidates) int64, ascending; None for the whole vocabulary
         if self._top_k is not None:
             logits, ids = _top_k_candidates(logits, self._top_k[places])
-        probabilities = logits.double().softmax(-1)
+        precise = torch.float32 if logits.device.type == "mps" else torch.float64  # Apple's GPUs have no float64
+        probabilities = logits.to(precise).softmax(-1)
         if self._top_p is not None:
             probabilities = _keep_top_p(probabilities, self._top_p[places])
         uniform = [self._streams[self._drawn[place]].random() for place in places]
