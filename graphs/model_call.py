@@ -16,6 +16,7 @@ from langchain_core.language_models import BaseChatModel, LanguageModelInput
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.runnables import Runnable, RunnableBinding
 from langchain_core.tools import BaseTool
+from langchain_core.utils.function_calling import convert_to_openai_tool
 
 from vtagent.conversation import image_blocks, images_of, name_of, shown_views
 from vtagent.errors import ModelError
@@ -56,6 +57,11 @@ class ReadyModel:
     """"none" if calls are forbidden and the model knows this choice."""
 
     @cached_property
+    def tool_names(self) -> list[str]:
+        """The names of the tools."""
+        return [convert_to_openai_tool(tool)["function"]["name"] for tool in self.tools]
+
+    @cached_property
     def bound(self) -> tuple[Caller, dict[str, Any]]:
         """The reader with its tools: what to call, and with which options.
 
@@ -88,7 +94,9 @@ class ModelCall:
 
     def reply(self, message: BaseMessage) -> AIMessage:
         """The model's reply in the form that the graph acts on: storable, and a final one with its clean answer."""
-        return with_answer(without_calls(message) if self.must_answer else structured(message))
+        if self.must_answer:
+            return with_answer(without_calls(message))
+        return with_answer(structured(message, self.ready.tool_names))
 
 
 class ModelCalls:

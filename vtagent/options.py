@@ -250,7 +250,7 @@ def _add_model_options(parser: _Parser) -> None:
         "--model",
         metavar="NAME",
         help="a bundled policy (base or zoom), or the folder or hub id of a checkpoint; default: zoom. "
-        "With --base-url: a model of the server; default: its first",
+        "With --base-url: a model of the server; default: its only one",
     )
     parser.add_argument(
         "--base-url",

@@ -24,6 +24,15 @@ _PAUSE = 0.5
 """Seconds between two tries if the server asks for no other pause."""
 _LONGEST_PAUSE = 60.0
 """Seconds; a longer `Retry-After` is cut to this."""
+_LISTED = 12
+"""Models that an error names."""
+_ADVICE = {
+    "does not support tools": "take a model that can call tools, or ask without zooming: --max-zooms 0",  # Ollama
+    "requires --jinja": "start llama-server with --jinja",
+    "exceeds the available context": "start the server with a larger context: docs/laptop.md",  # llama.cpp
+    "greater than the context length": "load the model with a larger context: docs/laptop.md",  # LM Studio
+}
+"""What helps against refusals of servers on a laptop, by words of theirs."""
 _NO_EVENT = "no event in the stream"
 """The client skips what is not an event, so an HTML page reads as an empty stream."""
 
@@ -141,20 +150,24 @@ def load_served(
     """The model's name, the model, and its image sizes.
 
     Args:
-        name: The model's name on the server; None takes the first that the server lists.
+        name: The model's name on the server; None takes its only one, models for embeddings apart.
         base_url: The server's URL, `/v1` included.
         timeout: Seconds that the server may stay silent in one try. The list of models is asked for once.
         max_tokens: Most tokens of one reply; None leaves it to the server.
 
     Raises:
-        ModelError: The server lists no model or does not answer, or `base_url` is not a URL.
+        ModelError: The server lists no model, or several, or does not answer; or `base_url` is not a URL.
     """
     if name is None:
         with model_errors(base_url):
             listed = [model.id for model in _client(base_url, timeout).models.list().data or ()]
-        if not listed:
-            raise ModelError(f"the server at {base_url} lists no model; name one with --model")
-        name = listed[0]
+        chatting = [each for each in listed if "embed" not in each.lower()]
+        if not chatting:
+            raise ModelError(f"the server at {base_url} lists no model that chats; name one with --model")
+        if len(chatting) > 1:
+            names = ", ".join(chatting[:_LISTED]) + (", …" if len(chatting) > _LISTED else "")
+            raise ModelError(f"the server at {base_url} serves several models; name one with --model: {names}")
+        [name] = chatting
     with model_errors(base_url):  # the client refuses what cannot be a URL
         model = served_vlm(name, base_url, timeout, max_tokens=max_tokens)
     return name, model, eyes_of(model).vision
@@ -224,7 +237,8 @@ def _model_error(error: Exception, base_url: str | None) -> ModelError:
                 cause = cause.__cause__
             text = f"no server answers at {base_url} ({cause})"
         case openai.APIStatusError():
-            text = f"{server} refused ({error.status_code}): {error.message}"
+            advice = next((advice for words, advice in _ADVICE.items() if words in error.message), "")
+            text = f"{server} refused ({error.status_code}): {error.message}{advice and f' ({advice})'}"
         case openai.OpenAIError():
             text = f"{server} failed: {error}"
         case _:
