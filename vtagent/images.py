@@ -11,8 +11,9 @@ from pathlib import Path
 
 from vtagent.errors import ImageTooLarge
 from vtagent.limits import ImageLimits
+from vtagent.names import ImageName
 from vtagent.pixels import decode
-from vtagent.store import ImageRef, ImageStore, check_id, is_id, not_found, read_regular
+from vtagent.store import ImageRef, ImageStore, check_id, not_found, read_regular
 
 __all__ = [
     "DirectoryImageStore",
@@ -59,13 +60,13 @@ class MemoryImageStore(ImageStore):
         self._used: dict[str, float] = {}  # id → seconds of the monotonic clock, the longest unused first
         self._lock = threading.Lock()
 
-    def __contains__(self, sha256: object) -> bool:
+    def _holds(self, sha256: str) -> bool:
         return sha256 in self._data
 
-    def ref(self, sha256: str) -> ImageRef:
-        """Returns the reference to a stored image, and counts as a use of it; see `ImageStore.ref`."""
-        self._touch(sha256)
-        return super().ref(sha256)
+    def ref(self, id: str) -> ImageRef:
+        """Returns the reference to a stored image or page, and counts as a use of it; see `ImageStore.ref`."""
+        self._touch(ImageName.parse(id).sha256)
+        return super().ref(id)
 
     def delete_unused(self, in_use: Collection[str], *, unused_for: float, dry_run: bool = False) -> dict[str, int]:
         """Deletes the images that no conversation refers to; see `vtagent.garbage.collect_garbage`.
@@ -149,6 +150,7 @@ class MemoryImageStore(ImageStore):
     def _delete(self, sha256: str) -> None:
         for kept in (self._data, self._used, self._refs):
             kept.pop(sha256, None)
+        self.documents.forget(sha256)
 
 
 _default: MemoryImageStore | None = None
@@ -185,8 +187,8 @@ class DirectoryImageStore(ImageStore):
         self.path = Path(path)
         self.path.mkdir(parents=True, exist_ok=True)
 
-    def __contains__(self, sha256: object) -> bool:
-        return is_id(sha256) and self._file(sha256).exists()
+    def _holds(self, sha256: str) -> bool:
+        return self._file(sha256).exists()
 
     def _touch(self, sha256: str) -> bool:
         try:
@@ -200,7 +202,7 @@ class DirectoryImageStore(ImageStore):
 
     def _read(self, sha256: str) -> bytes:
         try:
-            return read_regular(self._file(sha256), self.limits.max_bytes)
+            return read_regular(self._file(sha256), max(self.limits.max_bytes, self.limits.documents.max_bytes))
         except FileNotFoundError:
             raise not_found(sha256) from None
 
