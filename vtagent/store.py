@@ -242,6 +242,26 @@ class ImageStore(ABC):
         name = name_at(id)
         return name is not None and self._holds(name.sha256)
 
+    def note(self, sha256: str, kind: str) -> bytes | None:
+        """Returns what `put_note` has put beside a file; None if there is nothing, or the store keeps no notes.
+
+        Args:
+            sha256: The hash of the file.
+            kind: What is asked for: letters, digits, "-", "_" and ".".
+        """
+        return None
+
+    def put_note(self, sha256: str, kind: str, data: bytes) -> None:  # noqa: B027 (a store may keep none)
+        """Keeps something that was computed from a file, such as the text that was recognised on a page, beside it.
+
+        It goes when the file goes. A store that keeps no notes does nothing: they can be computed again.
+
+        Args:
+            sha256: The hash of the file.
+            kind: As for `note`.
+            data: What is kept. It replaces an earlier note of the same kind.
+        """
+
     def _touch(self, sha256: str) -> bool:
         """Returns whether the store holds an image, and marks it as put just now (see `vtagent.garbage`)."""
         return sha256 in self
