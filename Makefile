@@ -49,7 +49,7 @@ types: $(VENV)/.dev  ## Run the type checker
 check: lint types test  ## Run the linter, the type checker and the tests
 
 # A training step allocates and frees gigabytes. Without huge pages, page faults would take a third of its time.
-pretrain: $(VENV)/.dev  ## Train the bundled policy `base` from scratch (105 minutes on two cores); continues where it was interrupted
+pretrain: $(VENV)/.dev  ## Train the bundled policy `base` from scratch (about 135 minutes on two cores); continues where it was interrupted
 	GLIBC_TUNABLES=glibc.malloc.hugetlb=1 $(BIN)/python -m vtagent.training.pretrain --out runs/base
 
 wheel: $(VENV)/.dev  ## Build dist/vtagent-*.whl

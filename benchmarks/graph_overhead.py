@@ -17,12 +17,10 @@ import time
 from typing import Any
 
 from langchain.agents import create_agent
-from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
-from langchain_core.outputs import ChatGeneration, ChatResult
-from langchain_core.utils.function_calling import convert_to_openai_tool
 from PIL import Image
 
+from benchmarks._instant import Instant
 from benchmarks._report import report
 from vtagent.graphs.zoom import create_zoom_agent
 from vtagent.images import MemoryImageStore
@@ -35,27 +33,18 @@ GOAL_MS = 5.0
 """Longest time for a two-turn run, in milliseconds; it must not exceed that of `create_agent` either."""
 
 
-class InstantChat(BaseChatModel):
+class InstantChat(Instant):
     """A chat model that first zooms and then answers, without computing anything."""
 
     resolves_images: bool = True
 
-    @property
-    def _llm_type(self) -> str:
-        return "instant"
-
-    def bind_tools(self, tools: Any, **kwargs: Any) -> Any:
-        """Binds the tools as JSON schemas, as adapters for servers do."""
-        return self.bind(tools=[convert_to_openai_tool(tool) for tool in tools], **kwargs)
-
-    def _generate(
-        self, messages: list[BaseMessage], stop: Any = None, run_manager: Any = None, **kwargs: Any
-    ) -> ChatResult:
+    def reply(self, messages: list[BaseMessage]) -> AIMessage:
+        """As `Instant.reply`."""
         if isinstance(messages[-1], ToolMessage):
             said = AIMessage("<think>Now I can read it.</think><answer>48.10</answer>")
         else:
             said = AIMessage("<think>Too small.</think>", tool_calls=[{"name": "zoom_image", "args": {}, "id": "1"}])
-        return ChatResult(generations=[ChatGeneration(message=said)])
+        return said
 
 
 class InstantlyAnswering(InstantChat):

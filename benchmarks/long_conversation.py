@@ -19,13 +19,11 @@ from collections.abc import Callable
 from typing import Any
 
 from langchain.agents import create_agent
-from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
-from langchain_core.outputs import ChatGeneration, ChatResult
-from langchain_core.utils.function_calling import convert_to_openai_tool
 from langgraph.checkpoint.memory import InMemorySaver
 from PIL import Image, ImageDraw
 
+from benchmarks._instant import Instant
 from benchmarks._report import report
 from vtagent.graphs.middleware import ZoomMiddleware
 from vtagent.graphs.zoom import create_zoom_agent
@@ -36,23 +34,14 @@ GOAL = 1.5
 """Highest ratio to the processor time of `create_agent`."""
 
 
-class InstantChat(BaseChatModel):
+class InstantChat(Instant):
     """A chat model that answers at once, and wants pixels."""
 
     shown: int = 0
     """Images of the last call."""
 
-    @property
-    def _llm_type(self) -> str:
-        return "instant"
-
-    def bind_tools(self, tools: Any, **kwargs: Any) -> Any:
-        """Binds the tools as JSON schemas, as adapters for servers do."""
-        return self.bind(tools=[convert_to_openai_tool(tool) for tool in tools], **kwargs)
-
-    def _generate(
-        self, messages: list[BaseMessage], stop: Any = None, run_manager: Any = None, **kwargs: Any
-    ) -> ChatResult:
+    def reply(self, messages: list[BaseMessage]) -> AIMessage:
+        """As `Instant.reply`."""
         self.shown = sum(
             block["type"] in ("image", "image_url")
             for message in messages
@@ -60,7 +49,7 @@ class InstantChat(BaseChatModel):
             for block in message.content
             if isinstance(block, dict)
         )
-        return ChatResult(generations=[ChatGeneration(message=AIMessage("<answer>It is 48.10.</answer>"))])
+        return AIMessage("<answer>It is 48.10.</answer>")
 
 
 def document(number: int) -> str:

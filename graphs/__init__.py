@@ -1,4 +1,4 @@
-"""The zoom agent as a graph, and what composes it with other graphs and keeps its threads.
+"""The zoom graph, and helpers to use it inside other graphs and to store its conversations.
 
 `ZoomMiddleware`, for agents made with `create_agent`, is in `vtagent.graphs.middleware` and needs the extra `agents`.
 """

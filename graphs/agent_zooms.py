@@ -1,7 +1,7 @@
 """Grants or refuses an agent's zooms by the run's budgets, and replaces the images of its other tools by references.
 
-What a run has looked at is counted from its messages and kept in the agent's state alone: parallel calls of tools come
-to the same count, and so does a run that is resumed after a restart.
+What a run has looked at is counted from its messages, so each of several parallel tool calls gets the same totals, and
+so does a run that is resumed after a restart.
 """
 
 from __future__ import annotations

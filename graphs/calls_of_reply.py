@@ -87,13 +87,13 @@ def bounded(message: AIMessage, most: int, *, tool_name: str, only: Collection[s
     total = len(valid) + len(invalid)
     if total <= most:
         return message
-    dropped = {id(call) for call in (*valid[most:], *invalid[max(0, most - len(valid)) :])}
-    first = (*valid[most:], *invalid[max(0, most - len(valid)) :])[0]
+    beyond = [*valid[most:], *invalid[max(0, most - len(valid)) :]]
+    dropped = set(map(id, beyond))
     error = (
         f"Your reply has {total} calls; at most {most} calls of one reply are run, and the other {total - most} were "
         "not. Ask again for what you still need, in fewer calls."
     )
-    rest = invalid_tool_call(name=tool_name, args="", id=first["id"] or new_call_id(), error=error)
+    rest = invalid_tool_call(name=tool_name, args="", id=beyond[0]["id"] or new_call_id(), error=error)
     return _with_calls(
         message,
         [call for call in message.tool_calls if id(call) not in dropped],

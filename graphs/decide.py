@@ -1,4 +1,4 @@
-"""The node that calls the model, which answers or calls a tool, and has to answer when a budget is spent."""
+"""The node `decide`: calls the model. The reply is an answer or tool calls; once a budget is spent, only an answer."""
 
 from __future__ import annotations
 

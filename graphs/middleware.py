@@ -6,7 +6,7 @@ What happens where:
 
     before_agent      replaces the images of the conversation by references, new ones at low resolution
     wrap_model_call   prepares one call of the model; pixels are put in below LangChain's callbacks
-    after_model       answers calls that could not be read, and sends the model on
+    after_model       answers unreadable calls with an error, and calls the model again
     wrap_tool_call    grants or refuses a zoom by the budgets; replaces the images of other tools by references
 
 List it last: middleware that edits the messages of a call must run before it. A model that later middleware puts in

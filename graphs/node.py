@@ -1,4 +1,4 @@
-"""What the nodes of a graph share: the parts that are fixed when it is built, and a sync and an async entry."""
+"""`Node`, the base class of the graph's nodes, and `Parts`, which all nodes of one graph share."""
 
 from __future__ import annotations
 

@@ -126,7 +126,7 @@ def test_a_configurable_model_is_that_of_the_run(agent: Callable[..., Any], way:
 def test_each_fallback_is_given_tools_and_pixels_in_its_own_form(agent: Callable[..., Any]) -> None:
     """All of them point in the convention of the first, which the tool's schema tells them."""
     down = PROVIDERS["openai_responses"].model("http://127.0.0.1:9", "gpt-5")
-    script = [Reply("", (Call("zoom_image", {"region": [0, 0, 500, 1000]}),)), "<answer>48.10</answer>"]
+    script: list[Line] = [Reply("", (Call("zoom_image", {"region": [0, 0, 500, 1000]}),)), "<answer>48.10</answer>"]
     with Server(CLAUDE.format(), script) as claude:
         state = agent(down.with_fallbacks([CLAUDE.chat(claude)])).invoke({"messages": [asked("?", PAGE)]})
     assert "48.10" in state["messages"][-1].text

@@ -252,7 +252,7 @@ def test_a_reply_of_very_many_calls_is_cheap(kind: Callable[..., Any], image: bo
     question: Any = QUESTION if image else HumanMessage("?")
     start = time.process_time()
     state = agent.invoke({"messages": [question]})
-    assert time.process_time() - start < 2
+    assert time.process_time() - start < 20  # one to two seconds; without the bound, minutes
     assert len(answers(state)) <= 33
     assert "48.10" in state["messages"][-1].text or not image
 

@@ -136,7 +136,7 @@ def test_the_editable_install_is_a_path_that_type_checkers_can_follow() -> None:
         assert (Path(line) / "vtagent" / "__init__.py").is_file(), f"{line}: a hook, not a path"
 
 
-@pytest.mark.parametrize("command", ["pretrain", "evaluate", "grpo", "select", "rollouts", "ablation"])
+@pytest.mark.parametrize("command", ["pretrain", "evaluate", "grpo", "select", "rollouts", "ablation", "starts"])
 def test_training_commands_run_from_a_checkout(command: str) -> None:
     assert "usage" in run_python("-m", f"training.{command}", "--help").lower()
 

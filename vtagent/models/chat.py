@@ -22,13 +22,11 @@ from pydantic import ConfigDict, Field, PrivateAttr
 
 from vtagent._moved import old_attribute, renamed_arguments
 from vtagent.errors import ModelError
-from vtagent.hub import check_available
 from vtagent.images import ImageStore, default_store
 from vtagent.models.call import Call, Options, count_tokens, plan, shown_images, tool_options
 from vtagent.models.codec import Codec
 from vtagent.models.engine import Engine, EngineImage, Generation
-from vtagent.models.families import checkpoint_path
-from vtagent.models.identity import identity_of
+from vtagent.models.loading import connect, load_local
 from vtagent.models.placeholders import expand
 from vtagent.models.streaming import as_chunk, put_token, seconds_left
 from vtagent.views import ViewRenderer
@@ -119,21 +117,9 @@ class ChatVLM(BaseChatModel):
             TypeError: One of `defaults` is not a field.
         """
         cls._check_fields(defaults)
-        check_available(str(path))
-        try:
-            from vtagent.models.local.engine import TransformersEngine
-        except ModuleNotFoundError as error:
-            raise ModelError(
-                f"local models need torch and transformers ({error}): pip install 'vtagent[local]'"
-            ) from error
-        engine = TransformersEngine.from_pretrained(path, device=device, dtype=dtype)
-        name = str(path).rstrip("/")
-        is_hub_id = name.count("/") == 1 and not name.startswith((".", "/"))
-        fields: dict[str, Any] = {"model": name if is_hub_id else name.rpartition("/")[2]}
-        fields["checkpoint"] = identity_of(checkpoint_path(str(path)))
-        if image_store is not None:
-            fields["image_store"] = image_store
-        return cls(engine=engine, processor=engine.processor, **{**fields, **defaults})
+        loaded = load_local(path, device=device, dtype=dtype)
+        own = {} if image_store is None else {"image_store": image_store}
+        return cls(**{**vars(loaded), **own, **defaults})
 
     @classmethod
     @renamed_arguments(store="image_store")
@@ -161,22 +147,9 @@ class ChatVLM(BaseChatModel):
             TypeError: One of `defaults` is not a field.
         """
         cls._check_fields(defaults)
-        try:
-            from vtagent.models.processor import VLProcessor
-            from vtagent.models.vllm.engine import VLLMEngine
-        except ModuleNotFoundError as error:
-            raise ModelError(f"a server's processor is needed here ({error}): pip install 'vtagent[vllm]'") from error
-        loaded = VLProcessor.from_pretrained(checkpoint_path(str(processor)))
-        engine = VLLMEngine(url, loaded, **(engine_options or {}))
-        try:
-            name = engine.served_model().name
-        except ModelError:
-            engine.close()
-            raise
-        fields: dict[str, Any] = {"model": name, "checkpoint": f"{url}#{name}"}
-        if image_store is not None:
-            fields["image_store"] = image_store
-        return cls(engine=engine, processor=loaded, **{**fields, **defaults})
+        loaded = connect(url, processor, engine_options or {})
+        own = {} if image_store is None else {"image_store": image_store}
+        return cls(**{**vars(loaded), **own, **defaults})
 
     @classmethod
     def _check_fields(cls, defaults: Mapping[str, Any]) -> None:
