@@ -57,7 +57,7 @@ async def measure(model_name: str, count: int, *, together: bool, dtype: str) ->
     """
     store = MemoryImageStore()
     *asked, warm_up = questions(count + 1, store)
-    model = ChatVLM.from_pretrained(model_name, store=store, temperature=0.0, dtype=dtype)
+    model = ChatVLM.from_pretrained(model_name, image_store=store, temperature=0.0, dtype=dtype)
     agent = create_zoom_agent(model)
     await agent.ainvoke({"messages": [warm_up]})
     start = time.perf_counter()

@@ -17,12 +17,10 @@ import time
 from typing import Any
 
 from langchain.agents import create_agent
-from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
-from langchain_core.outputs import ChatGeneration, ChatResult
-from langchain_core.utils.function_calling import convert_to_openai_tool
 from PIL import Image
 
+from benchmarks._instant import Instant
 from benchmarks._report import report
 from vtagent.graphs.zoom import create_zoom_agent
 from vtagent.images import MemoryImageStore
@@ -35,27 +33,18 @@ GOAL_MS = 5.0
 """Longest time for a two-turn run, in milliseconds; it must not exceed that of `create_agent` either."""
 
 
-class InstantChat(BaseChatModel):
+class InstantChat(Instant):
     """A chat model that first zooms and then answers, without computing anything."""
 
     resolves_images: bool = True
 
-    @property
-    def _llm_type(self) -> str:
-        return "instant"
-
-    def bind_tools(self, tools: Any, **kwargs: Any) -> Any:
-        """Binds the tools as JSON schemas, as adapters for servers do."""
-        return self.bind(tools=[convert_to_openai_tool(tool) for tool in tools], **kwargs)
-
-    def _generate(
-        self, messages: list[BaseMessage], stop: Any = None, run_manager: Any = None, **kwargs: Any
-    ) -> ChatResult:
+    def reply(self, messages: list[BaseMessage]) -> AIMessage:
+        """As `Instant.reply`."""
         if isinstance(messages[-1], ToolMessage):
             said = AIMessage("<think>Now I can read it.</think><answer>48.10</answer>")
         else:
             said = AIMessage("<think>Too small.</think>", tool_calls=[{"name": "zoom_image", "args": {}, "id": "1"}])
-        return ChatResult(generations=[ChatGeneration(message=said)])
+        return said
 
 
 class InstantlyAnswering(InstantChat):
@@ -108,13 +97,13 @@ def main() -> None:
     store, png = MemoryImageStore(), io.BytesIO()
     Image.new("RGB", (1280, 960), "white").save(png, "png")
     ref = store.put(png.getvalue())
-    tool = create_zoom_tool(store=store, vision=QWEN3_VL)
+    tool = create_zoom_tool(image_store=store, vision=QWEN3_VL)
     prompt = zoom_prompt(tool_name="zoom_image", scale=0.5, max_zooms=1)
     rows, ratios = [], []
     for kind, calls in ((InstantlyAnswering, "return at once"), (InstantChat, "go through BaseChatModel")):
         model = kind(profile={"image_tool_message": True})
         sides = {
-            "create_zoom_agent": (create_zoom_agent(model, store=store, vision=QWEN3_VL), View(ref).block()),
+            "create_zoom_agent": (create_zoom_agent(model, image_store=store, vision=QWEN3_VL), View(ref).block()),
             "create_agent": (create_agent(model, [tool], system_prompt=prompt), View(ref, scale=0.5).block()),
         }
         took = interleaved(sides, runs)

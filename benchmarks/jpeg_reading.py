@@ -57,7 +57,7 @@ def exact_matches(documents: int) -> list[dict[str, Any]]:
         documents: Fresh documents per print size; there are two sizes.
     """
     examples = list(rendered(documents, seed=7, domain="training"))
-    model = ChatVLM.from_pretrained("zoom", store=MemoryImageStore(), temperature=0.0, max_tokens=96)
+    model = ChatVLM.from_pretrained("zoom", image_store=MemoryImageStore(), temperature=0.0, max_tokens=96)
     rows = []
     for quality in (None, 95, 90, 85, 75):
         encoding = Encoding(lossy=quality is not None, quality=quality or 90)

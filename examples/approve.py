@@ -11,13 +11,11 @@ from langchain_core.messages import HumanMessage
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import Command
 
-from vtagent import View
-from vtagent.graphs import build_zoom_graph, review_zooms
-from vtagent.models import ChatVLM
+from vtagent import ChatVLM, View, build_zoom_graph, review_zooms
 
 model = ChatVLM.from_pretrained("zoom")
 agent = review_zooms(build_zoom_graph(model)).compile(checkpointer=InMemorySaver())
-page = View(model.store.put_file("examples/documents/small-print.png")).block()
+page = View(model.image_store.put_file("examples/documents/small-print.png")).block()
 question = HumanMessage([page, {"type": "text", "text": "What is the Total?"}])
 
 decisions: list[dict[str, Any]] = [

@@ -12,9 +12,7 @@ from typing import Any
 
 from langchain_core.messages import HumanMessage
 
-from vtagent import View
-from vtagent.graphs import create_zoom_agent
-from vtagent.models import ChatVLM
+from vtagent import ChatVLM, View, create_zoom_agent
 
 documents = Path("examples/documents")
 model = ChatVLM.from_pretrained("zoom")
@@ -24,7 +22,7 @@ rows = [json.loads(line) for line in (documents / "questions.jsonl").read_text(e
 
 def graph_input(row: dict[str, Any]) -> Any:
     """Returns the agent's input for one row of questions.jsonl."""
-    page = View(model.store.put_file(documents / row["image"])).block()
+    page = View(model.image_store.put_file(documents / row["image"])).block()
     question = HumanMessage([page, {"type": "text", "text": row["question"]}])
     return {"messages": [question]}
 

@@ -8,12 +8,10 @@ Run it from the repository's root:
 from langchain_core.messages import HumanMessage
 from langgraph.graph import START, MessagesState, StateGraph
 
-from vtagent import View
-from vtagent.graphs import create_zoom_agent
-from vtagent.models import ChatVLM
+from vtagent import ChatVLM, View, create_zoom_agent
 
 model = ChatVLM.from_pretrained("zoom")
 bot = StateGraph(MessagesState).add_node("look", create_zoom_agent(model)).add_edge(START, "look").compile()
-page = View(model.store.put_file("examples/documents/small-print.png")).block()
+page = View(model.image_store.put_file("examples/documents/small-print.png")).block()
 question = HumanMessage([page, {"type": "text", "text": "What is the Total?"}])
 print(bot.invoke({"messages": [question]})["messages"][-1].text)

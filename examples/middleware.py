@@ -9,9 +9,7 @@ from langchain.agents import create_agent
 from langchain_core.messages import HumanMessage
 from langchain_core.tools import tool
 
-from vtagent import View
-from vtagent.graphs.middleware import ZoomMiddleware
-from vtagent.models import ChatVLM
+from vtagent import ChatVLM, View, ZoomMiddleware
 
 
 @tool
@@ -24,7 +22,7 @@ model = ChatVLM.from_pretrained("zoom")  # or any chat model that takes images a
 agent = create_agent(model, [exchange_rate], middleware=[ZoomMiddleware(model)])
 
 for name in ("large-print", "small-print"):
-    page = View(model.store.put_file(f"examples/documents/{name}.png")).block()
+    page = View(model.image_store.put_file(f"examples/documents/{name}.png")).block()
     result = agent.invoke({"messages": [HumanMessage([page, {"type": "text", "text": "What is the Total?"}])]})
     usage = result["zoom"]["usage"]
     cost = f"{usage['zooms']} zooms, {usage['visual_tokens']} visual tokens, {usage['full_visual_tokens']} at once"

@@ -9,15 +9,13 @@ import sys
 
 from langchain_core.messages import HumanMessage
 
-from vtagent import View
-from vtagent.graphs import create_zoom_agent
-from vtagent.models import ChatVLM
+from vtagent import ChatVLM, View, create_zoom_agent
 
 url, processor, image, text = sys.argv[1:]
 
 model = ChatVLM.from_server(url, processor, engine_options={"timeout": 60.0, "retries": 8})
 agent = create_zoom_agent(model)
-page = View(model.store.put_file(image)).block()
+page = View(model.image_store.put_file(image)).block()
 question = HumanMessage([page, {"type": "text", "text": text}])
 result = agent.invoke({"messages": [question]})
 print(f"{result['answer']} ({result['usage']['zooms']} zooms, {result['usage']['visual_tokens']} visual tokens)")

@@ -12,8 +12,7 @@ from langchain.agents import create_agent
 from langchain_core.language_models import GenericFakeChatModel
 from langchain_core.messages import AIMessage, HumanMessage
 
-from vtagent.graphs import as_tool, create_zoom_agent
-from vtagent.models import ChatVLM
+from vtagent import ChatVLM, as_tool, create_zoom_agent
 
 
 class Supervisor(GenericFakeChatModel):
@@ -25,7 +24,9 @@ class Supervisor(GenericFakeChatModel):
 
 
 model = ChatVLM.from_pretrained("zoom")
-receipt = model.store.put_file("examples/documents/small-print.png").url  # a reference of 80 bytes instead of pixels
+receipt = model.image_store.put_file(
+    "examples/documents/small-print.png"
+).url  # a reference of 80 bytes instead of pixels
 call = {"name": "look", "args": {"question": "What is the Total?", "images": [receipt]}, "id": "1"}
 supervisor = Supervisor(messages=iter([AIMessage("", tool_calls=[call]), AIMessage("Approved.")]))
 

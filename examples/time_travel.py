@@ -10,13 +10,11 @@ from typing import Any
 from langchain_core.messages import HumanMessage
 from langgraph.checkpoint.memory import InMemorySaver
 
-from vtagent import View
-from vtagent.graphs import create_zoom_agent
-from vtagent.models import ChatVLM
+from vtagent import ChatVLM, View, create_zoom_agent
 
 model = ChatVLM.from_pretrained("zoom")
 agent = create_zoom_agent(model, checkpointer=InMemorySaver())
-page = View(model.store.put_file("examples/documents/small-print.png")).block()
+page = View(model.image_store.put_file("examples/documents/small-print.png")).block()
 question = HumanMessage([page, {"type": "text", "text": "What is the Total?"}])
 
 config: Any = {"configurable": {"thread_id": "1"}}

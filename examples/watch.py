@@ -9,14 +9,12 @@ import sys
 
 from langchain_core.messages import HumanMessage
 
-from vtagent import View
-from vtagent.graphs import create_zoom_agent
-from vtagent.models import ChatVLM
+from vtagent import ChatVLM, View, create_zoom_agent
 
 image, text = sys.argv[1:] or ("examples/documents/small-print.png", "What is the Total?")
 model = ChatVLM.from_pretrained("zoom")
 agent = create_zoom_agent(model)
-page = View(model.store.put_file(image)).block()
+page = View(model.image_store.put_file(image)).block()
 question = HumanMessage([page, {"type": "text", "text": text}])
 for event in agent.stream({"messages": [question]}, context={"max_zooms": 2}, stream_mode="custom"):
     print(event)

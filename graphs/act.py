@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import wait
+from dataclasses import replace
 from typing import Any
 
 from langchain_core.messages import AIMessage, AnyMessage, BaseMessage, ToolMessage
@@ -20,6 +21,7 @@ from langgraph.errors import GraphInterrupt
 from langgraph.func import task
 from langgraph.graph.message import add_messages
 from langgraph.prebuilt import ToolNode
+from langgraph.prebuilt.tool_node import ToolCallRequest
 from langgraph.types import Command
 
 from vtagent.conversation import image_blocks
@@ -28,6 +30,7 @@ from vtagent.graphs.budgets import Ledger, in_view
 from vtagent.graphs.intake import command_without_pixels, is_quick, without_pixels
 from vtagent.graphs.keeping import checkpointer_of
 from vtagent.graphs.node import Node, Parts, ZoomRuntime
+from vtagent.graphs.sight import as_the_tool_sees
 from vtagent.graphs.state import ZoomContext, ZoomState
 from vtagent.graphs.tool_calls import why_invalid
 
@@ -81,7 +84,12 @@ class Act(Node):
         if (made := self._nodes.get(id(zoom_tool))) is None:
             if len(self._nodes) >= _KEPT:
                 self._nodes.clear()
-            node = ToolNode([zoom_tool, *self._others], handle_tool_errors=_in_words)
+            node = ToolNode(
+                [zoom_tool, *self._others],
+                handle_tool_errors=_in_words,
+                wrap_tool_call=lambda request, execute: execute(self._as_seen(request)),
+                awrap_tool_call=self._arun_as_seen,
+            )
             made = self._nodes[id(zoom_tool)] = zoom_tool, node  # the tool, so that its id stays its own
         return made[1]
 
@@ -126,8 +134,26 @@ class Act(Node):
         """The only call of the reply, if it is a zoom: the usual case, which needs none of `ToolNode`'s threads."""
         match _last_reply(state).tool_calls:
             case [call] if call["name"] == self.parts.tool_name:
-                return {**call, "args": {**call["args"], "messages": state["messages"]}, "type": "tool_call"}
+                return {**call, "args": {**call["args"], "messages": self._seen(state)}, "type": "tool_call"}
         return None
+
+    def _seen(self, state: ZoomState) -> Sequence[BaseMessage]:
+        """The conversation as the zoom tool is to judge it."""
+        messages: list[BaseMessage] = list(state["messages"])
+        return as_the_tool_sees(messages, [view["url"] for view in state["views"]], self.parts.store)
+
+    def _as_seen(self, request: ToolCallRequest) -> ToolCallRequest:
+        """A call's request; for a zoom, with the conversation as the zoom tool is to judge it."""
+        if request.tool_call["name"] != self.parts.tool_name:
+            return request
+        state = {**request.state, "messages": self._seen(request.state)}
+        changed: Any = {"state": state, "runtime": replace(request.runtime, state=state)}
+        return request.override(**changed)
+
+    async def _arun_as_seen(
+        self, request: ToolCallRequest, execute: Callable[[ToolCallRequest], Awaitable[ToolMessage | Command[Any]]]
+    ) -> ToolMessage | Command[Any]:
+        return await execute(self._as_seen(request))
 
     def _known_calls(self, state: ZoomState) -> dict[str, Any] | None:
         """The state with only those calls in the last reply that name a tool; None if there are none."""

@@ -5,6 +5,7 @@ To add a budget, change this file alone: a field of `Budgets` with its check, a 
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -47,20 +48,23 @@ class Budgets:
     """Failed calls that are allowed: one more forces the answer."""
     max_turns: int = 12
     """Calls of the model. Includes the forced answer: 12 turns allow 11 zooms."""
+    max_calls: int = 32
+    """Calls of one reply that are run; the model is told in one sentence that the rest were not."""
     max_visual_tokens: int | None = None
     """Visual tokens in the conversation. A zoom that would exceed it is refused, with the number that is left."""
     max_seconds: float | None = None
     """Seconds inside the graph's nodes. Checked between calls: a call under way is not cut off."""
 
     def __post_init__(self) -> None:
-        check_kind(self, ("max_zooms", "max_mistakes", "max_turns"), WHOLE, "a whole number")
+        check_kind(self, ("max_zooms", "max_mistakes", "max_turns", "max_calls"), WHOLE, "a whole number")
         check_kind(self, ("max_visual_tokens",), (int, NoneType, Integral), "a whole number or None")
         check_kind(self, ("max_seconds",), (NoneType, float, Real), "a number or None")
         for name in ("max_zooms", "max_mistakes", "max_visual_tokens", "max_seconds"):
             if (value := getattr(self, name)) is not None and not value >= 0:  # written this way to refuse NaN
                 raise ValueError(f"{name} must not be negative, not {value}")
-        if self.max_turns < 1:
-            raise ValueError(f"max_turns must be at least 1, not {self.max_turns}")
+        for name in ("max_turns", "max_calls"):
+            if (value := getattr(self, name)) < 1:
+                raise ValueError(f"{name} must be at least 1, not {value}")
 
 
 def check_kind(settings: object, names: Iterable[str], kinds: tuple[type, ...], meant: str) -> None:
@@ -249,6 +253,13 @@ class Ledger:
         self._budgets, self._tool_name, self._store, self._eyes = budgets, tool_name, store, eyes
         self._vision = eyes.vision_for(len(self.views))
         self._granted: list[View] = []
+
+    def copy(self) -> Ledger:
+        """A ledger that goes on from here; this one stays as it is."""
+        same = copy.copy(self)
+        same.views, same.usage = list(self.views), self.usage.copy()
+        same.events, same._granted = list(self.events), list(self._granted)
+        return same
 
     def grant(self, message: ToolMessage) -> ToolMessage:
         """The zoom tool's answer if the budgets allow its view, else a refusal.

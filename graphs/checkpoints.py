@@ -1,4 +1,4 @@
-"""Checkpoints without pixels (`OffloadSerializer`), and the images that checkpoints refer to (`images_in_use`).
+"""Keeps pixels out of checkpoints (`OffloadSerializer`) and lists the images that checkpoints use (`images_in_use`).
 
     saver = SqliteSaver(connection, serde=OffloadSerializer(DirectoryImageStore("images")))
     collect_garbage(store, images_in_use(saver))  # of `vtagent.garbage`: deletes what no thread refers to any more

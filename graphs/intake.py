@@ -46,12 +46,12 @@ BLANK = "[This message was empty.]"
 def referenced(
     messages: Any,
     store: ImageStore,
-    fetch: Fetch | None,
+    fetch: Fetch | None = None,
     *,
     scale: float = 1.0,
     reads: Collection[str] | None = None,
 ) -> Any:
-    """Replaces the images in messages by references, and makes the messages storable.
+    """Replaces the images in messages by references, and makes the messages storable. `resolve` puts pixels back.
 
     Args:
         messages: In any form that LangGraph takes. Never modified.
@@ -232,7 +232,7 @@ def _low(block: dict[str, Any], scale: float, store: ImageStore) -> dict[str, An
         scale = min(scale, _LOW) if wanted == {"low"} else 1.0
     if scale == 1 or view.scale != 1 or view.region is not None:
         return block
-    return View(view.ref, scale).block(asked)
+    return {**block, **View(view.ref, scale).block(asked)}
 
 
 def noted(message: BaseMessage, store: ImageStore, fetch: Fetch | None) -> BaseMessage:

@@ -6,10 +6,11 @@ What happens where:
 
     before_agent      replaces the images of the conversation by references, new ones at low resolution
     wrap_model_call   prepares one call of the model; pixels are put in below LangChain's callbacks
-    after_model       answers calls that could not be read, and sends the model on
+    after_model       answers unreadable calls with an error, and calls the model again
     wrap_tool_call    grants or refuses a zoom by the budgets; replaces the images of other tools by references
 
-List it last: middleware that chooses the model or edits its messages must run before it.
+List it last: middleware that edits the messages of a call must run before it. A model that later middleware puts in
+place, such as a fallback, is given pixels, too.
 
 The state never holds pixels once `before_agent` has run. No hook runs earlier, so the caller's input still has its
 pixels in the root trace, and in what a checkpointer with the default durability writes for the run's input and first
@@ -31,18 +32,20 @@ from langchain_core.messages import AIMessage, ToolMessage
 from langgraph.runtime import Runtime
 from langgraph.types import TracePolicy, omit_payload
 
+from vtagent._moved import renamed_arguments
 from vtagent.eyes import Vision
 from vtagent.eyes.lookup import EyesGiven
 from vtagent.graphs.agent_turn import AgentTurns
-from vtagent.graphs.agent_zooms import AgentZooms, Answer, Looking, nothing_yet, own_tally
-from vtagent.graphs.intake import noted, referenced
+from vtagent.graphs.agent_zooms import AgentZooms, Answer, Looking, looking_of, nothing_yet, own_tally
+from vtagent.graphs.intake import is_quick, noted, referenced
 from vtagent.graphs.node import Parts
 from vtagent.graphs.observe import Observe
+from vtagent.graphs.sight import Sight
 from vtagent.graphs.state import ZoomContext, settings_of
 from vtagent.graphs.tool_calls import why_invalid
 from vtagent.images import ImageStore
 from vtagent.ingest import Fetch
-from vtagent.prompts import PromptTemplate, agent_prompt
+from vtagent.prompts import SystemPrompt, agent_prompt
 
 __all__ = ["ZoomAgentState", "ZoomMiddleware"]
 
@@ -59,15 +62,16 @@ class ZoomMiddleware(AgentMiddleware[ZoomAgentState, Any, Any]):
     Args:
         model: The agent's model, to use its image store if it is a `ChatVLM`, and the zoom tool that it is trained on.
             How a model sees is looked up for the model of each call.
-        store: Where images are kept; by default the model's own store, else this process's memory.
+        image_store: Where images are kept; by default the model's own store, else this process's memory.
         vision: What the model does to the size of an image; by default as `eyes_of(model)` knows it.
         eyes: What is known better of the model than `eyes_of` knows: an `Eyes`, a `Vision`, fields of `Eyes` by name,
             or the name of a model that sees alike.
         defaults: Scale, budgets and zoom bias of runs whose context is no `ZoomContext`. A spent budget ends the
             zooming; the agent's other tools stay available.
-        keep_images: How many images the model is still shown, the newest of the conversation; None shows all of them.
-        prompt: What is added to the agent's system prompt while there is an image: a text, a function of the run's
-            settings, or None for nothing.
+        keep_images: How many images the model is still shown, the newest of the conversation; by default as many as
+            its provider takes. A run's `ZoomContext.keep_images` counts more.
+        system_prompt: What is added to the agent's system prompt while there is an image: a text, a
+            `SystemMessage`, a function of the run's settings, or None for nothing.
         tool_name: What the model calls the zoom tool; by default "zoom_image", or the tool that the model is trained
             on. "image_zoom_in_tool" takes the arguments of Qwen3-VL's tool.
         fetch: Reads an http(s) image URL in a message; without it such URLs are refused.
@@ -82,38 +86,37 @@ class ZoomMiddleware(AgentMiddleware[ZoomAgentState, Any, Any]):
     state_schema = ZoomAgentState
     trace_policy = TracePolicy(process_inputs=omit_payload)  # the input of before_agent has pixels
 
+    @renamed_arguments(prompt="system_prompt", store="image_store")
     def __init__(
         self,
         model: BaseChatModel | None = None,
         *,
-        store: ImageStore | None = None,
+        image_store: ImageStore | None = None,
         vision: Vision | None = None,
         eyes: EyesGiven = None,
         defaults: ZoomContext | None = None,
         keep_images: int | None = None,
-        prompt: str | PromptTemplate | None = agent_prompt,
+        system_prompt: SystemPrompt = agent_prompt,
         tool_name: str | None = None,
         fetch: Fetch | None = None,
     ) -> None:
         super().__init__()
-        if keep_images is not None and keep_images < 1:
-            raise ValueError(f"keep_images must be at least 1, not {keep_images}")
         parts = Parts.of(
             model,
             defaults=defaults,
-            store=store,
+            store=image_store,
             vision=vision,
             eyes=eyes,
             tool_name=tool_name,
-            prompt=prompt,
+            prompt=system_prompt,
             fetch=fetch,
         )
         self.defaults, self.store, self.vision, self.fetch = parts.defaults, parts.store, parts.vision, fetch
         self.zoom_tool = parts.zoom_tool
         self.tools = [parts.zoom_tool]
         self._observe = Observe(parts)
-        self._turns = AgentTurns(parts, keep_images)
-        self._zooms = AgentZooms(parts, keep_images)
+        self._turns = AgentTurns(parts, Sight(parts, keep_images))
+        self._zooms = AgentZooms(parts)
 
     def referenced(self, messages: Any) -> Any:
         """The messages with references for images, so that not even the agent's input carries pixels.
@@ -142,6 +145,8 @@ class ZoomMiddleware(AgentMiddleware[ZoomAgentState, Any, Any]):
 
     async def abefore_agent(self, state: ZoomAgentState, runtime: Runtime[Any]) -> dict[str, Any] | None:
         """As `before_agent`; images are decoded in a thread."""
+        if is_quick(state["messages"], self.store):
+            return self.before_agent(state, runtime)
         return await asyncio.to_thread(self.before_agent, state, runtime)
 
     def wrap_model_call(
@@ -150,30 +155,38 @@ class ZoomMiddleware(AgentMiddleware[ZoomAgentState, Any, Any]):
         """Prepare the call, make it, and count what it cost."""
         turn = self._turns.prepare(request)
         start = time.perf_counter()
-        return turn.finish(handler(turn.request), time.perf_counter() - start)
+        response = handler(turn.request)
+        return turn.finish(response, time.perf_counter() - start)
 
     async def awrap_model_call(
         self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]]
     ) -> ExtendedModelResponse[Any]:
         """As `wrap_model_call`."""
-        turn = await asyncio.to_thread(self._turns.prepare, request)
+        if self.store.in_memory:
+            turn = self._turns.prepare(request)
+        else:
+            turn = await asyncio.to_thread(self._turns.prepare, request)
         start = time.perf_counter()
-        return turn.finish(await handler(turn.request), time.perf_counter() - start)
+        response = await handler(turn.request)
+        return turn.finish(response, time.perf_counter() - start)
 
     @hook_config(can_jump_to=["model"])
     def after_model(self, state: ZoomAgentState, runtime: Runtime[Any]) -> dict[str, Any] | None:
-        """Answer each call that cannot be read. If no other call can be run, go back to the model."""
-        reply = state["messages"][-1]
-        if not isinstance(reply, AIMessage) or not reply.invalid_tool_calls:
+        """Answer each zoom that cannot be read, and ask the model again if it called nothing else.
+
+        A run ends where it would without this middleware if the model was not offered to zoom, or may zoom no more, and
+        for calls of other tools: LangChain answers those when it calls the model next.
+        """
+        reply, looking = state["messages"][-1], looking_of(state)
+        if not isinstance(reply, AIMessage) or not reply.invalid_tool_calls or not looking["views"]:
+            return None
+        settings = settings_of(getattr(runtime, "context", None), self.defaults)
+        ours = [bad for bad in reply.invalid_tool_calls if (bad["name"] or self.zoom_tool.name) == self.zoom_tool.name]
+        if not ours or looking["stop"] or not settings.max_zooms:
             return None
         said = [
-            ToolMessage(
-                why_invalid(bad),
-                name=bad["name"] or self.zoom_tool.name,
-                tool_call_id=str(bad["id"]),
-                status="error",
-            )
-            for bad in reply.invalid_tool_calls
+            ToolMessage(why_invalid(bad), name=self.zoom_tool.name, tool_call_id=str(bad["id"]), status="error")
+            for bad in ours
         ]
         return {"messages": said} if reply.tool_calls else {"messages": said, "jump_to": "model"}
 
@@ -185,7 +198,7 @@ class ZoomMiddleware(AgentMiddleware[ZoomAgentState, Any, Any]):
     def wrap_tool_call(self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], Answer]) -> Answer:
         """Grant or refuse a zoom; replace the images of other tools by references."""
         if request.tool_call["name"] != self.zoom_tool.name:
-            return self._zooms.without_pixels(request, handler(request))
+            return self._zooms.of_another_tool(request, handler(request))
         return self._zooms.grant(request, handler(self._zooms.as_the_tool_sees(request)))
 
     async def awrap_tool_call(
@@ -193,6 +206,11 @@ class ZoomMiddleware(AgentMiddleware[ZoomAgentState, Any, Any]):
     ) -> Answer:
         """As `wrap_tool_call`; the image store is read in a thread."""
         if request.tool_call["name"] != self.zoom_tool.name:
-            return await asyncio.to_thread(self._zooms.without_pixels, request, await handler(request))
+            answer = await handler(request)
+            if self._zooms.is_quick(answer):
+                return self._zooms.of_another_tool(request, answer)
+            return await asyncio.to_thread(self._zooms.of_another_tool, request, answer)
+        if self.store.in_memory:
+            return self._zooms.grant(request, await handler(self._zooms.as_the_tool_sees(request)))
         answer = await handler(await asyncio.to_thread(self._zooms.as_the_tool_sees, request))
         return await asyncio.to_thread(self._zooms.grant, request, answer)

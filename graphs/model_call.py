@@ -1,8 +1,9 @@
 """Prepares one call of a chat model: what it is shown, which tools it is offered, and how pixels reach it.
 
-The node `decide` and `ZoomMiddleware` both prepare their calls here. `ChatVLM` reads references itself. Any other chat
-model is wrapped in `PixelModel`, which puts the pixels in below LangChain's callbacks: state, streams and traces still
-see references alone. What a given model can do is asked of `vtagent.models.capabilities`.
+The node `decide` and `ZoomMiddleware` both prepare their calls here. `ChatVLM` reads references itself. Any other model
+is given pixels below LangChain's callbacks (`vtagent.models.pixel_model`): state, streams and traces still see
+references alone. A model that is shown no image is called as it is. What a given model can do is asked of
+`vtagent.models.capabilities`.
 """
 
 from __future__ import annotations
@@ -12,29 +13,29 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeAlias
 
-from langchain_core.language_models import BaseChatModel, LanguageModelInput
+from langchain_core.language_models import LanguageModelInput
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
+from langchain_core.messages.tool import tool_call
 from langchain_core.runnables import Runnable, RunnableBinding
 from langchain_core.tools import BaseTool
-from langchain_core.utils.function_calling import convert_to_openai_tool
 
 from vtagent.conversation import image_blocks, images_of, name_of, shown_views
-from vtagent.errors import ModelError
-from vtagent.eyes import Eyes, Vision
+from vtagent.eyes import Eyes
 from vtagent.graphs.budgets import Stop
+from vtagent.graphs.calls_of_reply import with_untagged_calls
 from vtagent.graphs.intake import readable, without_blanks, without_lost_images
 from vtagent.graphs.node import Parts
 from vtagent.graphs.state import ZoomContext
 from vtagent.graphs.tool_calls import structured, with_answer, without_calls
 from vtagent.images import ImageStore
 from vtagent.models.capabilities import can_be_forbidden, reads_of, reads_references, store_of, zoom_bias_options
-from vtagent.models.pixel_model import PixelModel
-from vtagent.views import View, ViewRenderer, is_reference
+from vtagent.models.pixel_model import Pixels, with_pixels
+from vtagent.models.runnables import AnyModel, bind_tools, chat_models
+from vtagent.views import View, is_reference
 
 NOT_RUN = "This call was not run."
 """What the model is told in answer to a call that has no other answer."""
 
-_KEPT_RENDERERS = 4  # each keeps pixels
 _KEPT = 16  # a graph or an agent rarely serves more models and sets of tools than a few
 
 Caller: TypeAlias = Runnable[LanguageModelInput, AIMessage]
@@ -43,23 +44,18 @@ Tool: TypeAlias = BaseTool | dict[str, Any]
 
 @dataclass(frozen=True)
 class ReadyModel:
-    """A chat model made ready for references and for a set of tools; kept from call to call."""
+    """A model made ready for references and for a set of tools; kept from call to call."""
 
-    model: BaseChatModel
+    model: AnyModel
     """The model as it was given."""
-    reader: BaseChatModel
-    """The model itself if it reads references, else the `PixelModel` around it."""
-    store: ImageStore
-    """Where the reader looks images up."""
+    reader: Any
+    """The model itself if it reads references or is shown none, else the same model given pixels."""
+    stores: tuple[ImageStore, ...]
+    """Where the chat models in it look images up, if that is not the graph's own store."""
     tools: tuple[Tool, ...]
     """The tools that it is offered."""
     tool_choice: str | None
     """"none" if calls are forbidden and the model knows this choice."""
-
-    @cached_property
-    def tool_names(self) -> list[str]:
-        """The names of the tools."""
-        return [convert_to_openai_tool(tool)["function"]["name"] for tool in self.tools]
 
     @cached_property
     def bound(self) -> tuple[Caller, dict[str, Any]]:
@@ -71,10 +67,7 @@ class ReadyModel:
         options = {} if self.tool_choice is None else {"tool_choice": self.tool_choice}
         if not self.tools:
             return self.reader, options
-        try:
-            return _unwrapped(self.reader.bind_tools(list(self.tools), **options))
-        except NotImplementedError as error:
-            raise ModelError(f"{type(self.model).__name__} cannot be given tools: it has no bind_tools") from error
+        return _unwrapped(bind_tools(self.reader, list(self.tools), **options))
 
 
 @dataclass(frozen=True)
@@ -94,9 +87,13 @@ class ModelCall:
 
     def reply(self, message: BaseMessage) -> AIMessage:
         """The model's reply in the form that the graph acts on: storable, and a final one with its clean answer."""
-        if self.must_answer:
-            return with_answer(without_calls(message))
-        return with_answer(structured(message, self.ready.tool_names))
+        reply = message if isinstance(message, AIMessage) else structured(message)
+        reply = with_untagged_calls(reply, self._names)
+        return with_answer(without_calls(reply) if self.must_answer else structured(reply))
+
+    @property
+    def _names(self) -> set[str]:
+        return {name for tool in self.ready.tools if (name := name_of_tool(tool))}
 
 
 class ModelCalls:
@@ -105,21 +102,21 @@ class ModelCalls:
     Args:
         parts: The parts of the graph or the agent.
         prompt_first: Whether the prompt stands before the text of the conversation's system message, or after it.
+        pixels: What a model is given in place of references.
     """
 
-    def __init__(self, parts: Parts, *, prompt_first: bool) -> None:
-        self._parts, self._prompt_first = parts, prompt_first
-        self._renderers: dict[Vision, ViewRenderer] = {}
+    def __init__(self, parts: Parts, *, prompt_first: bool, pixels: Pixels) -> None:
+        self._parts, self._prompt_first, self._pixels = parts, prompt_first, pixels
         self._kept: dict[tuple[Any, ...], ReadyModel] = {}
 
     def prepare(
         self,
-        model: BaseChatModel,
+        model: AnyModel,
         messages: Sequence[BaseMessage],
         settings: ZoomContext,
         *,
         system: SystemMessage | None,
-        prompt: str | None,
+        prompt: str | SystemMessage | None,
         tools: Sequence[Tool],
         zoom_offered: bool,
         stop: Stop | None,
@@ -128,8 +125,8 @@ class ModelCalls:
         """Prepare one call.
 
         Args:
-            model: The model to call.
-            messages: The conversation without its system message. Never modified.
+            model: The model to call, resolved.
+            messages: The conversation without its system message and without lost images. Never modified.
             settings: The settings of the run.
             system: The system message of the conversation, if any.
             prompt: What is added to it.
@@ -143,55 +140,78 @@ class ModelCalls:
             ModelError: The model takes no zoom bias, though the settings have one.
         """
         store = self._parts.store
-        reads = reads_of(model), reads_of(model, from_tools=True)
-        messages = readable([*([system] if system else ()), *messages], *reads)
-        if system is not None:
-            system, messages = messages[0], messages[1:]  # type: ignore[assignment]
-        if not reads_references(model):  # a `ChatVLM` repeats its own blank replies token by token
+        models = chat_models(model)
+        system, messages = self.readable(model, system, messages)
+        if not any(reads_references(each) for each in models):  # a `ChatVLM` repeats its own blanks token by token
             messages = without_blanks(messages)
-        told = with_open_calls_answered(without_lost_images(messages, store))
-        eyes = self._parts.eyes(model)
-        if eyes.boxes == "pixels as shown":
-            told = with_sizes_said(told, eyes, store, tool_name=self._parts.tool_name)
-        if eyes.tool_images != "tool message":
-            told = after_tool_messages(told)
         if system is not None:
             system = without_lost_images([system], store)[0]
         if prompt is not None:
             system = _with_prompt(system, prompt, first=self._prompt_first)
+        sees = any(image_blocks([*messages, *([system] if system else ())]))
+        ready = self._ready(model, tools, must_answer, sees)
+        told = with_open_calls_answered(messages)
+        if not any(reads_references(each) for each in models):
+            told = with_readable_calls(told, self._parts.tool_name)
+        eyes = self._parts.eyes(model)
+        if sees and eyes.boxes == "pixels as shown":
+            told = with_sizes_said(told, eyes, store, tool_name=self._parts.tool_name)
+        # Fallbacks get the same messages, so the strictest of the models decides.
+        readers: Sequence[AnyModel] = models or [model]
+        if sees and any(self._parts.eyes(each).tool_images != "tool message" for each in readers):
+            told = after_tool_messages(told)
         options: dict[str, Any] = {}
         if settings.zoom_bias and zoom_offered and not stop:
-            options = zoom_bias_options(model, settings.zoom_bias, settings.zoom_token_id)
-        ready = self._ready(model, tools, must_answer)
-        if ready.store is not store:
-            _share_images([*told, *([system] if system else ())], store, ready.store)
+            for each in models:
+                options |= zoom_bias_options(each, settings.zoom_bias, settings.zoom_token_id)
+        for theirs in ready.stores if sees else ():
+            _share_images([*told, *([system] if system else ())], store, theirs)
         return ModelCall(ready, system, told, options, stop, must_answer)
 
-    def _ready(self, model: BaseChatModel, tools: Sequence[Tool], must_answer: bool) -> ReadyModel:
+    @staticmethod
+    def readable(
+        model: AnyModel, system: SystemMessage | None, messages: Sequence[BaseMessage]
+    ) -> tuple[SystemMessage | None, Sequence[BaseMessage]]:
+        """The system message and the conversation, with notes in place of what the model, or a fallback, cannot read.
+
+        Args:
+            model: The model, resolved.
+            system: The system message, if any.
+            messages: The conversation without it. Never modified.
+
+        Raises:
+            ImageRefused: The newest message holds what one of the models cannot read.
+        """
+        said = [*([system] if system else ()), *messages]
+        told = readable(said, reads_of(model), reads_of(model, from_tools=True))
+        if system is None:
+            return None, told
+        first = told[0]
+        assert isinstance(first, SystemMessage)
+        return first, told[1:]
+
+    def with_pixels(self, model: AnyModel) -> Any:
+        """A model that other middleware puts in place of the one of a call, given pixels as that one is."""
+        return with_pixels(model, self._pixels)
+
+    def _ready(self, model: AnyModel, tools: Sequence[Tool], must_answer: bool, sees: bool) -> ReadyModel:
         # What is kept holds on to the model and the tools, so that their ids stay theirs.
-        key = (id(model), must_answer, *map(id, tools))
+        key = (id(model), must_answer, sees, *map(id, tools))
         if (known := self._kept.get(key)) is not None:
             return known
-        reader, store = model, self._parts.store
-        if reads_references(model):
-            store = store_of(model, store)
-        else:
-            eyes = self._parts.eyes(model)
-            reader = PixelModel.over(model, store, eyes, renderer=self._renderer(eyes.vision))
+        models = chat_models(model)
+        readers = [each for each in models if reads_references(each)]
+        stores = tuple(own for each in readers if (own := store_of(each, self._parts.store)) is not self._parts.store)
         # Without tools, too: a `ChatVLM` may have learned to call a tool that it is not offered.
-        forbidden = must_answer and can_be_forbidden(model, tools) if tools else reads_references(model)
+        forbidden = bool(models) and len(readers) == len(models)
+        if tools:
+            forbidden = must_answer and bool(models) and all(can_be_forbidden(each, tools) for each in models)
+        reader = with_pixels(model, self._pixels) if sees else model
         if len(self._kept) >= _KEPT:
             self._kept.clear()
-        ready = self._kept[key] = ReadyModel(model, reader, store, tuple(tools), "none" if forbidden else None)
+        choice = "none" if forbidden else None
+        ready = self._kept[key] = ReadyModel(model, reader, stores, tuple(tools), choice)
         return ready
-
-    def _renderer(self, vision: Vision) -> ViewRenderer:
-        """Renders views as a model sees them; kept, so that views are rendered once."""
-        if (renderer := self._renderers.get(vision)) is None:
-            if len(self._renderers) >= _KEPT_RENDERERS:
-                self._renderers.clear()
-            renderer = self._renderers[vision] = ViewRenderer(self._parts.store, vision)
-        return renderer
 
 
 def with_sizes_said(
@@ -209,14 +229,14 @@ def with_sizes_said(
     """
     shown = [view for view, _ in shown_views(messages, store)]
     vision = eyes.vision_for(len(shown))
-    numbers = {ref.sha256: number for number, ref in enumerate(images_of(shown), 1)}
+    numbers = {ref.id: number for number, ref in enumerate(images_of(shown), 1)}
 
     def said(block: Any) -> list[Any]:
         if not (isinstance(block, dict) and is_reference(block)):
             return [block]
         view = View.from_block(block, store)
         width, height = view.size(vision)
-        text = f"Image {numbers[view.ref.sha256]}, shown at {width} × {height}."
+        text = f"Image {numbers[view.ref.id]}, shown at {width} × {height}."
         return [{"type": "text", "text": text}, block]
 
     return [
@@ -225,6 +245,15 @@ def with_sizes_said(
         else message
         for message in messages
     ]
+
+
+def name_of_tool(tool: Tool) -> str | None:
+    """A tool's name; None for a provider's own tool that has none."""
+    if isinstance(tool, BaseTool):
+        return tool.name
+    function = tool.get("function")
+    name = function.get("name") if isinstance(function, dict) else tool.get("name")
+    return name if isinstance(name, str) else None
 
 
 def with_open_calls_answered(messages: Sequence[BaseMessage]) -> list[BaseMessage]:
@@ -243,6 +272,28 @@ def with_open_calls_answered(messages: Sequence[BaseMessage]) -> list[BaseMessag
                 for call in (*message.tool_calls, *message.invalid_tool_calls)
                 if call["id"] not in answered
             ]
+    return told
+
+
+def with_readable_calls(messages: Sequence[BaseMessage], tool_name: str) -> list[BaseMessage]:
+    """The messages with a call without arguments in place of each call that could not be read.
+
+    Each provider's package writes unreadable calls in its own way, or leaves them out, and their servers then refuse
+    the answers, or do not see them. The answer says what was wrong.
+
+    Args:
+        messages: Never modified.
+        tool_name: What an unreadable call without a name is taken for.
+    """
+    told: list[BaseMessage] = []
+    for message in messages:
+        if isinstance(message, AIMessage) and message.invalid_tool_calls:
+            read = [
+                tool_call(name=bad["name"] or tool_name, args={}, id=bad["id"]) for bad in message.invalid_tool_calls
+            ]
+            update = {"tool_calls": [*message.tool_calls, *read], "invalid_tool_calls": []}
+            message = message.model_copy(update=update)
+        told.append(message)
     return told
 
 
@@ -268,19 +319,25 @@ def after_tool_messages(messages: Sequence[BaseMessage]) -> list[BaseMessage]:
     return [*told, HumanMessage(waiting)] if waiting else told
 
 
-def _with_prompt(message: SystemMessage | None, prompt: str, *, first: bool) -> SystemMessage:
+def _with_prompt(message: SystemMessage | None, prompt: str | SystemMessage, *, first: bool) -> SystemMessage:
     """The conversation's system message and ours as one, since many chat templates read only one."""
+    ours = prompt.content if isinstance(prompt, SystemMessage) else prompt
     if message is None:
-        return SystemMessage(prompt)
+        return prompt if isinstance(prompt, SystemMessage) else SystemMessage(prompt)
     theirs = message.content
     content: str | list[str | dict[str, Any]]
-    if isinstance(theirs, str):
-        content = f"{prompt}\n\n{theirs}" if first else f"{theirs}\n\n{prompt}"
+    if isinstance(theirs, str) and isinstance(ours, str):
+        content = f"{ours}\n\n{theirs}" if first else f"{theirs}\n\n{ours}"
     elif first:
-        content = [{"type": "text", "text": f"{prompt}\n\n"}, *theirs]
+        content = [*_blocks(ours, end="\n\n"), *_blocks(theirs)]
     else:
-        content = [*theirs, {"type": "text", "text": prompt}]
+        content = [*_blocks(theirs, end="\n\n"), *_blocks(ours)]
     return message.model_copy(update={"content": content})
+
+
+def _blocks(content: str | list[str | dict[str, Any]], end: str = "") -> list[str | dict[str, Any]]:
+    """The content as blocks; `end` is added to a content that is a text."""
+    return [{"type": "text", "text": content + end}] if isinstance(content, str) else content
 
 
 def _share_images(messages: Sequence[BaseMessage], store: ImageStore, theirs: ImageStore) -> None:

@@ -1,4 +1,4 @@
-"""What the nodes of a graph share: the parts that are fixed when it is built, and a sync and an async entry."""
+"""`Node`, the base class of the graph's nodes, and `Parts`, which all nodes of one graph share."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeAlias
 
+from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import BaseMessage, HumanMessage, SystemMessage
 from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.tools import BaseTool
@@ -19,10 +20,12 @@ from vtagent.conversation import images_of, shown_views
 from vtagent.eyes import Eyes, Vision, eyes_of, eyes_on
 from vtagent.eyes.lookup import EyesGiven
 from vtagent.graphs.state import ZoomContext, ZoomState, settings_of
+from vtagent.graphs.unread_references import watch
 from vtagent.images import ImageStore
 from vtagent.ingest import Fetch
 from vtagent.models.capabilities import reads_references, store_of
-from vtagent.prompts import PromptTemplate
+from vtagent.models.runnables import first_chat_model, resolved
+from vtagent.prompts import SystemPrompt
 from vtagent.tools.pointing import ShownSize
 from vtagent.tools.zoom_image import create_zoom_tool
 from vtagent.views import UNSEEN
@@ -42,8 +45,8 @@ class Parts:
     """Where images are kept."""
     zoom_tool: BaseTool
     """The tool for `model`; see `zoom_tool_for`."""
-    prompt: str | PromptTemplate | None
-    """The system prompt: a text, a function of the run's settings, or None for none."""
+    prompt: SystemPrompt
+    """The system prompt: a text, a message, a function of the run's settings, or None for none."""
     fetch: Fetch | None
     """Reads an http(s) image URL in a message; None refuses such URLs."""
     model: object = None
@@ -64,7 +67,7 @@ class Parts:
         vision: Vision | None,
         eyes: EyesGiven = None,
         tool_name: str | None,
-        prompt: str | PromptTemplate | None,
+        prompt: SystemPrompt,
         fetch: Fetch | None,
     ) -> Parts:
         """The parts, where None takes the model's own store, image sizes and zoom tool.
@@ -74,10 +77,11 @@ class Parts:
         """
         if vision is not None and eyes is not None:
             raise ValueError("give vision= or eyes=, and not both: an Eyes has a vision")
-        store = store or store_of(model)
+        watch()
+        store = store or store_of(first_chat_model(model))
         override = eyes if vision is None else vision
         seen = eyes_of(model, override=override, warn=False)
-        zoom_tool = create_zoom_tool(store=store, eyes=seen, name=tool_name or seen.zoom_dialect)
+        zoom_tool = create_zoom_tool(image_store=store, eyes=seen, name=tool_name or seen.zoom_dialect)
         return cls(defaults or ZoomContext(), store, zoom_tool, prompt, fetch, model, override)
 
     def eyes(self, model: object = None) -> Eyes:
@@ -86,10 +90,13 @@ class Parts:
         Args:
             model: The model of a run; None for the one that the parts were made for.
         """
-        model = self.model if model is None else model
+        model = _as_run(self.model if model is None else model)
         if (known := self._known.get(id(model))) is None:
             warn = model is not None and not reads_references(model)
-            known = model, eyes_of(model, override=self.override, warn=warn)  # the model, so that its id stays its own
+            eyes = eyes_of(model, override=self.override, warn=warn)
+            # A configured model is another object in each run, but its zoom tool should not be.
+            eyes = next((same for _, same in list(self._known.values()) if same == eyes), eyes)
+            known = model, eyes  # the model, so that its id stays its own
             if len(self._known) >= _KEPT:
                 self._known.clear()
             self._known[id(model)] = known
@@ -130,7 +137,7 @@ class Parts:
             same = not sizes and eyes == getattr(self.zoom_tool, "eyes", None)
             tool = self.zoom_tool
             if not same:
-                tool = create_zoom_tool(store=self.store, eyes=eyes, name=self.tool_name, sizes=sizes)
+                tool = create_zoom_tool(image_store=self.store, eyes=eyes, name=self.tool_name, sizes=sizes)
             if len(self._zoom_tools) >= _KEPT:
                 self._zoom_tools.clear()
             made = self._zoom_tools[key] = eyes, tool  # the eyes, so that their id stays their own
@@ -140,10 +147,10 @@ class Parts:
         """The sizes of the images that users sent, as shown first: zooms do not change them, nor a cached prompt."""
         shown = shown_views(messages, self.store)
         vision = eyes.vision_for(len(shown))
-        numbers = {ref.sha256: number for number, ref in enumerate(images_of(view for view, _ in shown), 1)}
+        numbers = {ref.id: number for number, ref in enumerate(images_of(view for view, _ in shown), 1)}
         first: dict[int, ShownSize] = {}
         for view, message in shown:
-            number = numbers[view.ref.sha256]
+            number = numbers[view.ref.id]
             if isinstance(message, HumanMessage | SystemMessage) and number not in first and view.scale != UNSEEN:
                 first[number] = (number, *view.size(vision))
         return tuple(first.values())
@@ -153,7 +160,7 @@ class Parts:
         """What the model calls the zoom tool."""
         return self.zoom_tool.name
 
-    def prompt_for(self, settings: ZoomContext, eyes: Eyes | None = None) -> str | None:
+    def prompt_for(self, settings: ZoomContext, eyes: Eyes | None = None) -> str | SystemMessage | None:
         """The system prompt of a run.
 
         Args:
@@ -170,6 +177,16 @@ class Parts:
         """Whether the prompt wants to know how the model writes a box."""
         parameters = inspect.signature(self.prompt).parameters.values() if callable(self.prompt) else ()
         return any(each.name == "boxes" or each.kind is each.VAR_KEYWORD for each in parameters)
+
+
+def _as_run(model: object) -> object:
+    """The model as the current run configures it; as it is given where that cannot be told."""
+    if isinstance(model, BaseChatModel) or not isinstance(model, Runnable):
+        return model
+    try:
+        return resolved(model)
+    except Exception:  # a configurable model without a default raises what its provider raises
+        return model
 
 
 class Node(Runnable[ZoomState, Any]):

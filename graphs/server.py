@@ -63,13 +63,13 @@ def _agent(model: str, base_url: str, images: str, max_tokens: str, *local: str)
     store = DirectoryImageStore(images or ".vtagent/images")
     limits = {"max_tokens": _whole("VTAGENT_MAX_TOKENS", max_tokens)} if max_tokens else {}
     if not base_url:
-        return create_zoom_agent(LazyVLM(path=model or "zoom", store=store, options={**limits, **_local(*local)}))
+        return create_zoom_agent(LazyVLM(path=model or "zoom", image_store=store, options={**limits, **_local(*local)}))
     if not model:
         raise ModelError("VTAGENT_BASE_URL names a server; name one of its models with VTAGENT_MODEL")
     served = _served(model, base_url, **limits)
     # The checkpoint's own files know its sizes best; of a hosted model, the table of models does.
     checkpoint = isinstance(eyes_of(served, warn=False).vision, VisionSpec)
-    return create_zoom_agent(served, store=store, vision=sizes_of(model) if checkpoint else None)
+    return create_zoom_agent(served, image_store=store, vision=sizes_of(model) if checkpoint else None)
 
 
 def _local(device: str, dtype: str, memory: str, max_rows: str) -> dict[str, Any]:

@@ -9,11 +9,13 @@ from numbers import Integral
 from types import NoneType
 from typing import Any, NotRequired
 
-from langchain_core.language_models import BaseChatModel
+from langchain_core.runnables import Runnable
 from langgraph.graph import MessagesState
+from pydantic import InstanceOf
 from pydantic.json_schema import SkipJsonSchema
 
 from vtagent.graphs.budgets import NUMBER, Budgets, Stop, Usage, ViewRecord, check_kind
+from vtagent.models.runnables import AnyModel
 
 __all__ = ["NodeResult", "Stop", "Usage", "ViewRecord", "ZoomContext", "ZoomInput", "ZoomState", "settings_of"]
 
@@ -59,8 +61,9 @@ class NodeResult(dict[str, Any]):
 class ZoomContext(Budgets):
     """The settings of one run (the graph's `context_schema`); a budget that is reached forces the answer."""
 
-    model: SkipJsonSchema[BaseChatModel | None] = None
-    """Used in place of the graph's own model."""
+    model: SkipJsonSchema[InstanceOf[AnyModel] | str | None] = None
+    """Used in place of the graph's own model: a chat model, a runnable around chat models, or a name such as
+    "openai:gpt-4o"."""
     _: KW_ONLY
     scale: float = 0.5
     """Both sides of an image are first shown at this share of their length; 0.5 costs a quarter of the tokens."""
@@ -68,16 +71,20 @@ class ZoomContext(Budgets):
     """Added to the log-odds of a call at the decision."""
     zoom_token_id: int | None = None
     """The id of the model's `<tool_call>` token, which gets a `logit_bias` at every token. `ChatVLM` knows its own."""
+    keep_images: int | None = None
+    """How many images the model is still shown, the newest of the conversation; None: as many as its provider takes."""
 
     def __post_init__(self) -> None:
-        check_kind(self, ("model",), (BaseChatModel, NoneType), "a LangChain chat model")
+        check_kind(self, ("model",), (NoneType, str, Runnable), "a LangChain chat model or its name")
         check_kind(self, ("scale", "zoom_bias"), NUMBER, "a number")
-        check_kind(self, ("zoom_token_id",), (int, NoneType, Integral), "a whole number or None")
+        check_kind(self, ("zoom_token_id", "keep_images"), (int, NoneType, Integral), "a whole number or None")
         super().__post_init__()
         if not 0 < self.scale <= 1:
             raise ValueError(f"scale must be above 0 and at most 1, not {self.scale}")
         if not math.isfinite(self.zoom_bias):
             raise ValueError(f"zoom_bias must be finite, not {self.zoom_bias}")
+        if self.keep_images is not None and self.keep_images < 1:
+            raise ValueError(f"keep_images must be at least 1, not {self.keep_images}")
 
 
 def settings_of(context: object, defaults: ZoomContext) -> ZoomContext:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import Any
 
 from langchain_core.messages import AIMessage, BaseMessage, InvalidToolCall, ToolCall
@@ -15,7 +14,6 @@ from vtagent.protocol import (
     new_call_id,
     parse_reply,
     was_cut,
-    with_bare_call,
     with_structured_calls,
     without_tags,
 )
@@ -24,20 +22,15 @@ ANSWER = "answer"
 """The key of a final reply's `response_metadata` that holds its answer: text without thoughts and tags, or None."""
 
 
-def structured(message: BaseMessage, offered: Collection[str] = ()) -> AIMessage:
+def structured(message: BaseMessage) -> AIMessage:
     """The reply with its calls in the message's own fields, whether a server put them there or left them as text.
 
     It can be stored, whatever the server sent.
-
-    Args:
-        message: The reply.
-        offered: The tools whose calls are read from a text without tags, too.
     """
     reply = storable_reply(message)
     if reply.tool_calls or reply.invalid_tool_calls:
         return _checked(reply)
-    tagged = with_structured_calls(reply)
-    return with_bare_call(tagged, offered) if tagged is reply and offered else tagged
+    return with_structured_calls(reply)
 
 
 def without_calls(message: BaseMessage) -> AIMessage:

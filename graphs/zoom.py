@@ -13,8 +13,8 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import BaseMessage
+from langchain_core.runnables import Runnable
 from langchain_core.runnables.config import ensure_config
 from langchain_core.tools import BaseTool, tool
 from langgraph.checkpoint.base import BaseCheckpointSaver
@@ -22,6 +22,7 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.types import Checkpointer, Command, Durability, StateUpdate
 
+from vtagent._moved import renamed_arguments
 from vtagent.eyes import Vision
 from vtagent.eyes.lookup import EyesGiven
 from vtagent.graphs.act import Act
@@ -30,11 +31,13 @@ from vtagent.graphs.decide import Decide
 from vtagent.graphs.intake import is_quick, referenced
 from vtagent.graphs.node import Parts
 from vtagent.graphs.observe import Observe
+from vtagent.graphs.sight import Sight
 from vtagent.graphs.state import NodeResult, ZoomContext, ZoomInput, ZoomState, settings_of
 from vtagent.images import ImageStore
 from vtagent.ingest import Fetch
 from vtagent.models.capabilities import reads_of
-from vtagent.prompts import PromptTemplate, zoom_prompt
+from vtagent.models.runnables import AnyModel, model_named, resolved
+from vtagent.prompts import SystemPrompt, zoom_prompt
 
 __all__ = ["ZoomAgent", "ZoomContext", "ZoomGraph", "ZoomState", "build_zoom_graph", "create_zoom_agent"]
 
@@ -113,7 +116,8 @@ class ZoomAgent(CompiledStateGraph[ZoomState, Any, Any, Any]):
         if not isinstance(input, Mapping) or not input.get("messages"):
             return input
         builder, settings = self.builder, settings_of(context, self.builder.defaults)
-        reads = reads_of(settings.model or builder.model)
+        model = settings.model or builder.model
+        reads = reads_of(model if model is None else resolved(model, config))
         messages = referenced(input["messages"], builder.store, builder.fetch, scale=settings.scale, reads=reads)
         return {**input, "messages": messages}
 
@@ -131,8 +135,17 @@ class ZoomAgent(CompiledStateGraph[ZoomState, Any, Any, Any]):
         return listed and is_quick(messages, self.builder.store)
 
     def _settings(self, context: Any) -> Any:
-        """The context of a run; a dict overrides the graph's own defaults, not those of `ZoomContext`."""
-        return replace(self.builder.defaults, **context) if isinstance(context, Mapping) else context
+        """The context of a run; a dict overrides the graph's own defaults, not those of `ZoomContext`.
+
+        Raises:
+            TypeError: A dict names a model. A server passes on what strangers send, and a name would have the process
+                ask any model that it has a key for.
+        """
+        if not isinstance(context, Mapping):
+            return context
+        if isinstance(context.get("model"), str):
+            raise TypeError("model must be a model here, not a name: only ZoomContext(model=…) takes names")
+        return replace(self.builder.defaults, **context)
 
 
 def _as_mapping(update: Any) -> Any:
@@ -152,9 +165,7 @@ class ZoomGraph(StateGraph[ZoomState, Any, Any, Any]):
         shares: As for `build_zoom_graph`.
     """
 
-    def __init__(
-        self, parts: Parts, *, model: BaseChatModel | None = None, shares: Sequence[str] = ("messages",)
-    ) -> None:
+    def __init__(self, parts: Parts, *, model: AnyModel | None = None, shares: Sequence[str] = ("messages",)) -> None:
         super().__init__(ZoomState, context_schema=ZoomContext, input_schema=ZoomInput)
         self.model, self.shares = model, tuple(shares)
         self.store, self.fetch, self.defaults = parts.store, parts.fetch, parts.defaults
@@ -167,34 +178,39 @@ class ZoomGraph(StateGraph[ZoomState, Any, Any, Any]):
         return agent
 
 
+@renamed_arguments(prompt="system_prompt", store="image_store")
 def build_zoom_graph(
-    model: BaseChatModel | None = None,
+    model: AnyModel | str | None = None,
     *,
-    store: ImageStore | None = None,
+    image_store: ImageStore | None = None,
     vision: Vision | None = None,
     eyes: EyesGiven = None,
     tools: Sequence[BaseTool | Callable[..., Any]] = (),
-    prompt: str | PromptTemplate | None = zoom_prompt,
+    system_prompt: SystemPrompt = zoom_prompt,
     tool_name: str | None = None,
     defaults: ZoomContext | None = None,
     fetch: Fetch | None = None,
+    keep_images: int | None = None,
     shares: Sequence[str] = ("messages",),
     name: str | None = None,
 ) -> ZoomGraph:
     """Build the graph without compiling it, to change it or to make it part of a larger one.
 
     Args:
-        model: The model; a run may bring its own in its context.
-        store: Where images are kept; by default the model's own store, else this process's memory.
+        model: The model; a run may bring its own in its context. A chat model, a runnable around chat models (with
+            fallbacks, retries, bound or configurable options), or a name such as "openai:gpt-4o".
+        image_store: Where images are kept; by default the model's own store, else this process's memory.
         vision: What the model does to the size of an image; by default as `eyes_of(model)` knows it.
         eyes: What is known better of the model than `eyes_of` knows: an `Eyes`, a `Vision`, fields of `Eyes` by name,
             or the name of a model that sees alike. Holds for the models that runs bring, too.
         tools: Other tools the model may call, or functions that have a docstring. Their errors become messages.
-        prompt: The system prompt: a text, a function of the run's settings, or None for none.
+        system_prompt: The system prompt: a text, a `SystemMessage`, a function of the run's settings, or None for none.
         tool_name: What the model calls the zoom tool; by default "zoom_image", or the tool that the model is trained
             on. "image_zoom_in_tool" takes the arguments of Qwen3-VL's tool.
         defaults: The settings of runs that bring none.
         fetch: Reads an http(s) image URL in a message; without it such URLs are refused.
+        keep_images: How many images the model is still shown, the newest of the conversation; by default as many as
+            its provider takes. A run's `ZoomContext.keep_images` counts more.
         shares: The keys of the result that a graph around it receives, of "messages", "answer", "views", "usage" and
             "stop".
         name: The `name` of the model's replies, by which graphs of several agents tell them apart.
@@ -203,8 +219,9 @@ def build_zoom_graph(
         The graph; `compile` it, or add nodes first.
 
     Raises:
-        TypeError: An argument of another type, such as a model's name.
-        ValueError: Two tools of one name, or an unknown key in `shares`.
+        TypeError: An argument of another type.
+        ValueError: Two tools of one name, an unknown key in `shares`, or a `keep_images` below 1.
+        ModelError: A model's name that cannot be looked up.
 
     Example:
         As a subgraph of a conversation, sharing its messages:
@@ -216,22 +233,25 @@ def build_zoom_graph(
         >>> parent.compile().invoke({"messages": [question]})["messages"][-1].text
         '<think>It is large.</think><answer>48.10</answer>'
     """
+    if isinstance(model, str):
+        model = model_named(model)
     kinds: list[tuple[str, object, type]] = [
-        ("model", model, BaseChatModel),
-        ("store", store, ImageStore),
+        ("model", model, Runnable),
+        ("image_store", image_store, ImageStore),
         ("defaults", defaults, ZoomContext),
     ]
     for argument, value, kind in kinds:
         if value is not None and not isinstance(value, kind):
-            raise TypeError(f"{argument} must be of type {kind.__name__}, not {type(value).__name__}")
+            expected = "BaseChatModel" if kind is Runnable else kind.__name__
+            raise TypeError(f"{argument} must be of type {expected}, not {type(value).__name__}")
     parts = Parts.of(
         model,
         defaults=defaults,
-        store=store,
+        store=image_store,
         vision=vision,
         eyes=eyes,
         tool_name=tool_name,
-        prompt=prompt,
+        prompt=system_prompt,
         fetch=fetch,
     )
     others = [_tool(each) for each in tools]
@@ -241,7 +261,11 @@ def build_zoom_graph(
         raise ValueError(f"shares names keys that the result does not have: {sorted(unknown)}")
     graph = ZoomGraph(parts, model=model, shares=shares)
     graph.add_node("observe", Observe(parts))
-    graph.add_node("decide", Decide(parts, model=model, tools=others, speaks_as=name), destinations=("zoom", "answer"))
+    graph.add_node(
+        "decide",
+        Decide(parts, model=model, tools=others, sight=Sight(parts, keep_images), speaks_as=name),
+        destinations=("zoom", "answer"),
+    )
     graph.add_node("zoom", Act(parts, tools=others))
     graph.add_node("answer", Answer(parts))
     graph.add_edge(START, "observe")
@@ -254,17 +278,19 @@ def build_zoom_graph(
     return graph
 
 
+@renamed_arguments(prompt="system_prompt", store="image_store")
 def create_zoom_agent(
-    model: BaseChatModel | None = None,
+    model: AnyModel | str | None = None,
     *,
-    store: ImageStore | None = None,
+    image_store: ImageStore | None = None,
     vision: Vision | None = None,
     eyes: EyesGiven = None,
     tools: Sequence[BaseTool | Callable[..., Any]] = (),
-    prompt: str | PromptTemplate | None = zoom_prompt,
+    system_prompt: SystemPrompt = zoom_prompt,
     tool_name: str | None = None,
     defaults: ZoomContext | None = None,
     fetch: Fetch | None = None,
+    keep_images: int | None = None,
     shares: Sequence[str] = ("messages",),
     checkpointer: Checkpointer = None,
     name: str = _NAME,
@@ -273,14 +299,15 @@ def create_zoom_agent(
 
     Args:
         model: As for `build_zoom_graph`.
-        store: As for `build_zoom_graph`.
+        image_store: As for `build_zoom_graph`.
         vision: As for `build_zoom_graph`.
         eyes: As for `build_zoom_graph`.
         tools: As for `build_zoom_graph`.
-        prompt: As for `build_zoom_graph`.
+        system_prompt: As for `build_zoom_graph`.
         tool_name: As for `build_zoom_graph`.
         defaults: As for `build_zoom_graph`.
         fetch: As for `build_zoom_graph`.
+        keep_images: As for `build_zoom_graph`.
         shares: As for `build_zoom_graph`.
         checkpointer: Keeps conversations; images stay in the image store, whatever their size.
         name: The graph's name, in traces and as a subgraph. One of your own is also the `name` of the model's replies.
@@ -293,14 +320,15 @@ def create_zoom_agent(
     """
     graph = build_zoom_graph(
         model,
-        store=store,
+        image_store=image_store,
         vision=vision,
         eyes=eyes,
         tools=tools,
-        prompt=prompt,
+        system_prompt=system_prompt,
         tool_name=tool_name,
         defaults=defaults,
         fetch=fetch,
+        keep_images=keep_images,
         shares=shares,
         name=None if name == _NAME else name,
     )

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tests.checkpoints import make_processor
 from vtagent.errors import ModelError
-from vtagent.images import ImageStore
 from vtagent.models.chat import ChatVLM
 from vtagent.models.engine import Engine, FinishReason, Generation, Request
 from vtagent.models.families import tool_template
 from vtagent.models.placeholders import expand
-from vtagent.models.processor import VLProcessor
+
+if TYPE_CHECKING:
+    from vtagent.models.processor import VLProcessor
 
 Script = Iterable[str | Exception] | Callable[[Request, str], str]
 
@@ -96,10 +96,10 @@ class UnusedEngine(Engine):
         """Does nothing."""
 
 
-def scripted_vlm(script: Script, *, store: ImageStore | None = None, **options: Any) -> ChatVLM:
+def scripted_vlm(script: Script, **options: Any) -> ChatVLM:
     """A ChatVLM that says what the script says; its requests are in `model.engine.requests`."""
+    from tests.checkpoints import make_processor  # needs torch, which the rest of this module does not
+
     processor = make_processor("qwen3_vl", chat_template=tool_template())
     engine: Engine = ScriptedEngine(processor, script)
-    if store is not None:
-        options["store"] = store
     return ChatVLM(engine=engine, processor=processor, **options)

@@ -71,8 +71,8 @@ def agents(database: str = ":memory:") -> Iterator[dict[str, tuple[Any, Once, di
         store: ImageStore = MemoryImageStore()
         [block] = put(store, picture())
         models = [Once(lines=[ANSWER], resolves_images=False) for _ in range(2)]
-        graph = create_zoom_agent(models[0], store=store, tools=[other], defaults=BUDGETS, checkpointer=saver)
-        middleware = ZoomMiddleware(store=store, defaults=BUDGETS)
+        graph = create_zoom_agent(models[0], image_store=store, tools=[other], defaults=BUDGETS, checkpointer=saver)
+        middleware = ZoomMiddleware(image_store=store, defaults=BUDGETS)
         agent = create_agent(models[1], tools=[other], middleware=[middleware], checkpointer=saver)
         yield {"graph": (graph, models[0], block), "middleware": (agent, models[1], block)}
 

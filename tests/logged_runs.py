@@ -33,7 +33,7 @@ def run(example: Example, *replies: str, max_zooms: int = 1) -> Rollout:
     """One run in which the policy says `replies`."""
     store = MemoryImageStore()
     model = ScriptedChat(lines=list(replies), profile={"image_tool_message": True})
-    agent = create_zoom_agent(model, store=store, vision=TINY)
+    agent = create_zoom_agent(model, image_store=store, vision=TINY)
     message = HumanMessage([View(store.put(example.image)).block(), {"type": "text", "text": example.question}])
     state = agent.invoke({"messages": [message]}, context=ZoomContext(max_zooms=max_zooms))
     said = [m for m in state["messages"] if m.type == "ai"]

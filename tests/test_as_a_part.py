@@ -201,15 +201,17 @@ def test_two_agents_see_the_same_images() -> None:
     result = other.invoke({"messages": [*messages, ("user", "And now?")]})
     assert len(result["zoom"]["views"]) == 1
     assert one.builder.store is default_store()
-    assert scripted_vlm([]).store is default_store()
+    assert scripted_vlm([]).image_store is default_store()
 
 
 def test_a_lasting_checkpointer_over_a_store_in_memory_is_warned_about_once(tmp_path: Path) -> None:
     store = MemoryImageStore()
     with SqliteSaver.from_conn_string(":memory:") as saver:
         agents: list[Any] = [
-            create_zoom_agent(ScriptedChat(lines=[ANSWER]), store=store, checkpointer=saver),
-            create_agent(ScriptedChat(lines=[ANSWER]), middleware=[ZoomMiddleware(store=store)], checkpointer=saver),
+            create_zoom_agent(ScriptedChat(lines=[ANSWER]), image_store=store, checkpointer=saver),
+            create_agent(
+                ScriptedChat(lines=[ANSWER]), middleware=[ZoomMiddleware(image_store=store)], checkpointer=saver
+            ),
         ]
         with pytest.warns(
             UserWarning, match="SqliteSaver keeps conversations, but their images .* DirectoryImageStore"
@@ -220,14 +222,14 @@ def test_a_lasting_checkpointer_over_a_store_in_memory_is_warned_about_once(tmp_
             for agent in agents:
                 agent.invoke({"messages": [("user", "Again?")]}, THREAD)
             kept = DirectoryImageStore(tmp_path)
-            create_zoom_agent(ScriptedChat(lines=[ANSWER]), store=kept, checkpointer=saver).invoke(
+            create_zoom_agent(ScriptedChat(lines=[ANSWER]), image_store=kept, checkpointer=saver).invoke(
                 {"messages": [asked("?", picture())]}, {"configurable": {"thread_id": "2"}}
             )
 
 
 def test_the_middleware_warns_too() -> None:
     with SqliteSaver.from_conn_string(":memory:") as saver:
-        middleware = ZoomMiddleware(store=MemoryImageStore())
+        middleware = ZoomMiddleware(image_store=MemoryImageStore())
         agent: Any = create_agent(ScriptedChat(lines=[ANSWER]), middleware=[middleware], checkpointer=saver)
         with pytest.warns(UserWarning, match="keeps conversations"):
             agent.invoke({"messages": [asked("?", picture())]}, THREAD)

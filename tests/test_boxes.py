@@ -98,7 +98,7 @@ def run(seed: int, convention: Convention) -> tuple[int, int]:
     refs = images(dice)
     store = KnownImages(refs)
     eyes = Eyes("test", model="", wire="unknown", known=True, vision=convention.vision, boxes=convention.boxes)
-    tool = create_zoom_tool(store=store, eyes=eyes, name=convention.tool)
+    tool = create_zoom_tool(image_store=store, eyes=eyes, name=convention.tool)
     shown = [View(ref, 0.5) for ref in refs]
     messages: list[BaseMessage] = [HumanMessage([view.block() for view in shown])]
     landed = refused = 0
@@ -192,7 +192,7 @@ def eyes_with(boxes: Boxes, vision: Vision) -> Eyes:
 def answer_of(
     tool_name: str, eyes: Eyes, messages: list[BaseMessage], refs: list[ImageRef], **said: Any
 ) -> ToolMessage:
-    tool = create_zoom_tool(store=KnownImages(refs), eyes=eyes, name=tool_name)
+    tool = create_zoom_tool(image_store=KnownImages(refs), eyes=eyes, name=tool_name)
     answer = tool.invoke({"type": "tool_call", "id": "1", "name": tool_name, "args": {**said, "messages": messages}})
     assert isinstance(answer, ToolMessage)
     return answer

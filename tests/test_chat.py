@@ -54,11 +54,14 @@ def png(width: int = 300, height: int = 200, seed: int = 0) -> bytes:
 
 
 def question(model: ChatVLM, text: str = "What is the total?") -> HumanMessage:
-    return HumanMessage([View(model.store.put(png()), scale=0.5).block(), {"type": "text", "text": text}])
+    return HumanMessage([View(model.image_store.put(png()), scale=0.5).block(), {"type": "text", "text": text}])
 
 
 def zoomed(model: ChatVLM, call: AIMessage) -> ToolMessage:
-    content: list[str | dict[Any, Any]] = [{"type": "text", "text": "300x200"}, View(model.store.put(png())).block()]
+    content: list[str | dict[Any, Any]] = [
+        {"type": "text", "text": "300x200"},
+        View(model.image_store.put(png())).block(),
+    ]
     return ToolMessage(content, tool_call_id=call.tool_calls[0]["id"] if call.tool_calls else "none")
 
 
@@ -89,7 +92,7 @@ def test_calls_are_taken_out_of_the_text_and_counted_tokens_reported() -> None:
     assert [(call["name"], call["args"]) for call in reply.tool_calls] == [("zoom_image", {})]
     usage: Any = reply.usage_metadata
     assert usage is not None
-    assert usage["input_token_details"]["image"] == View(model.store.put(png()), scale=0.5).tokens(model.vision)
+    assert usage["input_token_details"]["image"] == View(model.image_store.put(png()), scale=0.5).tokens(model.vision)
     assert usage["total_tokens"] == usage["input_tokens"] + usage["output_tokens"]
     assert reply.response_metadata["finish_reason"] == "stop"
     assert len(record(reply)["completion_ids"]) == len(record(reply)["logprobs"]) == usage["output_tokens"]
@@ -222,7 +225,7 @@ def test_images_that_messages_bring_along_are_stored_and_shown() -> None:
 
 
 def test_a_reference_to_an_unknown_image_is_refused() -> None:
-    model = scripted_vlm(["fine"], store=MemoryImageStore())
+    model = scripted_vlm(["fine"], image_store=MemoryImageStore())
     stranger = MemoryImageStore().put(png())
     with pytest.raises(ImageNotFound):
         model.invoke([HumanMessage([View(stranger).block()])])

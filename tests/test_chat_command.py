@@ -9,6 +9,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -22,7 +23,7 @@ from PIL import Image
 from tests.scripted_chat import picture
 from tests.test_cli import ANSWER, ZOOM, Scripted, scripted
 from tests.test_zoom_state import conversation
-from vtagent.chat_command import state_folder
+from vtagent.chat_command import no_chat_under_way, state_folder
 from vtagent.cli import run
 from vtagent.conversation import image_blocks
 from vtagent.errors import ModelError
@@ -140,10 +141,34 @@ def test_images_can_be_added_on_the_way(page: Path, state: Path, monkeypatch: py
 
 def test_quit_ends_a_script_too_and_is_no_question(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = scripted(monkeypatch, ANSWER)
-    assert chat(monkeypatch, state, "/images of what?\n/quit\nNever asked?\n") == 0
+    assert chat(monkeypatch, state, "/tmp/page.png shows what?\n/quit now\nNever asked?\n") == 0
     assert [[message.text for message in seen if message.type == "human"] for seen in model.seen] == [
-        ["/images of what?"]
+        ["/tmp/page.png shows what?"]
     ]
+
+
+@pytest.mark.parametrize("line", ["/images page.png", "/help", "/exit", "/Image page.png"])
+def test_a_command_that_does_not_exist_is_not_asked_of_the_model(
+    line: str, state: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = scripted(monkeypatch, ANSWER)
+    assert chat(monkeypatch, state, f"{line}\nAnd this?\n") == 2
+    told = f"there is no command {line.split()[0]}; there are /image PATH and /quit"
+    assert capsys.readouterr().err == f"vtagent chat: error: {told}\n"
+    assert model.seen == []
+
+
+def test_at_a_terminal_a_command_that_does_not_exist_is_told(
+    state: Path,
+    typed: Callable[[str], None],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    model = scripted(monkeypatch, ANSWER)
+    typed("/help\nHello?\n/quit")
+    assert run(["chat", "--thread", "t1", "--state", str(state)]) == 0
+    assert "there is no command /help; there are /image PATH and /quit" in capsys.readouterr().out
+    assert [message.text for message in model.seen[0] if message.type == "human"] == ["Hello?"]
 
 
 def test_json_is_one_object_a_line(
@@ -315,10 +340,52 @@ def test_forgetting_a_thread_deletes_the_images_that_only_it_showed(
     assert len(contents(state)) == 2
     capsys.readouterr()
     assert run(["forget", "t1", "--state", str(state)]) == 0
-    assert capsys.readouterr().out == "forgot t1: 0 images deleted, 1 in use; 1 too recent to delete (see --grace)\n"
-    assert run(["forget", "t2", "--state", str(state), "--grace", "0"]) == 0
-    assert capsys.readouterr().out == "forgot t2: 2 images deleted, 0 in use\n"
+    assert capsys.readouterr().out == "forgot t1: 1 images deleted, 1 in use\n"
+    assert run(["forget", "t2", "--state", str(state)]) == 0
+    assert capsys.readouterr().out == "forgot t2: 1 images deleted, 0 in use\n"
     assert contents(state) == []
+
+
+def test_a_grace_period_keeps_images_and_a_second_call_deletes_them(
+    page: Path, state: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scripted(monkeypatch, ANSWER)
+    chat(monkeypatch, state, "?", page)
+    capsys.readouterr()
+    assert run(["forget", "t1", "--state", str(state), "--grace", "60"]) == 0
+    assert capsys.readouterr().out == "forgot t1: 0 images deleted, 0 in use; 1 too recent to delete (see --grace)\n"
+    assert run(["forget", "t1", "--state", str(state)]) == 0
+    assert capsys.readouterr().out == "there is no thread 't1' any more: 1 images deleted, 0 in use\n"
+    assert run(["forget", "t1", "--state", str(state)]) == 2
+
+
+def test_a_chat_that_is_under_way_keeps_the_images_it_has_not_asked_about(
+    page: Path, state: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scripted(monkeypatch, ANSWER)
+    chat(monkeypatch, state, "?", page)
+    other = [sys.executable, "-c", PROCESS, "answers", "chat", str(page), "--thread", "t2", "--state", str(state)]
+    with subprocess.Popen(other, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT, text=True) as under_way:
+        assert under_way.stdin is not None
+        assert under_way.stdout is not None
+        while not (state / "chats.lock").exists() or is_alone(state):
+            time.sleep(0.05)
+        capsys.readouterr()
+        assert run(["forget", "t1", "--state", str(state)]) == 0
+        why = "a chat is under way; repeat this command when it has ended"
+        assert capsys.readouterr().out == f"forgot t1: 0 images deleted, 0 in use; 1 too recent to delete ({why})\n"
+        under_way.stdin.write("And this?\n")
+        under_way.stdin.close()
+        assert "48.10" in under_way.stdout.read()
+    assert under_way.returncode == 0
+    assert run(["forget", "t2", "--state", str(state)]) == 0
+    assert capsys.readouterr().out == "forgot t2: 1 images deleted, 0 in use\n"
+
+
+def is_alone(state: Path) -> bool:
+    """Whether no other process has a chat under way."""
+    with no_chat_under_way(state) as alone:
+        return alone
 
 
 def test_forgetting_what_is_not_there_says_so(state: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -365,4 +432,4 @@ def test_the_folder_is_where_the_system_keeps_a_users_state(tmp_path: Path, monk
 def test_the_model_is_given_the_threads_store(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model: Scripted = scripted(monkeypatch, ANSWER)
     chat(monkeypatch, state, "Hello?")
-    assert model.store.path == state / "images"
+    assert model.image_store.path == state / "images"

@@ -36,7 +36,7 @@ def look_up(name: str, limit: int = 3) -> str:
 
 
 def picture(model: Any, seed: int = 0, scale: float = 1.0) -> dict[str, Any]:
-    return dict(View(model.store.put(encode(scene((256, 128 + 32 * seed)))), scale=scale).block())
+    return dict(View(model.image_store.put(encode(scene((256, 128 + 32 * seed)))), scale=scale).block())
 
 
 def conversation(model: ChatVLM) -> list[BaseMessage]:
@@ -76,9 +76,9 @@ def test_messages_count_what_their_call_reports_whatever_they_hold() -> None:
 def test_tools_are_counted_as_the_template_shows_them() -> None:
     model = scripted_vlm([CALL] + ["fine"] * 3)
     told = conversation(model)
-    offered: Any = model.bind_tools([look_up, create_zoom_tool(store=model.store, vision=model.vision)])
+    offered: Any = model.bind_tools([look_up, create_zoom_tool(image_store=model.image_store, vision=model.vision)])
     count = model.get_num_tokens_from_messages(
-        told, tools=[look_up, create_zoom_tool(store=model.store, vision=model.vision)]
+        told, tools=[look_up, create_zoom_tool(image_store=model.image_store, vision=model.vision)]
     )
     assert count == called(model, told, **offered.kwargs)
     assert count > model.get_num_tokens_from_messages(told)

@@ -52,7 +52,7 @@ def noise_view(model: ChatVLM, seed: int = 0, *, scale: float = 1.0) -> View:
     noise = np.random.default_rng(seed).integers(0, 255, (170, 230, 3)).astype(np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(noise).save(buffer, "PNG")
-    return View(model.store.put(buffer.getvalue()), scale=scale)
+    return View(model.image_store.put(buffer.getvalue()), scale=scale)
 
 
 def question(model: ChatVLM, text: str = "What is the total?", seed: int = 0) -> HumanMessage:
@@ -174,7 +174,9 @@ def test_weights_are_float32_on_a_cpu_and_what_was_asked_for_otherwise(
 ) -> None:
     folder = make_checkpoint(tmp_path_factory.mktemp("dtype"), "qwen3_vl")
     assert ChatVLM.from_pretrained(folder, device="cpu").engine.model.dtype == torch.float32
-    half = ChatVLM.from_pretrained(folder, device="cpu", dtype=torch.bfloat16, store=MemoryImageStore(), max_tokens=4)
+    half = ChatVLM.from_pretrained(
+        folder, device="cpu", dtype=torch.bfloat16, image_store=MemoryImageStore(), max_tokens=4
+    )
     assert half.engine.model.dtype == torch.bfloat16
     assert half.invoke([question(half)]).usage_metadata
 
@@ -208,7 +210,7 @@ def test_the_bundled_policy_reads_the_same_prompt_whatever_order_a_client_sends(
         *first.response_metadata[KEY]["completion_ids"],
     ]
 
-    as_sent = ChatVLM(engine=model.engine, processor=model.processor, store=model.store, images_first=False)
+    as_sent = ChatVLM(engine=model.engine, processor=model.processor, image_store=model.image_store, images_first=False)
     assert as_sent.prompt_ids(image_first) == model.prompt_ids(image_first)
     prompt = as_sent._codec._text(as_sent.prompt_ids(text_first))
     assert prompt.index("What is the total?") < prompt.index("<|image_pad|>")

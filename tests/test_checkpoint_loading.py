@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoModelForImageTextToText
 
 from tests.checkpoints import make_checkpoint
 from tests.test_local_engine import IMAGE, ask, assert_exact, noise_image
@@ -62,7 +62,7 @@ def test_a_package_that_transformers_misses_is_told_too(folder: Path, monkeypatc
     def load(*args: Any, **kwargs: Any) -> Any:
         raise ImportError("Loading needs\n`pip install kernels`")
 
-    monkeypatch.setattr(checkpoint.AutoModelForImageTextToText, "from_pretrained", load)
+    monkeypatch.setattr(AutoModelForImageTextToText, "from_pretrained", load)
     with pytest.raises(ModelError, match="need a package: Loading needs `pip install kernels`") as caught:
         TransformersEngine.from_pretrained(folder)
     assert isinstance(caught.value.__cause__, ModuleNotFoundError)
@@ -84,7 +84,7 @@ def test_a_device_map_is_exact(folder: Path) -> None:
 
 def test_weights_that_would_be_left_on_a_disk_are_refused(folder: Path, tmp_path: Path) -> None:
     places = {"model.visual": "cpu", "model.language_model": "disk", "lm_head": "disk"}
-    model: Any = checkpoint.AutoModelForImageTextToText
+    model: Any = AutoModelForImageTextToText
     load = model.from_pretrained
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(model, "from_pretrained", lambda *args, **own: load(*args, **own, offload_folder=tmp_path / "o"))
@@ -133,7 +133,7 @@ def test_weights_that_do_not_fit_say_what_would(folder: Path, monkeypatch: pytes
     def load(*args: Any, **kwargs: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
-    monkeypatch.setattr(checkpoint.AutoModelForImageTextToText, "from_pretrained", load)
+    monkeypatch.setattr(AutoModelForImageTextToText, "from_pretrained", load)
     with pytest.raises(ModelError, match=r"cannot be loaded: CUDA out of memory.*quantised checkpoint, or device_map"):
         TransformersEngine.from_pretrained(folder)
 

@@ -249,7 +249,7 @@ def test_a_stock_agent_leaves_no_pixels_in_the_database_whatever_its_durability(
     model = ScriptedChat(lines=[ZOOM, ANSWER], resolves_images=False)
     with SqliteSaver.from_conn_string(str(tmp_path / "threads")) as plain:
         saver = SqliteSaver(plain.conn, serde=OffloadSerializer(store))
-        agent = create_agent(model, middleware=[ZoomMiddleware(store=store)], checkpointer=saver)
+        agent = create_agent(model, middleware=[ZoomMiddleware(image_store=store)], checkpointer=saver)
         config: Any = {"configurable": {"thread_id": "1"}}
         agent.invoke({"messages": [asked("?", data)]}, config, durability=durability)
         assert agent.get_state(config).values["zoom"]["usage"]["zooms"] == 1

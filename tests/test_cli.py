@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
+import random
 import subprocess
 import sys
 import time
@@ -12,6 +15,8 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import Any, ClassVar
 
+import huggingface_hub
+import huggingface_hub.constants
 import pytest
 from langchain_core.messages import AIMessage
 from PIL import Image
@@ -19,20 +24,22 @@ from PIL import Image
 from tests.scripted_chat import ScriptedChat
 from tests.test_images import png_header
 from vtagent.cli import run
-from vtagent.errors import DataError
+from vtagent.errors import DataError, ModelError
+from vtagent.hub import check_available
 from vtagent.models.chat import ChatVLM
 from vtagent.training.documents import render as documents
 from vtagent.visual_tokens import QWEN3_VL
 
+ROOT = Path(__file__).parent.parent
 ZOOM = AIMessage("<think>Too small.</think>", tool_calls=[{"name": "zoom_image", "args": {}, "id": "call-1"}])
 ANSWER = AIMessage("<think>Now I can.</think><answer>48.10</answer>")
 
 
 class Scripted(ScriptedChat):
-    """A scripted model with the `vision` and `store` of a `ChatVLM`."""
+    """A scripted model with the `vision` and `image_store` of a `ChatVLM`."""
 
     vision: Any = QWEN3_VL
-    store: Any = None
+    image_store: Any = None
 
 
 def mode_and_size(path: str | Path) -> tuple[str, tuple[int, int]]:
@@ -52,8 +59,8 @@ def scripted(monkeypatch: pytest.MonkeyPatch, *replies: AIMessage) -> Scripted:
     """Makes `vtagent ask` use a scripted model instead of loading weights."""
     model = Scripted(lines=list(replies))
 
-    def load(name: str, *, store: Any) -> Scripted:
-        model.store = store
+    def load(name: str, *, image_store: Any) -> Scripted:
+        model.image_store = image_store
         return model
 
     monkeypatch.setattr(ChatVLM, "from_pretrained", load)
@@ -132,8 +139,10 @@ def test_options_may_stand_anywhere_between_images_and_question(
 
 
 def test_what_a_model_says_cannot_drive_the_terminal(
-    page: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    (tmp_path / "m\x1b[2J").mkdir()
+    monkeypatch.chdir(tmp_path)
     scripted(monkeypatch, AIMessage("<think>[red]</think><answer>\x1b]0;owned\x07[bold]48</answer>"))
     assert run(["ask", str(page), "Total?", "--model", "m\x1b[2J"]) == 0
     printed = capsys.readouterr().out
@@ -227,11 +236,180 @@ def test_an_unexpected_error_is_one_line_unless_debug_is_asked_for(
         run(["ask", str(page), "Total?", "--debug"])
 
 
-def test_without_rich_the_command_says_which_extra_it_needs() -> None:
-    code = "import sys; sys.modules['rich'] = None; from vtagent.__main__ import main; main()"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+WITHOUT = """
+import sys
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name == {module!r} or name.startswith({module!r} + "."):
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Blocked())
+from vtagent.__main__ import main
+main()
+"""
+
+
+def without(module: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """Runs the command in a process that lacks a module."""
+    command = [sys.executable, "-c", WITHOUT.format(module=module), *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["--help"], ["--version"], ["ask", "page.png", "Total?"], ["chat", "--help"]]
+)
+def test_without_rich_every_command_line_says_which_extra_it_needs(arguments: list[str]) -> None:
+    done = without("rich", *arguments)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr == "vtagent: error: this needs an extra: pip install 'vtagent[cli]'\n"
+
+
+def test_without_sqlite_ask_works_and_chat_says_which_extra_it_needs(page: Path, tmp_path: Path) -> None:
+    done = without("langgraph.checkpoint.sqlite", "chat", "--thread", "t1", "--state", tmp_path / "state")
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr == "vtagent chat: error: this needs an extra: pip install 'vtagent[cli]'\n"
+    done = without("langgraph.checkpoint.sqlite", "ask", page, "Total?", "--model", tmp_path / "none")
+    assert done.returncode == 4, done.stderr
+
+
+def test_a_package_that_no_extra_installs_is_not_explained_away() -> None:
+    done = without("langchain_core", "--help")
     assert done.returncode == 1
-    assert done.stderr == "vtagent: error: the command line needs an extra: pip install 'vtagent[cli]'\n"
+    assert "ModuleNotFoundError: No module named 'langchain_core'" in done.stderr
+
+
+# --- what people give -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("question", ["", "   ", "\n\t"])
+def test_an_empty_question_is_refused_before_anything_is_loaded(
+    question: str, page: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = scripted(monkeypatch, ANSWER)
+    assert failure(capsys, "ask", page, question) == (2, "vtagent ask: error: the question is empty\n")
+    assert model.seen == []
+
+
+@pytest.mark.parametrize("head", [b"%PDF-1.7\n", b"\xef\xbb\xbf%PDF-1.4\n"])
+def test_a_pdf_is_answered_with_what_to_do(head: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "an invoice.pdf"
+    file.write_bytes(head + b"1 0 obj" * 50)
+    code, line = failure(capsys, "ask", file, "Total?")
+    assert code == 2
+    told = f"'{file}' is a PDF: turn its pages into images first: pdftoppm -r 150 -png '{file}' page"
+    assert line == f"vtagent ask: error: {told}\n"
+
+
+def test_of_many_images_the_one_that_cannot_be_used_is_named(
+    page: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cut = tmp_path / "cut.png"
+    cut.write_bytes(page.read_bytes()[:-40])
+    code, line = failure(capsys, "ask", page, cut, "Total?")
+    assert code == 2
+    assert line.startswith(f"vtagent ask: error: '{cut}': ")
+    code, line = failure(capsys, "ask", page, tmp_path, "Total?")
+    assert code == 2
+    assert line.count(str(tmp_path)) == 1
+
+
+@pytest.mark.parametrize("compression", ["group4", "jpeg", "tiff_adobe_deflate", "tiff_lzw"])
+def test_what_libtiff_says_of_a_damaged_file_does_not_reach_the_terminal(compression: str, tmp_path: Path) -> None:
+    pytest.importorskip("vtagent.formats.libtiff")
+    image = Image.effect_noise((320, 240), 90.0)
+    data = io.BytesIO()
+    (image.convert("1") if compression == "group4" else image.convert("RGB")).save(
+        data, "TIFF", compression=compression
+    )
+    damaged = bytearray(data.getvalue())
+    spots = random.Random(1)
+    for _ in range(200):
+        damaged[spots.randrange(500, len(damaged) - 500)] = spots.randrange(256)
+    (tmp_path / "damaged.tif").write_bytes(damaged)
+    command = [sys.executable, "-m", "vtagent", "ask", tmp_path / "damaged.tif", "?", "--model", tmp_path / "none"]
+    done = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode in (2, 4)
+    assert done.stderr.count("\n") == 1, done.stderr
+
+
+# --- models that are not there ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        (
+            "zooom",
+            "give a checkpoint's folder, a hub id such as Qwen/Qwen3-VL-2B-Instruct, or a bundled policy (base, zoom)",
+        ),
+        ("some/where/else", "give a checkpoint's folder"),
+        ("no-such/model", "it is not on this machine, and downloads are switched off (HF_HUB_OFFLINE)"),
+    ],
+)
+@pytest.mark.parametrize("command", [["ask", "PAGE", "Total?"], ["chat", "PAGE", "--thread", "t1"]])
+def test_a_model_that_cannot_be_anywhere_is_refused_by_name(
+    command: list[str],
+    name: str,
+    told: str,
+    page: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    words = [str(page) if word == "PAGE" else word for word in command]
+    code, line = failure(capsys, *words, "--model", name)
+    assert code == 4
+    assert f"no model at '{name}': " in line
+    assert told in line
+
+
+def test_an_unknown_model_without_a_network_costs_no_retries(page: Path, tmp_path: Path) -> None:
+    """Retries take 50 s. What counts is processor time, since other tests run beside this one."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "TRANSFORMERS_"))}
+    environment |= {"HF_HOME": str(tmp_path), "HF_ENDPOINT": "http://127.0.0.1:9"}
+    environment = {name: value for name, value in environment.items() if not name.lower().endswith("_proxy")}
+    command = [sys.executable, "-X", "importtime", "-m", "vtagent", "ask", str(page), "?", "--model", "no-such/model"]
+    began = os.times()
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, env=environment)
+    ended = os.times()
+    told = [line for line in done.stderr.splitlines() if not line.startswith("import time:")]
+    assert told == [
+        "vtagent ask: error: no model at 'no-such/model': it is not on this machine, and 127.0.0.1 cannot be reached"
+    ]
+    assert done.returncode == 4
+    imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines()}
+    assert not imported & {"torch", "transformers", "huggingface_hub", "langgraph"}
+    assert ended.children_user - began.children_user < 3  # 0.3 s on an idle machine
+
+
+def test_a_model_that_was_downloaded_is_used_without_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HF_HUB_OFFLINE", "HF_HUB_CACHE", "TRANSFORMERS_OFFLINE", "http_proxy", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(ModelError, match=r"127\.0\.0\.1 cannot be reached"):
+        check_available("some/model")
+    assert "HF_HUB_OFFLINE" not in os.environ
+    snapshot = tmp_path / "hub" / "models--some--model" / "snapshots" / "0a1b"
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text("{}")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    check_available("some/model")
+    assert os.environ["HF_HUB_OFFLINE"] == "1"
+    assert huggingface_hub.constants.HF_HUB_OFFLINE
+    check_available("some/model")
+
+
+def test_with_a_network_the_hub_decides(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "http_proxy", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    monkeypatch.setenv("HF_ENDPOINT", server)
+    check_available("some/model")
+    assert "HF_HUB_OFFLINE" not in os.environ
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("http_proxy", server)
+    check_available("some/model")
 
 
 # --- servers ----------------------------------------------------------------------------------------------------------
@@ -347,7 +525,7 @@ def test_a_local_model_runs_where_and_as_it_is_told(page: Path, monkeypatch: pyt
     monkeypatch.setattr("vtagent.models.chat.ChatVLM.from_pretrained", load)
     options = ["--device", "auto", "--dtype", "float16", "--memory", "1.5", "--max-tokens", "9"]
     assert run(["ask", str(page), "Total?", *options]) == 2
-    del told["store"]
+    del told["image_store"]
     engine = {"device_map": "auto", "memory_bytes": 3 * 2**29}
     assert told == {"dtype": "float16", "engine_options": engine, "max_tokens": 9}
 

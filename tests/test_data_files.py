@@ -14,6 +14,7 @@ from datasets import Dataset, DatasetDict, Features, Image, Sequence, Value
 from PIL import Image as Pillow
 
 from vtagent.errors import DataError, ImageError
+from vtagent.regions import Region
 from vtagent.training.data import Columns, FileExamples, MemoryTable, RenderedPages, mixed, open_examples, rendered
 from vtagent.training.data.columns import texts
 from vtagent.training.data.image_bytes import image_bytes
@@ -58,6 +59,27 @@ def test_without_a_source_or_an_id_the_file_and_the_row_are_named(tmp_path: Path
 def test_the_samples_command_and_its_file_agree_on_the_source(tmp_path: Path) -> None:
     (example,) = open_examples(write(tmp_path, {**GOOD, "print": "small"}))
     assert example.source == "small print"
+
+
+def test_the_place_of_a_value_comes_with_its_row(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [{**GOOD, "value_box": [250, 500.0, 500, 560]}, {**GOOD, "value_box": None}, GOOD]
+    assert [example.value_box for example in open_examples(write(tmp_path, *rows))] == [
+        Region(250, 500, 500, 560),
+        None,
+        None,
+    ]
+    nested = {**GOOD, "info": {"place": [0, 0, 1000, 10]}}
+    (example,) = open_examples(write(tmp_path, nested), columns=["value_box=info.place"])
+    assert example.value_box == Region(0, 0, 1000, 10)
+
+
+@pytest.mark.parametrize(
+    "bad", [[1, 2, 3], "0,0,9,9", [0.1, 0.1, 0.2, 0.2], [0, 0, 0, 9], [0, 0, 1001, 9], [0, 0, True, 9], {"x1": 0}]
+)
+def test_a_row_whose_box_is_none_is_dropped_and_told(bad: Any, tmp_path: Path) -> None:
+    examples = FileExamples(table(GOOD, {**GOOD, "value_box": bad}, folder=Path(write(tmp_path)).parent))
+    assert examples.kept == [0]
+    assert "1 with an unusable value box (first: row 2" in examples.summary
 
 
 def test_columns_of_any_name_and_depth_can_be_mapped(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from langgraph.checkpoint.sqlite import SqliteSaver
 
+from benchmarks import region_zoom
 from tests.checkpointers import IN_MEMORY
 from tests.scripted_chat import ANSWER, ZOOM, ScriptedChat, asked, picture
 from tests.test_chat_standard import SKIPPED
@@ -103,6 +104,8 @@ def test_its_commands_can_be_read(
             documented(model)  # the contract tests start servers with it
         case ["python", "-m", module] if module.startswith("benchmarks."):
             assert (ROOT / f"{module.replace('.', '/')}.py").exists()
+        case ["python", "-m", "benchmarks.region_zoom", *rest]:
+            region_zoom.command_line().parse_args(rest)
         case ["pip", "install", *_] | ["langgraph", "dev"]:
             pass
         case _:

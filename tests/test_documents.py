@@ -9,19 +9,19 @@ import numpy as np
 import pytest
 
 from vtagent.training.documents.render import (
+    CARD,
     HELD_OUT_FONTS,
-    PAGE,
     TRAINING_FONTS,
     TRAINING_LOOK,
     WIDE_LOOK,
     Look,
     PrintSize,
     _near_an_end,
-    _turned,
     em_for_capitals,
     load_font,
     margins,
     render_document,
+    turned,
 )
 from vtagent.training.documents.values import LABELS, QUESTIONS, Field, draw_fields
 
@@ -47,7 +47,7 @@ def test_the_domain_is_as_wide_as_the_model_card_says() -> None:
     assert {d.layout for d in documents} == {"card", "form", "receipt"}
     assert max(abs(d.tilt) for d in documents) > 1.8
     assert all(abs(d.tilt) <= 2.0 for d in documents)
-    assert all(d.image.size == PAGE and d.image.mode == "RGB" for d in documents)
+    assert all(d.image.size == CARD and d.image.mode == "RGB" for d in documents)
     assert len(QUESTIONS) >= 3
 
 
@@ -67,8 +67,8 @@ def test_every_offset_and_tilt_of_the_wide_domain_lies_outside_trainings() -> No
         document = render_document(seed, print_size=PRINTS[seed % 2], look=WIDE_LOOK)
         assert 2.0 <= abs(document.tilt) <= 2.5
         reach = {"large": 10, "small": 6}[document.print_size]  # from a glyph's middle to its side, at the most
-        level = [glyph.x for glyph in _turned(document.glyphs, -document.tilt, PAGE)]
-        assert min(level) < across + reach or max(level) > PAGE[0] - across - reach
+        level = [glyph.x for glyph in turned(document.glyphs, -document.tilt, CARD)]
+        assert min(level) < across + reach or max(level) > CARD[0] - across - reach
 
 
 # The bundled weights and every measurement's seed stand on these pages.
@@ -97,8 +97,8 @@ def test_ink_stands_where_glyphs_are_said_to_be(print_size: PrintSize) -> None:
         near_a_glyph = np.zeros_like(dark)
         for glyph in document.glyphs:
             x, y = round(glyph.x), round(glyph.y)
-            assert 0 <= x < PAGE[0]
-            assert 0 <= y < PAGE[1]
+            assert 0 <= x < CARD[0]
+            assert 0 <= y < CARD[1]
             box = np.s_[max(0, y - 2 * reach) : y + 2 * reach, max(0, x - reach) : x + reach + 1]
             assert dark[box].any(), f"seed {seed}: no ink near {glyph}"
             near_a_glyph[box] = True

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from vtagent.errors import DataError
-from vtagent.training.durable import claim, cut_to_whole_lines, read_whole_lines, replacing, write_whole
+from vtagent.training.durable import claim, cut_to_whole_lines, held, read_whole_lines, replacing, write_whole
 
 
 def test_a_file_is_replaced_by_text_or_bytes(tmp_path: Path) -> None:
@@ -61,3 +63,23 @@ def test_a_folder_belongs_to_the_settings_it_was_claimed_with(tmp_path: Path) ->
     (tmp_path / "settings.json").write_text("{")
     with pytest.raises(DataError, match=r"settings\.json is not JSON"):
         claim(tmp_path, {"seed": 1}, what="trial")
+
+
+def test_a_lock_is_held_by_one_and_ends_with_it(tmp_path: Path) -> None:
+    with held(tmp_path / "lock") as first:
+        assert first is not None
+        with held(tmp_path / "lock") as second:
+            assert second is None
+    with held(tmp_path / "lock") as again:
+        assert again is not None
+
+
+def test_a_child_that_inherits_a_lock_holds_it_when_its_parent_is_gone(tmp_path: Path) -> None:
+    with held(tmp_path / "lock") as lock:
+        assert lock is not None
+        child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, pass_fds=(lock,))
+    with held(tmp_path / "lock") as mine:
+        assert mine is None
+    child.communicate(b"\n")
+    with held(tmp_path / "lock") as mine:
+        assert mine is not None

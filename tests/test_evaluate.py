@@ -17,6 +17,7 @@ from tests.test_measure_summaries import ZOOMED
 from vtagent.errors import DataError
 from vtagent.images import MemoryImageStore
 from vtagent.models.chat import ChatVLM
+from vtagent.regions import Region
 from vtagent.training import evaluate
 from vtagent.training.data import Example, rendered
 from vtagent.training.measure.journal import SAMPLES, Journal, digest_of_examples, digest_of_weights, folder_name
@@ -45,12 +46,13 @@ class Chat(ScriptedChat):
     """A scripted model with all that `evaluate` looks at."""
 
     engine: Any = UnusedEngine()
-    store: Any = None
+    image_store: Any = None
+    images_first: bool = True
     vision: VisionSpec = VisionSpec(patch_size=8, merge_size=2, min_pixels=256, max_pixels=65536)
 
 
 def scripted(*lines: Any) -> Chat:
-    return Chat(lines=list(lines), store=MemoryImageStore(), profile={"image_tool_message": True})
+    return Chat(lines=list(lines), image_store=MemoryImageStore(), profile={"image_tool_message": True})
 
 
 def ask(model: Any, examples: Sequence[Example], *modes: str, **options: Any) -> list[evaluate.Outcome]:
@@ -86,6 +88,14 @@ def test_forced_direct_is_shown_the_tool_as_zoom_is() -> None:
         (request,) = model.engine.requests
         shown[mode] = request.token_ids
     assert shown["zoom"] == shown["forced-direct"] != shown["quarter"]
+
+
+@pytest.mark.parametrize("images_first", [True, False])
+def test_the_question_stands_after_the_image_or_before_it(images_first: bool) -> None:
+    model = scripted_vlm([ANSWER, ANSWER], images_first=images_first)
+    ask(model, EXAMPLES[:1], "quarter", "forced-direct")
+    for prompt in model.engine.prompts:
+        assert (prompt.index("<|vision_start|>") < prompt.index(EXAMPLES[0].question)) is images_first
 
 
 def test_a_first_look_and_a_number_of_views_are_those_of_the_modes_that_offer_the_tool() -> None:
@@ -147,6 +157,29 @@ def test_a_grader_that_raises_leaves_its_answer_ungraded() -> None:
 
     (outcome,) = ask(scripted(ANSWER), EXAMPLES[:1], "quarter", grader=Down())
     assert (outcome.answer, outcome.right, outcome.error) == ("48.10", None, None)
+
+
+def test_an_outcome_tells_where_its_zooms_looked() -> None:
+    region = ZOOM.replace("{}", '{"region": [0, 0, 500, 500]}')
+    placed = [replace(EXAMPLES[0], value_box=box) for box in (Region(0, 0, 500, 100), Region(0, 0, 501, 100), None)]
+    outcomes = ask(scripted(*[region, ANSWER] * 3), placed, "zoom", concurrency=1)
+    assert [(o.zooms, o.regions, o.area, o.holding) for o in outcomes] == [
+        (1, 1, 0.25, 1),
+        (1, 1, 0.25, 0),
+        (1, 1, 0.25, None),
+    ]
+
+
+def test_an_outcome_tells_who_abstained_and_who_should_have() -> None:
+    said = ANSWER.replace("48.10", "Not on the page.")
+    questions = [replace(EXAMPLES[0], answers=("not on the page",)), EXAMPLES[0]]
+    outcomes = ask(scripted(said, said, ANSWER, ANSWER), [*questions, *questions], "quarter", concurrency=1)
+    assert [(o.unanswerable, o.abstained, o.right) for o in outcomes] == [
+        (True, True, True),
+        (False, True, False),
+        (True, False, False),
+        (False, False, EXAMPLES[0].answer == "48.10"),
+    ]
 
 
 def test_an_outcome_tells_what_the_run_cost_and_what_ended_it() -> None:

@@ -49,8 +49,9 @@ def test_every_example_is_run_by_a_test() -> None:
 
 @pytest.mark.parametrize(("policy", "code"), [("zoom", 0), ("never", 1)])
 def test_the_demo_answers_both_and_zooms_on_small_print_alone_or_fails(
-    policy: str, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    policy: str, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     if policy == "never":
         ask = cli.run
         monkeypatch.setattr(cli, "run", lambda arguments: ask([*arguments, "--max-zooms", "0"]))
@@ -62,6 +63,10 @@ def test_the_demo_answers_both_and_zooms_on_small_print_alone_or_fails(
     assert "gold answer: $190.72)" in large
     assert "zoomed" not in large
     assert ("not as it should be" in small) is (policy == "never")
+    seen = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.png")}
+    looked = {f"runs/demo/{name}-print/1-look-image1.png" for name in ("large", "small")}
+    assert seen == looked | ({"runs/demo/small-print/2-zoom-image1.png"} if policy == "zoom" else set())
+    assert all(path in printed for path in seen)
     if policy == "zoom":
         assert small.count("$170.71") == 2
         assert "zoomed" in small

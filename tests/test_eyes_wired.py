@@ -17,9 +17,10 @@ from vtagent.eyes import UnknownModelWarning, eyes_of, eyes_on, lookup
 from vtagent.eyes.rules import ClaudePatches, Gemini3Grid
 from vtagent.graphs import ZoomContext, create_zoom_agent
 from vtagent.graphs.middleware import ZoomMiddleware
-from vtagent.graphs.model_call import ModelCalls
 from vtagent.graphs.node import Parts
+from vtagent.images import MemoryImageStore
 from vtagent.models.lazy import LazyVLM
+from vtagent.models.pixel_model import Pixels
 from vtagent.prompts import PromptTemplate
 from vtagent.visual_tokens import QWEN2_5_VL, QWEN3_VL, VisionSpec
 
@@ -125,9 +126,9 @@ def test_what_is_known_of_a_model_is_looked_up_once() -> None:
 
 
 def test_one_renderer_serves_the_models_that_see_alike() -> None:
-    calls = ModelCalls(parts(), prompt_first=True)
-    assert calls._renderer(ClaudePatches(1568, 1568)) is calls._renderer(ClaudePatches(1568, 1568))
-    assert calls._renderer(ClaudePatches(1568, 1568)) is not calls._renderer(Gemini3Grid())
+    pixels = Pixels(MemoryImageStore())
+    assert pixels._renderer(ClaudePatches(1568, 1568)) is pixels._renderer(ClaudePatches(1568, 1568))
+    assert pixels._renderer(ClaudePatches(1568, 1568)) is not pixels._renderer(Gemini3Grid())
 
 
 @pytest.mark.parametrize("name", ["gpt-4o", "claude-opus-4-7", "gemini-3-pro-preview", "qwen3-vl:8b", "nobody-knows"])
@@ -171,7 +172,7 @@ def test_a_prompt_of_ones_own_need_not_know_of_boxes() -> None:
     prompts: list[tuple[PromptTemplate, str]] = [(plain, "Use zoom_image."), (knowing, "Boxes: pixels as shown.")]
     for prompt, says in prompts:
         model = SomebodysChat(lines=[ANSWER], model="claude-opus-4-7")
-        create_zoom_agent(model, prompt=prompt).invoke({"messages": [HumanMessage("?")]})
+        create_zoom_agent(model, system_prompt=prompt).invoke({"messages": [HumanMessage("?")]})
         assert model.seen[0][0].text == says
 
 

@@ -165,7 +165,7 @@ def test_an_image_lives_as_long_as_a_thread_shows_it(
     kind: str, store: DirectoryImageStore, tmp_path: Path, postgres: Callable[[], str]
 ) -> None:
     with opened(kind, tmp_path, postgres) as saver:
-        agent = create_zoom_agent(ScriptedChat(lines=[ANSWER]), store=store, checkpointer=saver)
+        agent = create_zoom_agent(ScriptedChat(lines=[ANSWER]), image_store=store, checkpointer=saver)
         for thread, width in (("first", 64), ("second", 96)):
             config: Any = {"configurable": {"thread_id": thread}}
             agent.invoke({"messages": [asked("?", picture(width, 64))]}, config)
@@ -178,7 +178,7 @@ def test_an_image_lives_as_long_as_a_thread_shows_it(
 
 
 def test_what_a_paused_run_has_yet_to_show_is_in_use(store: DirectoryImageStore, tmp_path: Path) -> None:
-    graph = review_zooms(build_zoom_graph(ScriptedChat(lines=[ZOOM, ANSWER]), store=store))
+    graph = review_zooms(build_zoom_graph(ScriptedChat(lines=[ZOOM, ANSWER]), image_store=store))
     with opened("sqlite", tmp_path, lambda: "") as saver:
         agent = graph.compile(checkpointer=saver)
         agent.invoke({"messages": [asked("?", picture(64, 64))]}, {"configurable": {"thread_id": "1"}})
@@ -190,7 +190,7 @@ async def test_what_asynchronous_checkpointers_hold_is_in_use(
     kind: str, store: DirectoryImageStore, tmp_path: Path, postgres: Callable[[], str]
 ) -> None:
     async with opened_async(kind, tmp_path, postgres) as saver:
-        agent = create_zoom_agent(ScriptedChat(lines=[ANSWER]), store=store, checkpointer=saver)
+        agent = create_zoom_agent(ScriptedChat(lines=[ANSWER]), image_store=store, checkpointer=saver)
         await agent.ainvoke({"messages": [asked("?", picture(64, 64))]}, {"configurable": {"thread_id": "1"}})
         assert await aimages_in_use(saver) == names(store)
 

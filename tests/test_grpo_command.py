@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,17 @@ def test_a_revision_is_that_of_processor_and_weights(tmp_path: Path, monkeypatch
 def test_a_quantised_model_is_refused(tmp_path: Path, bits: str) -> None:
     said = fails("--config", str(RECIPE), "--output_dir", str(tmp_path), f"--load_in_{bits}bit", "true")
     assert "load_in_8bit have no effect" in said
+
+
+def test_a_policy_that_cannot_be_shown_the_pages_of_a_recipe_is_refused_in_a_line(tmp_path: Path) -> None:
+    old = tmp_path / "old"
+    shutil.copytree(checkpoint_path("base"), old)
+    settings = json.loads((old / "preprocessor_config.json").read_text())
+    settings["size"]["longest_edge"] = 16 * 16 * 512  # the first edition's: a page takes 560 visual tokens
+    (old / "preprocessor_config.json").write_text(json.dumps(settings))
+    command = ["--config", "training/recipes/region.yaml", "--model_name_or_path", str(old), "--max_steps", "1"]
+    with pytest.raises(SystemExit, match=r"cannot be shown pages of 448 × 320 pixels, as data 'pages' has them; start"):
+        grpo.main([*command, "--output_dir", str(tmp_path / "run")])
 
 
 def test_settings_are_checked_before_anything_is_read(tmp_path: Path) -> None:

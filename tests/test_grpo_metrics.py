@@ -10,6 +10,7 @@ import pytest
 from tests.checkpoints import make_processor
 from vtagent.models.codec import Codec
 from vtagent.models.families import tool_template
+from vtagent.training.measure.outcomes import Looks
 from vtagent.training.rewards import Verdict
 from vtagent.training.rl.metrics import Failure, Scored, decision, rollout_metrics
 from vtagent.training.rl.rollout import Turn
@@ -51,6 +52,26 @@ def test_tokens_are_told_in_both_accountings_and_for_each_source() -> None:
     assert found["visual_tokens/of_full/small"] == pytest.approx((175 + 35) / 280)
     assert found["visual_tokens/kept_of_full/small"] == pytest.approx((140 + 35) / 280)
     assert found["visual_tokens/of_full/large"] == found["visual_tokens/kept_of_full/large"] == 0.25
+
+
+def test_zooms_are_told_by_where_they_look_and_for_each_source() -> None:
+    held = replace(RIGHT_ZOOM, zooms=1, looks=Looks(regions=1, area=0.2, holding=1))
+    missed = replace(RIGHT_ZOOM, zooms=1, looks=Looks(regions=1, area=0.3, holding=0))
+    whole = replace(scored(True, True, source="large"), zooms=1, looks=Looks(regions=0, area=1.0, holding=None))
+    found = rollout_metrics([[held, missed, WRONG], [whole]])
+    assert (found["regions/holding"], found["regions/holding/small"]) == (0.5, 0.5)
+    assert "regions/holding/large" not in found  # the place of its values is not known
+    assert [found["regions/area"], found["regions/area/small"]] == pytest.approx([0.5, 0.25])
+    assert [found["regions/per_run"], found["regions/per_run/small"]] == pytest.approx([0.5, 2 / 3])
+    assert (found["zoomed_accuracy/small"], found["direct_accuracy/small"]) == (1.0, 0.0)
+
+
+def test_who_abstains_is_compared_with_who_should() -> None:
+    should, did = replace(WRONG, unanswerable=True), replace(WRONG, abstained=True)
+    found = rollout_metrics([[should, did, replace(RIGHT, unanswerable=True, abstained=True)]])
+    assert (found["abstention/precision"], found["abstention/recall"]) == (0.5, 0.5)
+    assert (found["abstention/precision/small"], found["abstention/recall/large"]) == (0.0, 1.0)
+    assert "abstention/precision" not in rollout_metrics([[WRONG]])
 
 
 def test_rollouts_without_a_verdict_are_counted_and_left_out() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ def test_it_asks_as_training_does() -> None:
 
     def build(own: ChatVLM) -> Any:
         built.append(own)
-        return create_zoom_agent(own, prompt="Short, please.")
+        return create_zoom_agent(own, system_prompt="Short, please.")
 
     found = asyncio.run(probe(model, examples(2), context=ZoomContext(scale=0.75), build=build).measure())
     assert found["forced/direct/accuracy"] == 1.0
@@ -74,6 +75,38 @@ def test_a_grader_that_raises_says_nothing_and_stops_nobody() -> None:
 
     model = scripted_vlm(lambda request, prompt: ANSWER)
     assert asyncio.run(probe(model, examples(2), grader=Down()).measure()) == {}
+
+
+def test_sources_are_told_apart_and_what_a_zoom_changed_is_counted() -> None:
+    def say(request: Any, prompt: str) -> str:
+        if prompt.rstrip().endswith("<tool_call>"):  # opened in the policy's place
+            return '{"name": "zoom_image", "arguments": {}}\n</tool_call>'
+        seen = len(request.images) > 1
+        name = next(name for name in ("easy", "fine", "odd") if f"{name} 0?" in prompt or f"{name} 1?" in prompt)
+        right = {"easy": True, "fine": seen, "odd": not seen}[name]
+        answer = "48.10" if right else "8"
+        return f"<think>.</think><answer>{answer}</answer>"
+
+    asked = [replace(example, source=name) for name in ("easy", "fine", "odd") for example in examples(2, name=name)]
+    found = asyncio.run(probe(scripted_vlm(say), asked).measure())
+    assert found == {
+        "forced/zoom/accuracy": pytest.approx(2 / 3),
+        "forced/direct/accuracy": pytest.approx(2 / 3),
+        "tool_effect/helped": pytest.approx(1 / 3),
+        "tool_effect/hurt": pytest.approx(1 / 3),
+        "forced/zoom/accuracy/easy": 1.0,
+        "forced/direct/accuracy/easy": 1.0,
+        "forced/zoom/accuracy/fine": 1.0,
+        "forced/direct/accuracy/fine": 0.0,
+        "forced/zoom/accuracy/odd": 0.0,
+        "forced/direct/accuracy/odd": 1.0,
+        "tool_effect/helped/easy": 0.0,
+        "tool_effect/helped/fine": 1.0,
+        "tool_effect/helped/odd": 0.0,
+        "tool_effect/hurt/easy": 0.0,
+        "tool_effect/hurt/fine": 0.0,
+        "tool_effect/hurt/odd": 1.0,
+    }
 
 
 def test_questions_are_taken_from_all_over_the_data() -> None:

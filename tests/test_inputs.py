@@ -136,7 +136,7 @@ def test_in_an_earlier_message_a_note_stands_in_its_place(bad: str) -> None:
 def test_an_image_beyond_the_stores_limits_is_refused_before_anything_is_saved(tmp_path: Path) -> None:
     store = MemoryImageStore(limits=ImageLimits(max_pixels=10_000))
     with sqlite(tmp_path) as saver:
-        agent = create_zoom_agent(Strict(lines=[ANSWER]), store=store, checkpointer=saver)
+        agent = create_zoom_agent(Strict(lines=[ANSWER]), image_store=store, checkpointer=saver)
         with pytest.raises(ImageTooLarge):
             agent.invoke({"messages": [asked("?", picture())]}, THREAD)
         assert not list(saver.list(THREAD))

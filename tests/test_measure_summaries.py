@@ -10,8 +10,11 @@ from hypothesis import strategies as st
 
 from vtagent.errors import DataError
 from vtagent.graphs.state import ViewRecord
-from vtagent.training.measure.outcomes import Outcome, kept_tokens, wall_seconds
-from vtagent.training.measure.summaries import OVERALL, SummaryRow, markdown, quantile, summarize
+from vtagent.regions import Region
+from vtagent.training.measure.effects import tool_effects
+from vtagent.training.measure.markdown import effects_markdown, looks_markdown, markdown
+from vtagent.training.measure.outcomes import Looks, Outcome, kept_tokens, looks_of, wall_seconds
+from vtagent.training.measure.summaries import OVERALL, Estimate, SummaryRow, quantile, summarize
 
 ZOOMED = Outcome(
     mode="zoom",
@@ -33,6 +36,12 @@ DIRECT = replace(ZOOMED, source="large print", zooms=0, visual_tokens=35, kept_v
 def only(rows: list[SummaryRow], mode: str, source: str) -> SummaryRow:
     (row,) = [row for row in rows if (row.mode, row.source) == (mode, source)]
     return row
+
+
+def value(figure: Estimate | None) -> float:
+    assert figure is not None
+    assert figure.low <= figure.value <= figure.high
+    return figure.value
 
 
 def test_each_mode_and_source_is_counted_apart_and_all_together() -> None:
@@ -60,17 +69,16 @@ def test_tokens_are_told_as_read_and_as_kept() -> None:
     rows = summarize([ZOOMED, DIRECT])
     row = only(rows, "zoom", OVERALL)
     assert row.visual_tokens == 105
-    assert row.of_full_tokens == pytest.approx(0.25 + 0.5)  # 25 % + p · 100 %
-    assert row.kept_of_full_tokens == pytest.approx(0.25 + 0.5 * 0.75)
+    assert value(row.of_full_tokens) == pytest.approx(0.25 + 0.5)  # 25 % + p · 100 %
+    assert value(row.kept_of_full_tokens) == pytest.approx(0.25 + 0.5 * 0.75)
 
 
 def test_a_mix_weighs_sources_in_the_overall_row_alone() -> None:
     rows = summarize([ZOOMED, DIRECT], mix={"large": 2, "small": 1})
     row = only(rows, "zoom", OVERALL)
-    assert row.of_full_tokens == pytest.approx(0.25 + 1 / 3)
-    assert row.zoomed is not None
-    assert row.zoomed.value == pytest.approx(1 / 3)
-    assert only(rows, "zoom", "small print").of_full_tokens == 1.25
+    assert value(row.of_full_tokens) == pytest.approx(0.25 + 1 / 3)
+    assert value(row.zoomed) == pytest.approx(1 / 3)
+    assert value(only(rows, "zoom", "small print").of_full_tokens) == 1.25
 
 
 @pytest.mark.parametrize(
@@ -125,11 +133,77 @@ def test_the_table_leaves_out_what_is_empty_everywhere() -> None:
     table = markdown(summarize([ZOOMED]))
     assert "failed" not in table
     assert "of full accuracy" not in table
-    assert "| zoom | small print | 1 | 100.0% (100.0–100.0) | 100.0% | 175.0 | 125.0% | 100.0% | 0.50 | 0.50 |" in table
+    assert "| zoom | small print | 1 | 100.0% (100.0–100.0) | 100.0% | 175.0 | 125.0% (125.0–125.0) | 100.0% |" in table
+    assert table.endswith("| 0.50 | 0.50 |")
 
 
 def test_a_source_cannot_break_the_table() -> None:
     assert "| a\\|b c |" in markdown(summarize([replace(ZOOMED, source="a|b\nc")]))
+
+
+PART = replace(ZOOMED, regions=1, area=0.2, holding=1, visual_tokens=63)
+
+
+def test_zooms_are_told_by_where_they_look() -> None:
+    elsewhere = replace(PART, number=1, holding=0, right=False)
+    whole = replace(ZOOMED, number=2, area=1.0, holding=1)
+    unknown = replace(PART, number=3, holding=None)  # the place of its value is not known
+    direct = replace(DIRECT, source=ZOOMED.source, number=4, holding=0)
+    row = only(summarize([PART, elsewhere, whole, unknown, direct]), "zoom", "small print")
+    assert value(row.holding) == pytest.approx(2 / 3)
+    assert value(row.area) == pytest.approx((3 * 0.2 + 1.0) / 4)
+    assert value(row.regions) == pytest.approx(3 / 5)
+    table = looks_markdown([row])
+    assert "| zooms that hold the value | area of a zoom | regions a run |" in table
+    assert "| zoom | small print | 80.0% (40.0–100.0) | 66.7% (" in table
+
+
+def test_a_run_that_sees_more_raises_the_tokens_and_their_interval() -> None:
+    outcomes = [replace(DIRECT, number=n) for n in range(50)] + [
+        replace(ZOOMED, number=n, source=DIRECT.source) for n in range(50, 100)
+    ]
+    (row,) = summarize(outcomes)
+    assert row.of_full_tokens is not None
+    assert 0.5 < row.of_full_tokens.low < 0.75 < row.of_full_tokens.high < 1.0
+
+
+def test_abstention_is_told_by_precision_and_recall() -> None:
+    asked = [
+        replace(DIRECT, number=0, unanswerable=True, abstained=True),
+        replace(DIRECT, number=1, unanswerable=True, abstained=True),
+        replace(DIRECT, number=2, unanswerable=True, abstained=False, right=False),
+        replace(DIRECT, number=3, abstained=True, right=False),
+        replace(DIRECT, number=4),
+    ]
+    (row,) = summarize(asked)
+    assert value(row.abstention_precision) == pytest.approx(2 / 3)
+    assert value(row.abstention_recall) == pytest.approx(2 / 3)
+    (row,) = summarize(asked[4:])
+    assert (row.abstention_precision, row.abstention_recall) == (None, None)
+    assert looks_markdown([row]) == ""
+
+
+def forced(number: int, direct: bool | None, zoom: bool | None, source: str = "small print") -> list[Outcome]:
+    """A question with zooming forbidden and forced."""
+    told = replace(ZOOMED, number=number, source=source)
+    return [replace(told, mode="forced-direct", zooms=0, right=direct), replace(told, mode="forced-zoom", right=zoom)]
+
+
+def test_the_tool_helps_hurts_or_makes_no_difference() -> None:
+    pairs = [(False, True), (False, True), (True, False), (True, True), (False, False), (None, True)]
+    outcomes = [outcome for number, pair in enumerate(pairs) for outcome in forced(number, *pair)]
+    outcomes += forced(6, True, True, source="large print")
+    large, small, both = tool_effects(outcomes, mix={"large": 1, "small": 1})
+    assert (small.source, small.questions) == ("small print", 5)
+    assert [value(e) for e in (small.helped, small.hurt, small.no_difference, small.both_right)] == [0.4, 0.2, 0.4, 0.2]
+    assert (large.questions, value(large.no_difference), both.source) == (1, 1.0, OVERALL)
+    assert value(both.helped) == pytest.approx(0.2)
+    assert "| small print | 5 | 40.0% (" in effects_markdown([small])
+
+
+def test_without_both_forced_modes_there_is_no_tool_effect() -> None:
+    assert tool_effects([ZOOMED, forced(1, True, True)[0]]) == []
+    assert effects_markdown([]) == ""
 
 
 def test_wall_time_is_per_mode_and_leaves_interruptions_out() -> None:
@@ -164,6 +238,26 @@ def view(scale: float, tokens: int, region: str = "", image: str = "a") -> ViewR
 )
 def test_a_view_is_kept_unless_another_shows_the_same_more_finely(views: list[ViewRecord], kept: int) -> None:
     assert kept_tokens(views) == kept
+
+
+def looked(kind: str, *region: int) -> ViewRecord:
+    return {**view(1.0, 10), "kind": kind, "region": list(region) or None}  # type: ignore[typeddict-item]
+
+
+@pytest.mark.parametrize(
+    ("views", "found"),
+    [
+        ([looked("low")], Looks(0, 0.0, 0)),
+        ([looked("low"), looked("zoom")], Looks(0, 1.0, 1)),  # all of the image holds everything
+        ([looked("low"), looked("zoom", 0, 0, 500, 400)], Looks(1, 0.2, 1)),
+        ([looked("low"), looked("zoom", 500, 0, 1000, 400)], Looks(1, 0.2, 0)),
+        ([looked("zoom", 150, 0, 650, 400), looked("zoom", 0, 0, 1000, 500)], Looks(2, 0.7, 1)),  # half of the value
+        ([looked("low"), looked("tool", 0, 0, 500, 400)], Looks(0, 0.0, 0)),  # shown by another tool, not asked for
+    ],
+)
+def test_a_zoom_holds_the_value_if_it_shows_all_of_it(views: list[ViewRecord], found: Looks) -> None:
+    assert looks_of(views, Region(100, 100, 300, 150)) == found
+    assert looks_of(views, None) == replace(found, holding=None)
 
 
 @given(

@@ -29,7 +29,6 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import Command
 from pydantic import BaseModel, SecretStr
 
-from tests.fakes import scripted_vlm
 from tests.scripted_chat import ANSWER, ZOOM, ScriptedChat, StreamingChat, asked, picture, put, zoom_call
 from tests.test_model_call import pictures as sizes
 from vtagent.conversation import image_blocks, name_of
@@ -37,6 +36,7 @@ from vtagent.errors import ImageRefused, ImageTampered, ModelError, UnreadableIm
 from vtagent.graphs import ZoomContext
 from vtagent.graphs.middleware import ZoomMiddleware
 from vtagent.images import DirectoryImageStore, MemoryImageStore
+from vtagent.models.chat import ChatVLM
 from vtagent.protocol import format_tool_call
 from vtagent.visual_tokens import QWEN2_5_VL
 
@@ -130,12 +130,12 @@ def test_our_own_model_reads_the_references_itself_and_its_prompt_only_grows() -
 def test_given_our_model_its_store_and_sizes_are_used() -> None:
     model = scripted_vlm([ANSWER])
     middleware = ZoomMiddleware(model)
-    assert (middleware.store, middleware.vision) == (model.store, model.vision)
+    assert (middleware.store, middleware.vision) == (model.image_store, model.vision)
 
 
 def test_images_in_another_store_are_handed_to_our_model() -> None:
     model = scripted_vlm([ANSWER])
-    run(model, asked("?", picture(256, 192)), vision=model.vision, store=MemoryImageStore())
+    run(model, asked("?", picture(256, 192)), vision=model.vision, image_store=MemoryImageStore())
     assert [image.pixels.size for image in model.engine.requests[0].images] == [(128, 96)]
 
 
@@ -177,6 +177,14 @@ def test_the_thread_outlives_a_picture_that_could_not_be_read() -> None:
     assert "bm90IGFuIGltYWdl" not in repr(result["messages"])
 
 
+def scripted_vlm(*arguments: Any) -> ChatVLM:
+    """See `tests.fakes`, which needs torch; `make test-versions` has none."""
+    pytest.importorskip("torch")
+    from tests.fakes import scripted_vlm as make
+
+    return make(*arguments)
+
+
 @pytest.mark.parametrize(
     "url", ["file:///etc/passwd", "../../etc/passwd", "vtimg://sha256/../../etc/passwd", "https://example.org/a.png"]
 )
@@ -200,7 +208,7 @@ def test_an_image_that_was_changed_in_the_store_is_never_shown(known: bool, tmp_
     name = name_of(block["url"])
     (tmp_path / name[:2] / name).write_bytes(picture(1280, 64))
     with pytest.raises(ImageTampered, match=f"image {name} was changed in the store"):
-        run(model, HumanMessage([block]), store=store if known else DirectoryImageStore(tmp_path))
+        run(model, HumanMessage([block]), image_store=store if known else DirectoryImageStore(tmp_path))
     assert model.seen == []
 
 
@@ -226,7 +234,7 @@ def test_the_agents_own_prompt_stands_first(system: Any) -> None:
 @pytest.mark.parametrize(("prompt", "kinds"), [("Look!", ["system", "human"]), (None, ["human"])])
 def test_the_prompt_can_be_replaced_or_left_out(prompt: str | None, kinds: list[str]) -> None:
     model = chat("48.10")
-    run(model, prompt=prompt)
+    run(model, system_prompt=prompt)
     assert [message.type for message in model.seen[0]] == kinds
 
 
@@ -543,7 +551,7 @@ def test_a_lost_image_has_no_number() -> None:
     lost = put(MemoryImageStore(), picture(64, 48))
     model = chat(zoom_call(image=1), "48.10")
     pictures = asked("?", picture(640, 480), picture(800, 480))
-    result = run(model, HumanMessage([*lost]), pictures, keep_images=1, store=MemoryImageStore())
+    result = run(model, HumanMessage([*lost]), pictures, keep_images=1, image_store=MemoryImageStore())
     assert "[Image 1 stood here and is no longer shown. zoom_image with image=1 shows it again.]" in repr(model.seen[0])
     assert texts(result)[0].startswith("Image 1 (640 × 480 pixels), the whole image")
 
@@ -562,14 +570,16 @@ def test_even_what_was_zoomed_into_before_it_went_out_of_sight() -> None:
     seen = [HumanMessage([first]), AIMessage("", tool_calls=[{"name": "zoom_image", "args": {}, "id": "1"}])]
     shown = ToolMessage([first], name="zoom_image", tool_call_id="1")
     model = chat(ZOOM, "48.10")
-    result = run(model, *seen, shown, AIMessage("7"), asked("And?", picture(800, 480)), keep_images=1, store=store)
+    result = run(
+        model, *seen, shown, AIMessage("7"), asked("And?", picture(800, 480)), keep_images=1, image_store=store
+    )
     assert result["zoom"]["usage"]["zooms"] == 1
 
 
 def test_a_lost_image_is_told_in_words() -> None:
     lost = put(MemoryImageStore(), picture(64, 48))
     model = chat("48.10")
-    run(model, HumanMessage([*lost]), asked("And here?", picture()), store=MemoryImageStore())
+    run(model, HumanMessage([*lost]), asked("And here?", picture()), image_store=MemoryImageStore())
     assert "no longer in the image store" in model.seen[0][1].text
     assert len(sizes(model.seen[0])) == 1
 
@@ -583,7 +593,7 @@ def test_a_models_setting_called_store_is_no_image_store() -> None:
     model = ChatOpenAI(model="served", base_url="http://localhost:9/v1", api_key=SecretStr("none"), store=True)
     assert isinstance(ZoomMiddleware(model).store, MemoryImageStore)
     store = MemoryImageStore()
-    assert ZoomMiddleware(model, store=store).store is store
+    assert ZoomMiddleware(model, image_store=store).store is store
 
 
 def test_a_call_that_was_never_run_is_answered_in_words() -> None:

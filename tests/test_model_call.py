@@ -113,7 +113,7 @@ def test_the_views_of_a_run_are_rendered_once_whether_it_is_free_or_forced() -> 
     decide: Any = agent.builder.nodes["decide"].runnable
     readers = [ready.reader for ready in decide._calls._kept.values()]
     assert len(readers) == 2
-    assert readers[0].renderer is readers[1].renderer
+    assert readers[0].vtagent_pixels is readers[1].vtagent_pixels
 
 
 def test_streams_pass_through() -> None:
@@ -125,7 +125,7 @@ def test_streams_pass_through() -> None:
 
 @pytest.mark.parametrize("line", ["one two", zoom_call()])
 async def test_models_that_do_not_stream_are_streamed_whole(line: str) -> None:
-    def model() -> PixelModel:
+    def model() -> Any:
         return PixelModel.over(ScriptedChat(lines=[line], resolves_images=False), MemoryImageStore(), QWEN3_VL)
 
     whole = model().invoke("?")

@@ -39,9 +39,9 @@ CONFIG: Any = {"configurable": {"thread_id": "1"}}
 def test_a_conversation_goes_on_where_it_was_left(kind: str, tmp_path: Path, postgres: Callable[[], str]) -> None:
     store = DirectoryImageStore(tmp_path / "images")
     with opened(kind, tmp_path, postgres) as saver:
-        first = create_zoom_agent(ScriptedChat(lines=[ZOOM, ANSWER]), store=store, checkpointer=saver)
+        first = create_zoom_agent(ScriptedChat(lines=[ZOOM, ANSWER]), image_store=store, checkpointer=saver)
         first.invoke({"messages": [asked("What is the total?", picture())]}, CONFIG)
-        second = create_zoom_agent(ScriptedChat(lines=[ANSWER]), store=store, checkpointer=saver)
+        second = create_zoom_agent(ScriptedChat(lines=[ANSWER]), image_store=store, checkpointer=saver)
         result = second.invoke({"messages": [HumanMessage("And in words?")]}, CONFIG)
     assert [message.type for message in result["messages"]] == ["human", "ai", "tool", "ai", "human", "ai"]
     assert [view["kind"] for view in result["views"]] == ["low", "zoom"]
@@ -52,9 +52,9 @@ def test_a_conversation_goes_on_where_it_was_left(kind: str, tmp_path: Path, pos
 async def test_the_same_asynchronously(kind: str, tmp_path: Path, postgres: Callable[[], str]) -> None:
     store = DirectoryImageStore(tmp_path / "images")
     async with opened_async(kind, tmp_path, postgres) as saver:
-        first = create_zoom_agent(ScriptedChat(lines=[ZOOM, ANSWER]), store=store, checkpointer=saver)
+        first = create_zoom_agent(ScriptedChat(lines=[ZOOM, ANSWER]), image_store=store, checkpointer=saver)
         await first.ainvoke({"messages": [asked("What is the total?", picture())]}, CONFIG)
-        second = create_zoom_agent(ScriptedChat(lines=[ANSWER]), store=store, checkpointer=saver)
+        second = create_zoom_agent(ScriptedChat(lines=[ANSWER]), image_store=store, checkpointer=saver)
         result = await second.ainvoke({"messages": [HumanMessage("And in words?")]}, CONFIG)
     assert [message.type for message in result["messages"]] == ["human", "ai", "tool", "ai", "human", "ai"]
     assert (result["usage"]["zooms"], result["answer"]) == (0, "48.10")
@@ -199,7 +199,7 @@ kind, where, images = sys.argv[1:]
 with SAVERS[kind].from_conn_string(where) as saver:
     saver.setup()
     store = DirectoryImageStore(images)
-    agent = create_zoom_agent(ScriptedChat(lines=[ZOOM, never]), store=store, checkpointer=saver)
+    agent = create_zoom_agent(ScriptedChat(lines=[ZOOM, never]), image_store=store, checkpointer=saver)
     config = {"configurable": {"thread_id": "1"}}
     agent.invoke({"messages": [asked("What is the total?", picture())]}, config, durability="sync")
 """
@@ -217,7 +217,7 @@ def test_a_run_killed_between_zoom_and_answer_answers_without_a_second_zoom(
         os.kill(process.pid, signal.SIGKILL)
     model = ScriptedChat(lines=[ANSWER])
     with SAVERS[kind].from_conn_string(where) as saver:
-        agent = create_zoom_agent(model, store=DirectoryImageStore(tmp_path / "images"), checkpointer=saver)
+        agent = create_zoom_agent(model, image_store=DirectoryImageStore(tmp_path / "images"), checkpointer=saver)
         assert agent.get_state(CONFIG).next == ("decide",)
         result = agent.invoke(None, CONFIG)
     assert [message.type for message in result["messages"]] == ["human", "ai", "tool", "ai"]
@@ -238,14 +238,14 @@ def second_turn(tmp_path: Path, spoil: Callable[[Path], Any]) -> Iterator[tuple[
     with SqliteSaver.from_conn_string(str(tmp_path / "threads.sqlite")) as saver:
         first = ScriptedChat(lines=[ZOOM, ANSWER], resolves_images=False)
         store = DirectoryImageStore(tmp_path / "images")
-        agent = create_zoom_agent(first, checkpointer=saver, store=store)
+        agent = create_zoom_agent(first, checkpointer=saver, image_store=store)
         agent.invoke({"messages": [asked("What is the total?", picture())]}, CONFIG)
         [file] = (tmp_path / "images").glob("*/*")
         spoil(file)
     with SqliteSaver.from_conn_string(str(tmp_path / "threads.sqlite")) as saver:
         model = ScriptedChat(lines=[ANSWER], resolves_images=False)
         store = DirectoryImageStore(tmp_path / "images")
-        agent = create_zoom_agent(model, checkpointer=saver, store=store)
+        agent = create_zoom_agent(model, checkpointer=saver, image_store=store)
         yield model, lambda: agent.invoke({"messages": [HumanMessage("And in words?")]}, CONFIG)
 
 
@@ -274,7 +274,9 @@ def test_a_reference_to_an_image_that_was_tampered_with_is_refused_by_name(tmp_p
     [block] = put(store, picture(640, 480))
     [file] = (path for path in tmp_path.glob("*/*"))
     file.write_bytes(picture(64, 48))
-    agent = create_zoom_agent(ScriptedChat(lines=[ANSWER], resolves_images=False), store=DirectoryImageStore(tmp_path))
+    agent = create_zoom_agent(
+        ScriptedChat(lines=[ANSWER], resolves_images=False), image_store=DirectoryImageStore(tmp_path)
+    )
     with pytest.raises(ImageTampered, match=file.name):
         agent.invoke({"messages": [HumanMessage([block, {"type": "text", "text": "?"}])]})
 
@@ -283,7 +285,7 @@ def test_a_reference_to_an_image_that_was_tampered_with_is_refused_by_name(tmp_p
     "url", ["vtimg://sha256/../../etc/passwd", "vtimg://sha256/" + "ab" * 31 + "/.", "vtimg:///etc"]
 )
 def test_a_reference_that_would_leave_the_stores_folder_is_refused(url: str, tmp_path: Path) -> None:
-    agent = create_zoom_agent(ScriptedChat(lines=[ANSWER]), store=DirectoryImageStore(tmp_path / "images"))
+    agent = create_zoom_agent(ScriptedChat(lines=[ANSWER]), image_store=DirectoryImageStore(tmp_path / "images"))
     with pytest.raises(ImageRefused):
         agent.invoke({"messages": [HumanMessage([{"type": "image", "url": url}])]})
 
@@ -292,7 +294,7 @@ def test_a_thread_may_be_called_anything(tmp_path: Path) -> None:
     config: Any = {"configurable": {"thread_id": "../../etc/passwd"}}
     with SqliteSaver.from_conn_string(str(tmp_path / "threads.sqlite")) as saver:
         store = DirectoryImageStore(tmp_path / "images")
-        agent = create_zoom_agent(ScriptedChat(lines=[ANSWER]), checkpointer=saver, store=store)
+        agent = create_zoom_agent(ScriptedChat(lines=[ANSWER]), checkpointer=saver, image_store=store)
         agent.invoke({"messages": [asked("?", picture())]}, config)
         assert agent.get_state(config).values["answer"] == "48.10"
     assert {path.name.partition("-")[0] for path in tmp_path.iterdir()} == {"threads.sqlite", "images"}

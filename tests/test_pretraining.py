@@ -130,10 +130,11 @@ def test_the_base_policy_is_taught_to_zoom_on_half_of_what_it_sees_whatever_the_
     assert 0.4 < calls / (calls + answers) < 0.6
 
 
-def test_the_curriculum_goes_from_glyphs_to_two_turns() -> None:
-    assert {draw_lesson(step, 1000)[0] for step in range(130)} == {"glyphs"}
-    assert "zoomed" in {draw_lesson(step, 1000)[0] for step in range(850, 1000)}
-    assert "zoomed" not in {draw_lesson(step, 1000)[0] for step in range(850)}
+def test_the_curriculum_goes_from_glyphs_over_cards_to_pages_and_two_turns() -> None:
+    assert {draw_lesson(step, 1000)[0] for step in range(100)} == {"glyphs"}
+    before = {draw_lesson(step, 1000)[0] for step in range(460)}
+    assert before == {"glyphs", "line", "near", "full"}
+    assert {draw_lesson(step, 1000)[0] for step in range(460, 1000)} == set(lessons.BATCH) - {"glyphs", "line"}
 
 
 def test_a_run_that_begins_in_the_middle_takes_up_the_steps_that_are_left(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,12 @@ def test_every_way_gives_the_product(rows: int, bias: bool, monkeypatch: pytest.
 
 def test_the_fastest_way_is_measured_once_for_each_size(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(products, "_LARGE", 0)
-    seconds = {(together, 2): 3.0, (one_by_one, 2): 1.0, (together, 8): 1.0, (one_by_one, 8): 4.0}
+    seconds: dict[tuple[products.Product, int], float] = {
+        (together, 2): 3.0,
+        (one_by_one, 2): 1.0,
+        (together, 8): 1.0,
+        (one_by_one, 8): 4.0,
+    }
     measured = []
 
     def measure(way: products.Product, *, x: torch.Tensor, module: torch.nn.Linear) -> float:

@@ -61,12 +61,12 @@ def scripted(processor: VLProcessor, script: list[str]) -> ChatVLM:
 
 
 def question(model: ChatVLM) -> list[BaseMessage]:
-    image = View(model.store.put(encode(scene((230, 170)))), scale=0.5).block()
+    image = View(model.image_store.put(encode(scene((230, 170)))), scale=0.5).block()
     return [SystemMessage("Look first."), HumanMessage([image, {"type": "text", "text": "What is the total (合計)?"}])]
 
 
 def zoomed(model: ChatVLM, call: AIMessage) -> ToolMessage:
-    view = View(model.store.put(encode(scene((230, 170)))))
+    view = View(model.image_store.put(encode(scene((230, 170)))))
     return ToolMessage([{"type": "text", "text": "230x170"}, view.block()], tool_call_id=call.tool_calls[0]["id"] or "")
 
 
@@ -242,8 +242,8 @@ def test_the_second_turn_samples_what_transformers_samples_from_the_whole_conver
         tool_template() if name == "Qwen2.5-VL" else STOCK[name]))  # fmt: skip
     first = scripted(weighted.processor, replies(variant))
     told = question(weighted)
-    first.store = weighted.store
-    first = ChatVLM(engine=first.engine, processor=weighted.processor, store=weighted.store)
+    first.image_store = weighted.image_store
+    first = ChatVLM(engine=first.engine, processor=weighted.processor, image_store=weighted.image_store)
     bound: Any = weighted.bind_tools([zoom_image])
     call = first.bind(**bound.kwargs).invoke(told)
     told += [call, zoomed(weighted, call)]

@@ -24,9 +24,9 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
 
 
-def test_the_composition_example_is_ten_lines_and_stands_in_examples() -> None:
+def test_the_composition_example_is_at_most_ten_lines_and_stands_in_examples() -> None:
     (example,) = blocks("python")
-    assert len([line for line in example.splitlines() if line.strip()]) == 10
+    assert len([line for line in example.splitlines() if line.strip()]) <= 10
     file = ast.parse((ROOT / "examples" / "compose.py").read_text(encoding="utf-8"))
     assert [ast.unparse(line) for line in file.body[1:]] == [ast.unparse(line) for line in ast.parse(example).body]
 

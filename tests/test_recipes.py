@@ -14,7 +14,7 @@ from accelerate.commands.launch import launch_command_parser
 from trl import get_peft_config
 
 from vtagent.training import select
-from vtagent.training.data import Columns
+from vtagent.training.data import DRAWN, Columns, mixed, open_examples
 from vtagent.training.grpo import parse
 from vtagent.training.rewards import RewardSettings
 from vtagent.training.rl.guards import check_dropout, check_settings
@@ -113,3 +113,26 @@ def test_the_selection_that_the_small_recipe_begins_with_is_a_command_of_ours() 
     options = select._parser().parse_args(after(words, "vtagent.training.select"))
     selected = yaml.safe_load((ROOT / RECIPES[1]).read_text())["data"]
     assert Path(selected) == options.out / "selected.jsonl"
+
+
+@pytest.mark.parametrize("recipe", ["tiny", "region", "ablation"])
+def test_the_recipes_for_two_cores_can_be_read_and_name_sources_that_their_data_have(recipe: str) -> None:
+    run, args, model_args = parse(["--config", f"training/recipes/{recipe}.yaml"])
+    check_settings(args, examples=1000, external_engine=False)
+    examples = open_examples(run.data, count=8)
+    assert mixed(examples, run.mix).weights.keys() <= set(examples.sources)
+    weighed = [word.rpartition("=")[0] for word in run.evaluate_mix]
+    assert set(weighed) <= {example.source for example in DRAWN[run.data].fresh(1, 0)}
+    assert model_args.model_name_or_path == "base"
+
+
+def test_the_recipe_for_regions_pays_by_tokens_on_pages_half_in_large_print() -> None:
+    run, args, _ = parse(["--config", "training/recipes/region.yaml"])
+    assert (args.rewards.penalty, run.data) == ("tokens", "pages")
+    weights = mixed(open_examples(run.data, count=8), run.mix).weights
+    printed = {source: weight for source, weight in weights.items() if source != "absent"}
+    assert {source: weight / sum(printed.values()) for source, weight in printed.items()} == {
+        "large print": 0.5,
+        "medium print": 0.25,
+        "small print": 0.25,
+    }

@@ -93,6 +93,27 @@ def test_the_constants_are_free() -> None:
     assert totals((1, 0, 2, 0), "reference", **constants) == {"direct right": 0.95, "zoom right": 0.95}
 
 
+@pytest.mark.parametrize(
+    ("seen", "shown", "direct", "zoom"),
+    [
+        ("a low view, then the whole page", 1.25, 1.475, 1.375),
+        ("a low view, then a fifth of the page", 0.45, 1.475, 1.455),
+        ("a low view, then three whole pages", 3.25, 1.475, 1.175),
+    ],
+)
+def test_tokens_charges_right_rollouts_for_what_they_were_shown(
+    seen: str, shown: float, direct: float, zoom: float
+) -> None:
+    look, wrong = Verdict(True, True, False, shown=0.25), Verdict(False, True, True, shown=shown)
+    rewards = group_rewards([look, Verdict(True, True, True, shown=shown), wrong], RewardSettings(penalty="tokens"))
+    assert [round(reward.total, 9) for reward in rewards if reward] == [direct, zoom, 0.5], seen
+
+
+def test_tokens_asks_nothing_for_a_question_without_an_image() -> None:
+    (reward,) = group_rewards([Verdict(True, True, False, shown=0.0)], RewardSettings(penalty="tokens"))
+    assert reward == Reward(1, 0.5, 0)
+
+
 def test_a_broken_format_costs_the_format_reward_alone() -> None:
     tidy, untidy = KINDS["direct right"], Verdict(True, False, False)
     assert group_rewards([tidy, untidy], RewardSettings()) == [Reward(1, 0.5, 0), Reward(1, 0, 0)]
@@ -117,6 +138,8 @@ def test_r_is_unknown_where_nobody_is_right() -> None:
         ({"penalty": "papper"}, "penalty must be one of paper, paper-correct-only"),
         ({"penalty_size": -0.1}, "penalty_size must not be negative"),
         ({"penalty_size": float("nan")}, "penalty_size must not be negative"),
+        ({"penalty_size": float("inf")}, "penalty_size must not be negative"),
+        ({"penalty": "tokens", "penalty_size": 1.0}, "penalty_size must be below 1 with penalty tokens"),
         ({"threshold": 1.2}, "threshold must be between 0 and 1"),
         ({"format_reward": -1}, "format_reward must not be negative"),
     ],
@@ -130,12 +153,18 @@ def test_every_mode_is_listed() -> None:
     assert get_args(Penalty) == PENALTIES
 
 
-verdicts = st.builds(Verdict, st.sampled_from([True, False, None]), st.booleans(), st.booleans())
+verdicts = st.builds(
+    Verdict,
+    st.sampled_from([True, False, None]),
+    st.booleans(),
+    st.booleans(),
+    shown=st.sampled_from([0.25, 0.5, 1.25]),
+)
 groups = st.lists(verdicts, max_size=20)
 settings = st.builds(
     RewardSettings,
     penalty=st.sampled_from(PENALTIES),
-    penalty_size=st.floats(0, 1),
+    penalty_size=st.floats(0, 0.99),
     threshold=st.floats(0, 1),
     format_reward=st.floats(0, 1),
 )
@@ -149,7 +178,8 @@ def test_a_reward_is_its_parts_and_each_part_is_all_or_nothing(group: list[Verdi
         if reward is not None:
             assert reward.accuracy == (1.0 if verdict.right else 0.0)
             assert reward.format == (settings.format_reward if verdict.well_formed else 0.0)
-            assert reward.penalty in (0.0, settings.penalty_size)
+            price = settings.penalty_size * (verdict.shown if settings.penalty == "tokens" else 1.0)
+            assert reward.penalty in (0.0, price)
             assert reward.total == reward.accuracy + reward.format - reward.penalty
 
 
@@ -176,6 +206,18 @@ def test_the_wrong_pay_in_the_papers_own_formula_alone(group: list[Verdict], set
     for verdict, reward in zip(group, group_rewards(group, settings), strict=True):
         if reward and reward.penalty and not verdict.right:
             assert settings.penalty == "paper"
+
+
+@hypothesis.settings(deadline=None)
+@given(groups, st.floats(0.01, 0.99))
+def test_with_tokens_whoever_is_right_and_saw_less_earns_more(group: list[Verdict], size: float) -> None:
+    rewards = group_rewards(group, RewardSettings(penalty="tokens", penalty_size=size, format_reward=0))
+    right = [
+        (verdict.shown, reward.total)
+        for verdict, reward in zip(group, rewards, strict=True)
+        if verdict.right and reward
+    ]
+    assert all((one[0] < other[0]) == (one[1] > other[1]) for one in right for other in right)
 
 
 @hypothesis.settings(deadline=None)

@@ -33,7 +33,7 @@ def make() -> Iterator[Make]:
 
     def collector(script: Script, **options: Any) -> Collector:
         store = WorkingStore()
-        model = scripted_vlm(script, store=store, temperature=1.0)
+        model = scripted_vlm(script, image_store=store, temperature=1.0)
         made.append(Collector(model, context=options.pop("context", ZoomContext()), **options))
         return made[-1]
 
@@ -163,4 +163,4 @@ def test_images_are_kept_no_longer_than_a_batch(make: Make) -> None:
     collector = make(lambda request, prompt: ANSWER)
     collector.collect([job()])
     collector.collect([job(image=picture(128, 128))])
-    assert len(collector.model.store._data) == 1
+    assert len(collector.model.image_store._data) == 1

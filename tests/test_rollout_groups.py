@@ -36,9 +36,11 @@ def say(request: Request, prompt: str) -> str:
     return f"<think>.</think><answer>{7 if right else 8}</answer>"
 
 
-def rolled(folder: Path, rows: list[int], rank: int, gather: Callable[[list[Any]], list[Any]]) -> GenerationBatch:
+def rolled(
+    folder: Path, rows: list[int], rank: int, gather: Callable[[list[Any]], list[Any]], **given: Any
+) -> GenerationBatch:
     """What one process makes of its rows."""
-    model = scripted_vlm(say, store=WorkingStore(), temperature=1.0)
+    model = scripted_vlm(say, image_store=WorkingStore(), temperature=1.0)
     processor = model.processor
     codec = Codec(processor.tokenizer, processor.chat_template)
     maker = SampleMaker(
@@ -47,7 +49,8 @@ def rolled(folder: Path, rows: list[int], rank: int, gather: Callable[[list[Any]
         never_sampled(processor.tokenizer),
         processor.tokenizer.eos_token_id,
     )
-    args = settings(folder, num_generations=4, per_device_train_batch_size=12, refill_rounds=12, penalty="off")
+    given = {"refill_rounds": 12, "penalty": "off", **given}
+    args = settings(folder, num_generations=4, per_device_train_batch_size=12, **given)
     collector = Collector(model, context=ZoomContext())
     try:
         roller = GroupRoller(collector, build_grader("exact"), maker, codec, args, EXAMPLES, gather=gather, rank=rank)
@@ -89,3 +92,9 @@ def test_two_processes_replace_the_same_groups_as_one(tmp_path: Path) -> None:
     replacing = [[[row.example for row in group] for group in one.replacing] for one in (alone, *both)]
     assert [len(groups) for groups in replacing] == [alone.refilled] * 3
     assert replacing == [replacing[0]] * 3
+
+
+def test_what_a_rollout_was_shown_decides_what_it_pays_by_tokens(tmp_path: Path) -> None:
+    made = rolled(tmp_path, ROWS, 0, lambda rows: rows, penalty="tokens", refill_rounds=0)
+    paid = {(member.scored.verdict.right, member.reward.penalty) for member in made.members if member.reward}
+    assert paid == {(True, 0.1 * 0.25), (False, 0.0)}  # all answer after the low view, a quarter of the tokens

@@ -42,7 +42,7 @@ class Recording:
 
 
 def policy(folder: Path) -> ChatVLM:
-    return ChatVLM.from_pretrained("base", store=DirectoryImageStore(folder / "images"), temperature=1.0, seed=1)
+    return ChatVLM.from_pretrained("base", image_store=DirectoryImageStore(folder / "images"), temperature=1.0, seed=1)
 
 
 def test_a_thread_in_a_database_gives_the_turns_of_the_run_to_fresh_objects(tmp_path: Path) -> None:

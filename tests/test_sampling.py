@@ -86,7 +86,9 @@ def reference(logits: torch.Tensor, top_k: int, top_p: float) -> torch.Tensor:
     probabilities[[token for token in range(len(logits)) if token not in kept]] = 0
     probabilities /= probabilities.sum()
     nucleus: list[int] = []
-    while not nucleus or probabilities[nucleus].sum() < top_p:
+    while not nucleus or (
+        len(nucleus) < len(kept) and probabilities[nucleus].sum() < top_p
+    ):  # all may sum to less than 1
         nucleus.append(order[len(nucleus)])
     probabilities[[token for token in range(len(logits)) if token not in nucleus]] = 0
     return probabilities / probabilities.sum()

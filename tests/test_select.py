@@ -50,7 +50,7 @@ def policy(asked: list[str] | None = None, **options: Any) -> ChatVLM:
         right = words == ["easy"] or (words == ["small"] and full)
         return f"<think>.</think><answer>{7 if right else 8}</answer>"
 
-    return scripted_vlm(say, **{"store": WorkingStore(), "temperature": 1.0, **options})
+    return scripted_vlm(say, **{"image_store": WorkingStore(), "temperature": 1.0, **options})
 
 
 def trial_runner(model: ChatVLM, samples: int = 2, **options: Any) -> TrialRunner:

@@ -159,8 +159,8 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[ChatVLM]:
     """The models that were loaded; a script stands for the weights."""
     loaded: list[ChatVLM] = []
 
-    def load(path: str, *, store: Any, **options: Any) -> ChatVLM:
-        loaded.append(scripted_vlm([ZOOM, ANSWER], store=store))
+    def load(path: str, *, image_store: Any, **options: Any) -> ChatVLM:
+        loaded.append(scripted_vlm([ZOOM, ANSWER], image_store=image_store))
         return loaded[-1]
 
     monkeypatch.setattr(ChatVLM, "from_pretrained", load)
@@ -189,7 +189,7 @@ def test_nothing_is_loaded_until_it_is_asked_and_then_once(loads: list[ChatVLM])
     assert loads == []
     result = agent.invoke({"messages": [asked("?", picture(256, 192))]})
     assert (result["answer"], result["usage"]["zooms"], len(loads)) == ("48.10", 1, 1)
-    assert loads[0].store is model.store
+    assert loads[0].image_store is model.image_store
 
 
 async def test_the_same_asynchronously(loads: list[ChatVLM]) -> None:

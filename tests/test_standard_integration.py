@@ -99,7 +99,7 @@ class _ZoomImage:
 
     @property
     def tool_constructor(self) -> BaseTool:
-        return create_zoom_tool(store=STORE, vision=QWEN3_VL)
+        return create_zoom_tool(image_store=STORE, vision=QWEN3_VL)
 
     @property
     def tool_invoke_params_example(self) -> dict[str, Any]:

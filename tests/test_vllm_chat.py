@@ -52,7 +52,7 @@ def model(server: FakeVLLM, folder: Path) -> Iterator[ChatVLM]:
 
 def question(model: ChatVLM) -> HumanMessage:
     return HumanMessage(
-        [View(model.store.put(encode(scene((256, 128))))).block(), {"type": "text", "text": "What is the total?"}]
+        [View(model.image_store.put(encode(scene((256, 128))))).block(), {"type": "text", "text": "What is the total?"}]
     )
 
 

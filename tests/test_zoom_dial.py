@@ -354,7 +354,8 @@ def test_replies_under_a_large_bias_are_well_formed(bias: float) -> None:
     model = ChatVLM.from_pretrained("zoom", max_tokens=96)
     agent = create_zoom_agent(model)
     for example in rendered(4, seed=92):
-        blocks: list[Any] = [View(model.store.put(example.image)).block(), {"type": "text", "text": example.question}]
+        block = View(model.image_store.put(example.image)).block()
+        blocks: list[Any] = [block, {"type": "text", "text": example.question}]
         state = agent.invoke({"messages": [HumanMessage(blocks)]}, context=ZoomContext(zoom_bias=bias))
         replies = [message for message in state["messages"] if isinstance(message, AIMessage)]
         assert all(is_well_formed(reply_of(reply)) for reply in replies), [reply.text for reply in replies]

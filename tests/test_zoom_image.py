@@ -32,7 +32,7 @@ def store() -> ImageStore:
 
 @pytest.fixture
 def tool(store: ImageStore) -> BaseTool:
-    return create_zoom_tool(store=store, vision=QWEN3_VL)
+    return create_zoom_tool(image_store=store, vision=QWEN3_VL)
 
 
 @pytest.fixture
@@ -147,7 +147,7 @@ def test_what_was_shown_in_part_or_of_another_image_is_granted(tool: BaseTool, l
 
 
 def test_a_part_of_a_huge_image_is_finer_than_the_whole(tool: BaseTool, low: View, store: ImageStore) -> None:
-    modest = create_zoom_tool(store=store, vision=replace(QWEN3_VL, max_pixels=512 * 512))
+    modest = create_zoom_tool(image_store=store, vision=replace(QWEN3_VL, max_pixels=512 * 512))
     assert call(modest, shown(View(low.ref)), region=[0, 0, 100, 100]).status == "success"
     assert call(tool, shown(View(low.ref)), region=[0, 0, 100, 100]).status == "error"
 
@@ -158,7 +158,7 @@ def test_an_image_that_the_store_has_lost_does_not_count(tool: BaseTool, low: Vi
 
 
 def test_the_model_is_told_the_arguments_but_not_the_injected_one(store: ImageStore) -> None:
-    function = convert_to_openai_tool(create_zoom_tool(store=store, vision=QWEN3_VL, name="look"))["function"]
+    function = convert_to_openai_tool(create_zoom_tool(image_store=store, vision=QWEN3_VL, name="look"))["function"]
     assert function["name"] == "look"
     assert set(function["parameters"]["properties"]) == {"region", "image"}
     assert function["parameters"]["properties"]["region"]["minItems"] == 4
@@ -170,7 +170,7 @@ def test_the_model_is_told_the_arguments_but_not_the_injected_one(store: ImageSt
 def test_any_region_is_shown_or_refused(region: Any) -> None:
     store = MemoryImageStore()
     view = View(store.put(picture(300, 200)), scale=0.5)
-    answer = call(create_zoom_tool(store=store, vision=QWEN3_VL), shown(view), region=region)
+    answer = call(create_zoom_tool(image_store=store, vision=QWEN3_VL), shown(view), region=region)
     assert answer.status in ("success", "error")
     assert answer.text
 

@@ -160,7 +160,7 @@ def test_five_turns_on_a_megabyte_keep_the_database_under_100_kb(tokens: int, pr
     assert len(data) > 900_000
     config: Any = {"configurable": {"thread_id": "1"}}
     with SqliteSaver.from_conn_string(str(tmp_path / "state.sqlite")) as saver:
-        agent = create_zoom_agent(model, checkpointer=saver, store=DirectoryImageStore(tmp_path / "images"))
+        agent = create_zoom_agent(model, checkpointer=saver, image_store=DirectoryImageStore(tmp_path / "images"))
         for turn in turns:
             result = agent.invoke({"messages": [turn]}, config)
     assert len(result["messages"]) == 12
@@ -192,11 +192,11 @@ def test_even_every_step_can_be_saved_without_pixels(tmp_path: Path) -> None:
 
 
 def test_a_lost_image_is_told_to_the_model_in_words_and_kept_in_the_conversation() -> None:
-    lost = create_zoom_agent(ScriptedChat(lines=[ANSWER]), store=MemoryImageStore()).invoke(
+    lost = create_zoom_agent(ScriptedChat(lines=[ANSWER]), image_store=MemoryImageStore()).invoke(
         {"messages": [asked("What is the total?", picture())]}
     )["messages"]
     model = ScriptedChat(lines=[ANSWER])
-    result = create_zoom_agent(model, store=MemoryImageStore()).invoke(
+    result = create_zoom_agent(model, image_store=MemoryImageStore()).invoke(
         {"messages": [*lost, asked("And here?", picture(640, 480))]}
     )
     assert LOST in model.seen[0][1].text

@@ -14,6 +14,7 @@ from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
 from langchain_core.tools import BaseTool, ToolException
 from pydantic import Field
 
+from vtagent._moved import renamed_arguments
 from vtagent.conversation import shown_views
 from vtagent.errors import ImageError, RegionError
 from vtagent.eyes import Eyes, Vision
@@ -62,9 +63,10 @@ class ZoomImage(ConversationTool):
         return await asyncio.to_thread(lambda: self._run(**arguments))
 
 
+@renamed_arguments(store="image_store")
 def create_zoom_tool(
     *,
-    store: ImageStore,
+    image_store: ImageStore,
     vision: Vision | None = None,
     eyes: Eyes | None = None,
     name: str = "zoom_image",
@@ -74,7 +76,7 @@ def create_zoom_tool(
     """Make the zoom tool, for LangGraph's `ToolNode`, for `create_agent`, or to be called by hand.
 
     Args:
-        store: Where the conversation's images are.
+        image_store: Where the conversation's images are.
         vision: What the model does to the size of an image, for a model that writes boxes in thousandths.
         eyes: What is known of the model (see `eyes_of`), in place of `vision`: its way of writing boxes, too.
         name: What the model calls it; weights trained elsewhere may know another name. "image_zoom_in_tool" is the tool
@@ -99,7 +101,7 @@ def create_zoom_tool(
         >>> store, png = MemoryImageStore(), io.BytesIO()
         >>> Image.new("RGB", (1280, 960), "white").save(png, "png")
         >>> seen = HumanMessage([View(store.put(png.getvalue()), scale=0.5).block()])
-        >>> zoom = create_zoom_tool(store=store, vision=QWEN3_VL)
+        >>> zoom = create_zoom_tool(image_store=store, vision=QWEN3_VL)
         >>> zoom.invoke({"region": [0, 0, 500, 500], "messages": [seen]})[0]["text"]
         'Image 1 (1280 × 960 pixels), region [0, 0, 500, 500], shown at 640 × 480.'
     """
@@ -109,7 +111,7 @@ def create_zoom_tool(
         eyes = Eyes("given", model="", wire="unknown", known=True, vision=vision)
     assert eyes is not None
     arguments = arguments_for(name, eyes.boxes, sizes)
-    return ZoomImage(name=name, description=description, args_schema=arguments, store=store, eyes=eyes)
+    return ZoomImage(name=name, description=description, args_schema=arguments, store=image_store, eyes=eyes)
 
 
 def already_shown(

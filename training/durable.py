@@ -1,7 +1,8 @@
-"""Files that survive a crash: written whole or not at all, appended line by line, claimed by one set of settings."""
+"""Files that survive a crash: written whole or not at all, appended line by line, claimed by settings or a process."""
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -111,6 +112,30 @@ def claim(folder: Path, settings: Mapping[str, Any], *, what: str) -> dict[str, 
                 "name another --out"
             )
     return now
+
+
+@contextmanager
+def held(path: Path, *, wait: bool = False) -> Iterator[int | None]:
+    """Hold the lock of a file, which is made if missing and stays. The lock ends with the process, however it ends.
+
+    Args:
+        path: The file; its folder exists.
+        wait: Whether to wait for another process that holds the lock.
+
+    Yields:
+        A file descriptor: a child process that inherits it holds the lock, too. None: another process holds the lock.
+    """
+    file = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(file)
+        yield None
+        return
+    try:
+        yield file
+    finally:
+        os.close(file)
 
 
 def checkpoints(folder: Path) -> list[tuple[int, Path]]:

@@ -28,16 +28,36 @@ from vtagent.errors import DataError, ModelError
 from vtagent.images import MemoryImageStore
 from vtagent.models.chat import ChatVLM
 from vtagent.training.command_line import add_grader_options, clean_exit, grader_of
-from vtagent.training.data import open_examples, rendered
+from vtagent.training.data import DRAWN, open_examples
 from vtagent.training.durable import write_whole
 from vtagent.training.measure.asking import evaluate
 from vtagent.training.measure.curves import plot_learning, read_history
+from vtagent.training.measure.effects import tool_effects
 from vtagent.training.measure.journal import SAMPLES, Journal, digest_of_examples, digest_of_weights, folder_name
+from vtagent.training.measure.markdown import effects_markdown, looks_markdown, markdown
 from vtagent.training.measure.modes import MODES, biased
 from vtagent.training.measure.outcomes import Outcome, wall_seconds
-from vtagent.training.measure.summaries import SummaryRow, markdown, resolved_mix, summarize
+from vtagent.training.measure.summaries import SummaryRow, resolved_mix, summarize
 
 __all__ = ["MODES", "Outcome", "SummaryRow", "evaluate", "main", "markdown", "summarize", "write"]
+
+_DOMAINS = {
+    "training": "rendered",
+    "medium": "rendered-medium",
+    "wide": "rendered-wide",
+    "pages": "pages",
+    "pages-wide": "pages-wide",
+}
+"""The names of fresh documents here, and those of the same documents as data."""
+
+
+def domain_of(data: str) -> str:
+    """The --domain of fresh documents like those that a training draws; "training" for any other data.
+
+    Args:
+        data: The name of the training's data.
+    """
+    return next((domain for domain, name in _DOMAINS.items() if name == data), "training")
 
 
 def write(
@@ -60,11 +80,14 @@ def write(
     from vtagent.training.measure.plots import plot_accuracy, plot_sweep
 
     rows = summarize(outcomes, mix=mix)
+    effects = tool_effects(outcomes, mix=mix)
     walls = {mode: round(seconds, 2) for mode, seconds in wall_seconds(outcomes).items()}
     out.mkdir(parents=True, exist_ok=True)
     summary = {"settings": dict(settings), "mix": mix, "wall seconds": walls, "rows": [asdict(row) for row in rows]}
+    summary["tool effects"] = [asdict(effect) for effect in effects]
     write_whole(out / "summary.json", json.dumps(summary, indent=1, default=str) + "\n")
-    write_whole(out / "table.md", f"{markdown(rows)}\n\n{_notes(walls, mix)}\n")
+    parts = [markdown(rows), looks_markdown(rows), effects_markdown(effects), _notes(walls, mix)]
+    write_whole(out / "table.md", "\n\n".join(filter(None, parts)) + "\n")
     write_whole(out / SAMPLES, "".join(json.dumps(asdict(outcome)) + "\n" for outcome in outcomes))
     plot_accuracy(rows, out / "accuracy.png")
     plot_sweep(rows, out / "zoom_bias.png")
@@ -93,10 +116,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--split", default="test", help="of a hub id or saved folder (default: test)")
     add("--count", type=int, help="use only the first COUNT questions of --data")
     add("--scale", type=float, help="in the modes that offer the tool: share of both sides first shown (default: 0.5)")
+    add("--text-first", action="store_true", help="show the question before the image (default: after it)")
     add("--max-zooms", type=int, help="in these modes: views that a run may ask for (default: 1)")
-    add("--documents", type=int, default=500, help="fresh documents per print size (default: 500)")
+    add("--documents", type=int, default=500, help="fresh documents of each source (default: 500)")
     add("--seed", type=int, default=0, help="seed of the fresh documents (default: 0)")
-    add("--domain", choices=("training", "wide"), default="training", help="how documents look")
+    add("--domain", choices=_DOMAINS, default="training", help="what fresh documents are (default: %(default)s)")
     add("--mix", nargs="+", metavar="SOURCE=WEIGHT", help="weights of sources in the overall row (default: by size)")
     add_grader_options(parser)
     add("--temperature", type=float, default=0.0, help="0 is greedy (default)")
@@ -115,7 +139,7 @@ def _run(options: argparse.Namespace) -> None:
     examples = list(
         open_examples(options.data, columns=options.columns, split=options.split, count=options.count)
         if options.data
-        else rendered(options.documents, seed=options.seed, domain=options.domain)
+        else DRAWN[_DOMAINS[options.domain]].fresh(options.documents, options.seed)
     )
     given = {"scale": options.scale, "max_zooms": options.max_zooms}
     zooming = {name: value for name, value in given.items() if value is not None}
@@ -132,6 +156,7 @@ def _run(options: argparse.Namespace) -> None:
         "grader": options.grader,
         "judge": options.judge_model,
         **zooming,
+        **({"text_first": True} if options.text_first else {}),
     }
     out = options.out or Path("runs/evaluate") / folder_name(settings)
     grader = grader_of(options, out)
@@ -139,7 +164,11 @@ def _run(options: argparse.Namespace) -> None:
     journal = Journal(out, settings)
     asyncio.run(grader.check())
     model = ChatVLM.from_pretrained(
-        options.model, store=MemoryImageStore(), temperature=options.temperature, max_tokens=options.max_tokens
+        options.model,
+        image_store=MemoryImageStore(),
+        images_first=not options.text_first,
+        temperature=options.temperature,
+        max_tokens=options.max_tokens,
     )
     modes = [*options.modes, *(biased(value) for value in options.zoom_bias_sweep)]
     limits = {"concurrency": options.concurrency, "timeout": options.timeout, **zooming}

@@ -36,6 +36,7 @@ RUN = "run.json"
 _FREE = {"output_dir", "logging_dir", "report_to", "disable_tqdm", "run_name", "save_total_limit", "logging_steps"} | {
     "log_rollouts",
     "evaluate_documents",
+    "evaluate_mix",
     "concurrency",
     "run_seconds",
     "engine_url",
@@ -49,7 +50,9 @@ class RunArguments:
     """Settings of a run beside TRL's: the data, the grader, and what happens to the policy."""
 
     data: str = setting(
-        "rendered", "rendered, rendered-wide, a .jsonl or .parquet file, a folder, or a data set's id on the hub."
+        "rendered",
+        "rendered, rendered-medium, rendered-wide (cards), pages, pages-wide (pages with sections), a .jsonl or "
+        ".parquet file, a folder, or a data set's id on the hub.",
     )
     columns: list[str] = setting(list, "NAME=COLUMN for image, question, answers, source where they differ.")
     split: str = setting("train", "Part of a data set.")
@@ -63,7 +66,10 @@ class RunArguments:
     engine_url: str | None = setting(None, "Sample from this vLLM server, which loads the weights before each step.")
     freeze_vision: bool = setting(False, "Train only the language model.")
     half_precision: bool = setting(False, "Save the policy in float16.")
-    evaluate_documents: int = setting(0, "Fresh pages of each print size to measure the policy on. 0: no evaluation.")
+    evaluate_documents: int = setting(
+        0, "Fresh pages of each source to measure the policy on; cards, unless data are pages. 0: no evaluation."
+    )
+    evaluate_mix: list[str] = setting(list, "SOURCE=WEIGHT: weights of sources in the evaluation's overall row.")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -107,7 +113,7 @@ def _run(arguments: list[str]) -> None:
         trainer.save_state()
         print(f"wrote {folder / 'policy'}", file=sys.stderr)
         if run.evaluate_documents:
-            _evaluate(folder, run.evaluate_documents, args)
+            _evaluate(folder, run, args)
 
 
 def parse(arguments: list[str]) -> tuple[RunArguments, GraphGRPOConfig, Any]:
@@ -151,8 +157,8 @@ def _trainer(run: RunArguments, args: GraphGRPOConfig, model_args: Any) -> Any:
     from vtagent.models.families import checkpoint_path
     from vtagent.models.processor import VLProcessor
     from vtagent.models.vllm.engine import VLLMEngine
-    from vtagent.training.data import mixed, open_examples
-    from vtagent.training.rl.callbacks import ShowProgress
+    from vtagent.training.data import DRAWN, mixed, open_examples
+    from vtagent.training.rl.callbacks import ShowProgress, WatchDecision
     from vtagent.training.rl.guards import check_settings, check_trl
     from vtagent.training.rl.trainer import GraphGRPOTrainer
 
@@ -167,8 +173,13 @@ def _trainer(run: RunArguments, args: GraphGRPOConfig, model_args: Any) -> Any:
     processor = VLProcessor.from_pretrained(path)
     grader = grader_of(run, Path(args.output_dir))
     count = run.count
-    if count is None and run.data.startswith("rendered"):
-        count = args.prompts_per_window * args.steps(args.prompts_per_window)
+    if drawn := DRAWN.get(run.data):
+        if processor.vision.fit(*drawn.size) != drawn.size:
+            raise SettingsError(
+                f"{model_args.model_name_or_path!r} cannot be shown pages of {drawn.size[0]} × {drawn.size[1]} pixels, "
+                f"as data {run.data!r} has them; start from a policy that has learned them, or train on data: rendered"
+            )
+        count = count or args.prompts_per_window * args.steps(args.prompts_per_window) * drawn.spare
     examples = open_examples(run.data, columns=run.columns, split=run.split, count=count, seed=args.seed)
     if run.mix:
         examples = mixed(examples, run.mix, seed=args.seed)
@@ -192,7 +203,7 @@ def _trainer(run: RunArguments, args: GraphGRPOConfig, model_args: Any) -> Any:
         grader,
         engine=VLLMEngine(run.engine_url, processor) if run.engine_url else None,
         peft_config=get_peft_config(model_args),
-        callbacks=[ShowProgress()],
+        callbacks=[ShowProgress(), *([WatchDecision(args.rewards)] if args.task == "zoom" else [])],
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
@@ -274,12 +285,14 @@ def save_policy(trainer: Any, folder: Path, *, half: bool) -> None:
     trainer.processing_class.save_pretrained(folder)
 
 
-def _evaluate(folder: Path, documents: int, args: GraphGRPOConfig) -> None:
+def _evaluate(folder: Path, run: RunArguments, args: GraphGRPOConfig) -> None:
     from vtagent.training import evaluate
 
     modes = ["full"] if args.task == "general" else ["full", "quarter", "zoom", "forced-zoom", "forced-direct"]
-    command = ["--model", str(folder / "policy"), "--modes", *modes, "--documents", str(documents)]
-    command += ["--max-tokens", str(args.max_completion_length), "--mix", "large print=2", "small print=1"]
+    command = ["--model", str(folder / "policy"), "--modes", *modes, "--documents", str(run.evaluate_documents)]
+    command += ["--max-tokens", str(args.max_completion_length), "--domain", evaluate.domain_of(run.data)]
+    if run.evaluate_mix:
+        command += ["--mix", *run.evaluate_mix]
     if args.task == "zoom":
         command += ["--scale", str(args.scale), "--max-zooms", str(args.max_zooms)]
     evaluate.main([*command, "--history", str(folder), "--out", str(folder / "evaluation")])

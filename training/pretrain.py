@@ -3,8 +3,8 @@
     python -m vtagent.training.pretrain --out runs/base
 
 It shows its progress, writes a learning curve (curve.csv, curve.png), and saves its whole state every few minutes and
-when it is interrupted. The same command continues where it stopped. It runs on one CPU process and on rendered pages
-only, on purpose.
+when it is interrupted. The same command continues where it stopped, on another kind of device, too. It trains on
+rendered pages only, on purpose.
 """
 
 from __future__ import annotations
@@ -24,21 +24,23 @@ from torch.utils.data import DataLoader
 
 from vtagent.training.durable import replacing
 from vtagent.training.measure.plots import Series, plot_curves
-from vtagent.training.pretraining.batched import ATTENTION, encode_pages, hidden_states, packed_loss
+from vtagent.training.pretraining.batched import ATTENTION, encode_views, hidden_states, packed_loss
 from vtagent.training.pretraining.lessons import GLYPH_INDEX, SLOTS, LessonBatch, LessonDataset
-from vtagent.training.pretraining.policy import build_model, save_policy
+from vtagent.training.pretraining.policy import build_model, load_weights, save_policy
 from vtagent.training.pretraining.probe import probe
 from vtagent.training.pretraining.supervision import tokenizer
 from vtagent.training.progress import StopRequest
 
 STATE = "state.pt"
+_PANELS = {"page": "whole pages", "low": "pages at half of both sides", "region": "regions of pages"}
+"""What the probe shows, and the title of its panel in the image of the curve."""
 
 
 @dataclass(frozen=True)
 class Settings:
     """Settings of a run. A saved state can be continued only with the same settings."""
 
-    steps: int = 6000
+    steps: int = 9695
     seed: int = 0
     """Seed of the initial weights. The pages depend on the step number alone."""
     muon_lr: float = 2e-3
@@ -56,16 +58,23 @@ class Trainer:
 
     Args:
         settings: The settings of the run.
+        device: A torch device; "cuda" if available, else "cpu", if absent.
+        policy: A folder of weights to begin with instead of random ones. Tokens that it lacks begin at random.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, device: str | None = None, policy: Path | None = None) -> None:
         self.settings = settings
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.step = 0
         self.seconds = 0.0
         self.model = build_model(tokenizer(), seed=settings.seed)
+        if policy is not None:
+            load_weights(self.model, tokenizer(), policy)
         self.model.model.language_model.config._attn_implementation = ATTENTION
         width = self.model.lm_head.in_features
         self.glyph_head = nn.Linear(width, SLOTS[0] * SLOTS[1] * (len(GLYPH_INDEX) + 1))
+        move(self.model, self.device)
+        self.glyph_head.to(self.device)
         matrices: list[nn.Parameter] = []
         rest = list(self.glyph_head.parameters())
         for name, parameter in self.model.named_parameters():
@@ -91,8 +100,9 @@ class Trainer:
             "glyph_accuracy", and "loss" where the lesson has questions.
         """
         self.model.train()
-        with torch.autocast("cpu", torch.bfloat16, enabled=fast_bfloat16()):
-            views = [encode_pages(self.model.model.visual, pixels) for pixels in batch.views]
+        batch = batch.to(self.device)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=fast_bfloat16(self.device)):
+            views = encode_views(self.model.model.visual, batch.views)
             glyph_loss, glyph_accuracy = self._glyphs(views[-1], batch.slots)
             loss = glyph_loss * (self.settings.glyph_weight if batch.packed is not None else 1.0)
             losses = {"glyph_accuracy": glyph_accuracy}
@@ -147,7 +157,7 @@ class Trainer:
         Raises:
             SystemExit: It belongs to a run with other settings.
         """
-        state = torch.load(folder / STATE, weights_only=True)
+        state = torch.load(folder / STATE, weights_only=True, map_location=self.device)
         if state["settings"] != asdict(self.settings):
             raise SystemExit(f"{folder / STATE} belongs to a run with other settings: {state['settings']}")
         self.model.load_state_dict(state["model"])
@@ -159,9 +169,14 @@ class Trainer:
         self.step, self.seconds = state["step"], state["seconds"]
 
 
-def fast_bfloat16() -> bool:
-    """Whether this processor multiplies bfloat16 matrices in hardware (AMX). Without it, float32 is faster."""
-    return bool(torch.cpu._is_amx_tile_supported())
+def move(module: nn.Module, device: torch.device) -> None:
+    """Move a module to a device, in place."""
+    module.to(device)
+
+
+def fast_bfloat16(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 matrices in hardware. On a CPU without AMX float32 is faster."""
+    return device.type != "cpu" or bool(torch.cpu._is_amx_tile_supported())
 
 
 def run(
@@ -171,6 +186,8 @@ def run(
     save_every: int = 100,
     probe_every: int = 250,
     workers: int = 1,
+    device: str | None = None,
+    policy: Path | None = None,
 ) -> Trainer:
     """Train to the end, or until interrupted (SIGINT, SIGTERM).
 
@@ -180,12 +197,14 @@ def run(
         save_every: Steps between two saves of the state.
         probe_every: Steps between two points of the learning curve.
         workers: Processes that render pages; 0 renders in this one.
+        device: As for `Trainer`.
+        policy: As for `Trainer`. A state in `out` counts more.
 
     Returns:
         The trainer in its last state.
     """
     out.mkdir(parents=True, exist_ok=True)
-    trainer = Trainer(settings)
+    trainer = Trainer(settings, device=device, policy=policy)
     if (out / STATE).exists():
         trainer.load(out)
         print(f"going on from step {trainer.step} of {settings.steps}", flush=True)
@@ -216,6 +235,7 @@ def run(
             print(f"stopped at step {trainer.step}; the same command goes on from here", flush=True)
             return trainer
     trainer.model.model.language_model.config._attn_implementation = "sdpa"
+    move(trainer.model, torch.device("cpu"))
     save_policy(trainer.model, tokenizer(), out / "policy")
     print(f"wrote {out / 'policy'}", flush=True)
     return trainer
@@ -270,11 +290,13 @@ class Curve:
             writer = csv.DictWriter(file, names)
             writer.writeheader()
             writer.writerows(self.rows)
-        lines = {}
+        panels: dict[str, dict[str, Series]] = {}
         for name in measured:
             points = [(float(r["minutes"]), float(r[name])) for r in self.rows if r.get(name)]
-            lines[name] = Series([x for x, _ in points], [y for _, y in points])
-        plot_curves({"Pretraining of the bundled policy": lines}, self.path.with_suffix(".png"), x="minutes")
+            view, _, kind = name.partition(", ")
+            title, label = (_PANELS[view], kind) if view in _PANELS else ("cards", name)
+            panels.setdefault(title, {})[label] = Series([x for x, _ in points], [y for _, y in points])
+        plot_curves(panels, self.path.with_suffix(".png"), x="minutes")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -289,9 +311,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.add_argument(
             f"--{name.replace('_', '-')}", type=kind, default=getattr(Settings, name), help="default: %(default)s"
         )
+    parser.add_argument("--device", help="a torch device (default: cuda if there is one, else cpu)")
+    parser.add_argument("--workers", type=int, default=1, help="processes that render pages (default: %(default)s)")
+    parser.add_argument("--policy", type=Path, metavar="DIR", help="begin with the weights of this policy")
     options = vars(parser.parse_args(arguments))
-    out = options.pop("out")
-    run(Settings(**options), out)
+    out, device, workers, policy = (options.pop(name) for name in ("out", "device", "workers", "policy"))
+    if workers < 0:
+        parser.error(f"--workers {workers}: it must be 0 or more")
+    run(Settings(**options), out, workers=workers, device=device, policy=policy)
 
 
 if __name__ == "__main__":

@@ -33,7 +33,13 @@ class ExampleRun:
 
 
 async def run_example(
-    agent: Any, example: Example, context: ZoomContext, store: ImageStore, *, limit: float | None = None
+    agent: Any,
+    example: Example,
+    context: ZoomContext,
+    store: ImageStore,
+    *,
+    limit: float | None = None,
+    text_first: bool = False,
 ) -> ExampleRun:
     """Ask the question of an example by one run of the graph. A run that fails is a result, not an exception.
 
@@ -43,13 +49,15 @@ async def run_example(
         context: The settings of the run.
         store: Where the image is put; the graph reads it there.
         limit: Seconds that the run may take. None: no limit.
+        text_first: Whether the question stands before the image. A model may still be shown images first
+            (`ChatVLM.images_first`).
 
     Returns:
         The final state, or the error.
     """
     start = time.perf_counter()
     try:
-        state = await asyncio.wait_for(_invoke(agent, example, context, store), limit)
+        state = await asyncio.wait_for(_invoke(agent, example, context, store, text_first), limit)
     except TimeoutError as error:
         late = error if limit is None else TimeoutError(f"no answer within {limit:g} seconds")
         return ExampleRun(time.perf_counter() - start, error=late)
@@ -67,8 +75,11 @@ async def grade(grader: Grader, example: Example, answer: str | None) -> bool | 
         return None
 
 
-async def _invoke(agent: Any, example: Example, context: ZoomContext, store: ImageStore) -> dict[str, Any]:
+async def _invoke(
+    agent: Any, example: Example, context: ZoomContext, store: ImageStore, text_first: bool
+) -> dict[str, Any]:
     ref = await asyncio.to_thread(store.put, example.image)
-    message = HumanMessage([View(ref).block(), {"type": "text", "text": example.question}])
+    blocks: list[str | dict[str, Any]] = [View(ref).block(), {"type": "text", "text": example.question}]
+    message = HumanMessage(blocks[::-1] if text_first else blocks)
     state: dict[str, Any] = await agent.ainvoke({"messages": [message]}, context=context)
     return state

@@ -81,7 +81,7 @@ def _run(options: argparse.Namespace) -> None:
     grader = grader_of(options, options.out)
     asyncio.run(grader.check())
     model = ChatVLM.from_pretrained(
-        options.model, store=WorkingStore(), temperature=options.temperature, max_tokens=options.max_tokens
+        options.model, image_store=WorkingStore(), temperature=options.temperature, max_tokens=options.max_tokens
     )
     runner = TrialRunner(
         model,

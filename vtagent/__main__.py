@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import sys
 
+from vtagent.extras import missing_extra
+
 
 def main() -> None:
     """Runs the command line of this process and exits with its exit code."""
     try:
         from vtagent.cli import run
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] != "rich":
+        if (needed := missing_extra(error)) is None:
             raise
-        sys.exit("vtagent: error: the command line needs an extra: pip install 'vtagent[cli]'")
+        print(f"vtagent: error: {needed}", file=sys.stderr)
+        sys.exit(3)
     sys.exit(run(sys.argv[1:]))
 
 

@@ -1,14 +1,19 @@
-"""Old import paths and names of public objects: they still work, with a DeprecationWarning that gives the new one."""
+"""Old import paths, names and arguments of public objects work, with a DeprecationWarning that gives the new one."""
 
 from __future__ import annotations
 
+import functools
 import importlib
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
+from typing import Any, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 MODULES: Mapping[str, str] = {
     "vtagent.graphs.in_sight": "vtagent.conversation",
@@ -111,6 +116,56 @@ def renamed(module: str, name: str) -> object:
         raise AttributeError(f"module {module!r} has no attribute {name!r}")
     warnings.warn(f"{module}.{name} is now called {module}.{new}", DeprecationWarning, stacklevel=3)
     return getattr(sys.modules[module], new)
+
+
+def renamed_arguments(**names: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Decorate a function or `__init__` so that the old names of its keyword arguments work, with a DeprecationWarning.
+
+    Args:
+        **names: Old name → present name. A call that gives both raises TypeError.
+    """
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        called = function.__qualname__.removesuffix(".__init__")
+
+        @functools.wraps(function)
+        def with_present_names(*args: P.args, **kwargs: P.kwargs) -> R:
+            _rename(called, kwargs, names)
+            return function(*args, **kwargs)
+
+        return with_present_names
+
+    return decorate
+
+
+def _rename(called: str, given: MutableMapping[str, Any], names: Mapping[str, str]) -> None:
+    """Give the arguments of a call their present names; the warning points to the caller of the decorated function.
+
+    Raises:
+        TypeError: An argument is given under both names.
+    """
+    for old, new in names.items():
+        if old not in given:
+            continue
+        if new in given:
+            raise TypeError(f"{called} got both {new!r} and {old!r}, its old name: leave {old!r} out")
+        warnings.warn(f"{called}: the argument {old!r} is now called {new!r}", DeprecationWarning, stacklevel=3)
+        given[new] = given.pop(old)
+
+
+def old_attribute(old: str, new: str) -> property:
+    """Make a property that reads an attribute under its old name, with a DeprecationWarning.
+
+    Args:
+        old: The old name.
+        new: The present name.
+    """
+
+    def read(self: object) -> Any:
+        warnings.warn(f"{type(self).__name__}.{old} is now called {new}", DeprecationWarning, stacklevel=2)
+        return getattr(self, new)
+
+    return property(read)
 
 
 class _MovedModules(MetaPathFinder, Loader):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sqlite3
 import sys
 from collections.abc import Callable, Iterator
@@ -18,6 +19,11 @@ from io import TextIOWrapper
 from itertools import chain
 from pathlib import Path
 from typing import Any
+
+try:
+    import fcntl
+except ModuleNotFoundError:  # Windows: `forget` takes it that a chat is always under way
+    fcntl = None  # type: ignore[assignment]
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import HumanMessage
@@ -31,8 +37,16 @@ from vtagent.graphs import ZoomContext, create_zoom_agent, images_in_use
 from vtagent.graphs.zoom import ZoomAgent
 from vtagent.images import DirectoryImageStore, ImageStore
 from vtagent.options import zoom_token_id
-from vtagent.terminal import FORCED, Output, check_utf_8, printable, spinner
-from vtagent.views import View
+from vtagent.terminal import FORCED, Output, printable, spinner
+from vtagent.user_input import check_question, image_block
+
+GRACE = 60
+"""Minutes for which `forget` keeps an image that no thread shows, while a chat is under way."""
+LOCK = "chats.lock"
+"""The file that every chat locks as a reader. The system drops the locks of a process that has ended."""
+
+_COMMAND = re.compile(r"/(\w+)(?=\s|$)")
+"""A line that begins with a slash and one word is a command, never a question; "/tmp/page.png shows what?" is one."""
 
 Load = Callable[[ImageStore], tuple[str, BaseChatModel, Vision]]
 
@@ -47,40 +61,69 @@ def chat(options: argparse.Namespace, load: Load) -> None:
     Raises:
         ImageError: An image cannot be used.
         ModelError: The model gave no answer.
-        DataError: The folder's database cannot be used, or a question is not UTF-8.
+        DataError: The folder's database cannot be used, a question is not UTF-8, or there is no such command.
     """
     folder = state_folder(options.state)
-    store = DirectoryImageStore(folder / "images")
-    blocks = [View(store.put_file(path)).block() for path in options.images]
-    name, model, vision = load(store)
-    with threads(folder) as saver:
-        saver.conn.execute("PRAGMA auto_vacuum = FULL")  # lets a new file shrink when steps are deleted
-        agent = create_zoom_agent(model, store=store, vision=vision, checkpointer=saver)
-        context = ZoomContext(
-            max_zooms=options.max_zooms, zoom_bias=options.zoom_bias, zoom_token_id=zoom_token_id(options, name)
-        )
-        ChatSession(agent, saver, options.thread, context, as_json=options.json).run(blocks)
+    with chat_under_way(folder):
+        store = DirectoryImageStore(folder / "images")
+        blocks = [image_block(path, store) for path in options.images]
+        name, model, vision = load(store)
+        with threads(folder) as saver:
+            saver.conn.execute("PRAGMA auto_vacuum = FULL")  # lets a new file shrink when steps are deleted
+            agent = create_zoom_agent(model, image_store=store, vision=vision, checkpointer=saver)
+            context = ZoomContext(
+                max_zooms=options.max_zooms, zoom_bias=options.zoom_bias, zoom_token_id=zoom_token_id(options, name)
+            )
+            ChatSession(agent, saver, options.thread, context, as_json=options.json).run(blocks)
 
 
 def forget(options: argparse.Namespace) -> None:
     """Deletes a thread, and every image that no thread shows and that was not put within the grace period.
 
+    Without `--grace`, images go at once, unless a chat is under way in the folder. It may have put images that its
+    thread does not show yet, so images of the last hour stay. A second call deletes what the first had to leave.
+
     Args:
         options: The parsed options; see `vtagent.options`.
 
     Raises:
-        DataError: There is no such thread, or the folder's database cannot be used.
+        DataError: There is no such thread and no image to delete, or the folder's database cannot be used.
     """
     folder = state_folder(options.state)
-    with threads(folder) as saver:
-        if saver.get_tuple({"configurable": {"thread_id": options.thread}}) is None:
-            raise DataError(f"there is no thread {options.thread!r} in {folder}")
-        saver.delete_thread(options.thread)
-        collected = collect_garbage(
-            DirectoryImageStore(folder / "images"), images_in_use(saver), grace=60.0 * options.grace
-        )
-    recent = f"; {collected.recent} too recent to delete (see --grace)" if collected.recent else ""
-    print(f"forgot {options.thread}: {len(collected.deleted)} images deleted, {collected.in_use} in use{recent}")
+    with no_chat_under_way(folder) as alone, threads(folder) as saver:
+        known = saver.get_tuple({"configurable": {"thread_id": options.thread}}) is not None
+        if known:
+            saver.delete_thread(options.thread)
+        minutes = options.grace if options.grace is not None else 0 if alone else GRACE
+        collected = collect_garbage(DirectoryImageStore(folder / "images"), images_in_use(saver), grace=60.0 * minutes)
+    if not known and not collected.deleted and not collected.recent:
+        raise DataError(f"there is no thread {options.thread!r} in {folder}")
+    what = f"forgot {options.thread}" if known else f"there is no thread {options.thread!r} any more"
+    why = "see --grace" if options.grace is not None else "a chat is under way; repeat this command when it has ended"
+    recent = f"; {collected.recent} too recent to delete ({why})" if collected.recent else ""
+    print(f"{what}: {len(collected.deleted)} images deleted, {collected.in_use} in use{recent}")
+
+
+@contextmanager
+def chat_under_way(folder: Path) -> Iterator[None]:
+    """Tells `forget`, while the block runs, that a chat may have put images that no thread shows yet."""
+    with (folder / LOCK).open("a") as file:
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_SH)
+        yield
+
+
+@contextmanager
+def no_chat_under_way(folder: Path) -> Iterator[bool]:
+    """Keeps chats from starting while the block runs, and yields True; yields False if one is under way."""
+    with (folder / LOCK).open("a") as file:
+        try:
+            if fcntl is not None:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            alone = fcntl is not None
+        except BlockingIOError:
+            alone = False
+        yield alone
 
 
 def state_folder(given: Path | None) -> Path:
@@ -148,12 +191,14 @@ class ChatSession:
                 self._print_error(error)
         for line in lines:
             try:
-                if line.split()[0] == "/image":
+                if command := _COMMAND.match(line):
+                    if command[1] != "image":
+                        raise DataError(f"there is no command /{command[1]}; there are /image PATH and /quit")
                     if not (path := line.removeprefix("/image").strip()):
                         raise DataError("say which image: /image PATH")
-                    blocks.append(View(self.agent.builder.store.put_file(Path(path))).block())
+                    blocks.append(image_block(Path(path), self.agent.builder.store))
                     continue
-                content: list[str | dict[Any, Any]] = [*blocks, {"type": "text", "text": check_utf_8(line)}]
+                content: list[str | dict[Any, Any]] = [*blocks, {"type": "text", "text": check_question(line)}]
                 blocks = []
                 self._answer({"messages": [HumanMessage(content)]})
             except (VtagentError, OSError) as error:
@@ -199,7 +244,7 @@ def _read_lines() -> Iterator[str]:
     if isinstance(sys.stdin, TextIOWrapper):
         sys.stdin.reconfigure(errors="surrogateescape")  # as in arguments: a path may be other than UTF-8
     for line in map(str.strip, _read_terminal() if sys.stdin.isatty() else sys.stdin):
-        if line == "/quit":
+        if line.split(maxsplit=1)[:1] == ["/quit"]:
             return
         if line:
             yield line

@@ -19,10 +19,13 @@ from typing import TYPE_CHECKING, Any
 from langchain_core.messages import HumanMessage
 
 from vtagent.errors import DataError, ImageError, ModelError, VtagentError
+from vtagent.extras import missing_extra
 from vtagent.eyes import Vision
+from vtagent.hub import check_available
 from vtagent.images import ImageStore, MemoryImageStore
 from vtagent.options import parsers, zoom_token_id
-from vtagent.terminal import check_utf_8, path_taken, printable, show, spinner
+from vtagent.terminal import path_taken, printable, show, spinner
+from vtagent.user_input import check_question, image_block
 from vtagent.views import View, ViewRenderer
 
 if TYPE_CHECKING:
@@ -30,16 +33,6 @@ if TYPE_CHECKING:
 
 
 DEFAULT_MODEL = "zoom"
-
-# Module → the extra that installs it.
-EXTRAS = {
-    "torch": "local",
-    "transformers": "local",
-    "langchain_openai": "openai",
-    "openai": "openai",
-    "numpy": "samples",
-    "matplotlib": "samples",
-}
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -75,7 +68,8 @@ def _run(arguments: Sequence[str]) -> int:
     options = command.parse_intermixed_args(arguments[1:])
     warnings.filterwarnings("ignore", module="PIL")  # what Pillow warns of is harmless, or vtagent itself refuses it
     try:
-        {"ask": _ask, "samples": _samples, "chat": _chat, "forget": _forget, "models": _models}[arguments[0]](options)
+        run_command = {"ask": _ask, "samples": _samples, "chat": _chat, "forget": _forget, "models": _models}
+        {**run_command, "savings": _savings}[arguments[0]](options)
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
@@ -92,8 +86,8 @@ def _run(arguments: Sequence[str]) -> int:
 def explain(error: Exception) -> tuple[int, str]:
     """Returns the exit code of an error and the message for the user."""
     match error:
-        case ModuleNotFoundError(name=str(name)) if extra := EXTRAS.get(name.partition(".")[0]):
-            return 3, f"this needs an extra: pip install 'vtagent[{extra}]'"
+        case ModuleNotFoundError() if needed := missing_extra(error):
+            return 3, needed
         case VtagentError(__cause__=ModuleNotFoundError()):
             return 3, str(error)
         case ImageError() | DataError():
@@ -111,18 +105,19 @@ def _ask(options: argparse.Namespace) -> None:
     Raises:
         ModelError: The model or the server failed, or gave no answer.
         ImageError: An image cannot be used.
-        DataError: The question is not UTF-8.
+        DataError: The question is empty, or not UTF-8.
     """
-    from vtagent.graphs.zoom import ZoomContext, create_zoom_agent
-
     store = MemoryImageStore()
-    blocks = [View(store.put_file(path)).block() for path in options.images]
+    text = check_question(options.question)
+    blocks = [image_block(path, store) for path in options.images]
     if options.save_views:
         options.save_views.mkdir(parents=True, exist_ok=True)
-    question = HumanMessage([*blocks, {"type": "text", "text": check_utf_8(options.question)}])
+    question = HumanMessage([*blocks, {"type": "text", "text": text}])
     began = time.perf_counter()
     name, model, vision = _load(options, store)
-    agent = create_zoom_agent(model, store=store, vision=vision)
+    from vtagent.graphs.zoom import ZoomContext, create_zoom_agent  # after the name of the model is known to be good
+
+    agent = create_zoom_agent(model, image_store=store, vision=vision)
     loaded = time.perf_counter()
     with spinner("looking"):
         context = ZoomContext(
@@ -152,6 +147,8 @@ def _ask(options: argparse.Namespace) -> None:
 
 
 def _chat(options: argparse.Namespace) -> None:
+    if options.base_url is None and options.model is not None:
+        check_available(options.model)  # before the graph is imported
     from vtagent.chat_command import chat
 
     chat(options, partial(_load, options))
@@ -167,6 +164,12 @@ def _models(options: argparse.Namespace) -> None:
     from vtagent.models_command import models
 
     models(options)
+
+
+def _savings(options: argparse.Namespace) -> None:
+    from vtagent.savings_command import savings
+
+    savings(options)
 
 
 def _load(options: argparse.Namespace, store: ImageStore) -> tuple[str, BaseChatModel, Vision]:
@@ -195,6 +198,7 @@ def _load(options: argparse.Namespace, store: ImageStore) -> tuple[str, BaseChat
 
 def _load_local(name: str, store: ImageStore, settings: dict[str, Any]) -> tuple[str, BaseChatModel, Vision]:
     """Loads a model on this machine; see `_load`. A download shows its own progress, any other loading a spinner."""
+    check_available(name)  # before torch is imported, which takes seconds
     downloads = "/" in name and not Path(name).exists()
     with nullcontext() if downloads else spinner(f"loading {name}"):
         import torch  # noqa: F401 - transformers only warns if torch is missing; this raises
@@ -203,7 +207,7 @@ def _load_local(name: str, store: ImageStore, settings: dict[str, Any]) -> tuple
         from vtagent.models.chat import ChatVLM
 
         logging.disable_progress_bar()
-        model = ChatVLM.from_pretrained(name, store=store, **settings)
+        model = ChatVLM.from_pretrained(name, image_store=store, **settings)
     return name, model, model.vision
 
 

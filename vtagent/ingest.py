@@ -96,12 +96,22 @@ def ingest_message(
     content: list[str | dict[Any, Any]] = []
     for index, block in enumerate(message.content):
         try:
-            content.append(block if not isinstance(block, dict) or leave(block) else _replaced(block, store, fetch))
+            if not isinstance(block, dict) or leave(block):
+                content.append(block)
+            else:
+                content.append(_with_mark(_replaced(block, store, fetch), block))
         except ImageError as error:
             raise type(error)(f"message {position} ({message.type}), block {index}: {error}") from error
     if all(new is old for new, old in zip(content, message.content, strict=True)):
         return None
     return message.model_copy(update={"content": content, "id": message.id or str(uuid.uuid4())})
+
+
+def _with_mark(new: dict[Any, Any], old: dict[Any, Any]) -> dict[Any, Any]:
+    """The block that replaces `old`, with its mark for a provider's cache."""
+    if new is old or "cache_control" not in old:
+        return new
+    return {**new, "cache_control": old["cache_control"]}
 
 
 def _replaced(block: dict[Any, Any], store: ImageStore, fetch: Fetch | None) -> dict[Any, Any]:

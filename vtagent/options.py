@@ -6,9 +6,10 @@ import argparse
 import math
 import re
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import NoReturn
+
+import vtagent
 
 EXIT_CODES = """\
 exit codes:
@@ -90,6 +91,7 @@ examples:
   # From a script: one question per line in, one JSON object per line out
   printf 'What is the Total?\\n' | vtagent chat receipt.png --thread t1 --json
 
+Lines that begin with a slash and a word are commands: /image PATH, /quit.
 Conversations are kept in ~/.local/state/vtagent (see --state). If a run is
 killed, the next `vtagent chat` of its thread finishes it first. `vtagent
 forget` deletes a conversation.
@@ -99,8 +101,11 @@ FORGET = """\
 examples:
   vtagent forget trip
 
-  # Delete its images even if they were added within the last hour
+  # Delete its images even if they are new and another chat is under way
   vtagent forget trip --grace 0
+
+Images that another conversation shows stay. While a chat is under way, so do
+those of the last hour; repeat the command when it has ended.
 """
 
 
@@ -115,6 +120,22 @@ examples:
 
 D: the vendor's documentation. S: source code. M: measured by users.
 ?: third party only, or assumed.
+"""
+
+
+SAVINGS = """\
+examples:
+  # What every known model bills for these images: whole, as low views, with a zoom
+  vtagent savings receipt.png photo.jpg
+
+  # Two models only, as JSON
+  vtagent savings receipt.png --for claude --for gpt-4o --json
+
+  # The same as a figure (needs the extra samples)
+  vtagent savings receipt.png --figure savings.png
+
+No model is called and no key is needed: the providers' own rules are applied to
+the sizes of the images. `vtagent models NAME` shows a rule and its sources.
 """
 
 
@@ -133,7 +154,7 @@ def parsers() -> tuple[_Parser, dict[str, _Parser]]:
     """
     raw = argparse.RawDescriptionHelpFormatter
     top = _Parser(prog="vtagent", description=OVERVIEW, epilog=f"{TOP}\n{EXIT_CODES}", formatter_class=raw)
-    top.add_argument("--version", action="version", version=f"vtagent {version('vtagent')}")
+    top.add_argument("--version", action="version", version=f"vtagent {vtagent.__version__}")
     commands = top.add_subparsers(title="commands", metavar="COMMAND")
 
     def command(
@@ -177,6 +198,14 @@ def parsers() -> tuple[_Parser, dict[str, _Parser]]:
             MODELS,
             _add_models_options,
         ),
+        "savings": command(
+            "savings",
+            "show what images cost each known model, whole and looked at cheaply first",
+            "Show what each known model bills for images at full resolution at once, for\ntheir low views, and for "
+            "low views and a zoom. No model is called.",
+            SAVINGS,
+            _add_savings_options,
+        ),
     }
 
 
@@ -215,8 +244,8 @@ def _add_forget_options(parser: _Parser) -> None:
         "--grace",
         metavar="MINUTES",
         type=_count,
-        default=60,
-        help="keep images that were added within this time, since a chat that is under way may need them; default: 60",
+        help="keep images that were added within this time, since a chat that is under way may need them; default: 60 "
+        "while a chat is under way, else 0",
     )
     _add_state_option(parser)
 
@@ -224,6 +253,20 @@ def _add_forget_options(parser: _Parser) -> None:
 def _add_models_options(parser: _Parser) -> None:
     parser.add_argument("name", nargs="?", metavar="NAME", help="such as gpt-4o or ollama:qwen2.5vl:7b")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
+
+
+def _add_savings_options(parser: _Parser) -> None:
+    parser.add_argument("files", nargs="+", metavar="FILE", type=Path, help="an image file")
+    parser.add_argument(
+        "--for",
+        dest="models",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="only this model (claude, gpt, qwen, gemini or a model's name); repeat it for several; default: all known",
+    )
+    parser.add_argument("--figure", metavar="FILE", type=_figure, help="draw a figure: .png, .svg or .pdf")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
 
 
 def zoom_token_id(options: argparse.Namespace, name: str) -> int | None:
@@ -323,6 +366,12 @@ def _thread(text: str) -> str:
     if not re.fullmatch(r"\w[\w.-]{0,99}", text):
         raise argparse.ArgumentTypeError(f"{text!r:.120} is not a name: letters, digits, '.', '-' and '_', 100 at most")
     return text
+
+
+def _figure(text: str) -> Path:
+    if (path := Path(text)).suffix.lower() not in (".png", ".svg", ".pdf"):
+        raise argparse.ArgumentTypeError(f"{text!r:.120} ends in none of .png, .svg, .pdf")
+    return path
 
 
 def _seconds(text: str) -> float:

@@ -6,7 +6,9 @@ never call (VisionThink, arXiv:2507.13348, section 4).
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, TypeAlias
+
+from langchain_core.messages import SystemMessage
 
 from vtagent.eyes import QWEN_ZOOM
 from vtagent.eyes.facts import Boxes
@@ -28,6 +30,10 @@ class PromptTemplate(Protocol):
             max_zooms: How many zooms the run allows.
         """
         ...
+
+
+SystemPrompt: TypeAlias = str | SystemMessage | PromptTemplate | None
+"""What `system_prompt` may be: a text, a message, a function of the run's settings, or None for none."""
 
 
 def zoom_prompt(*, tool_name: str, scale: float, max_zooms: int, boxes: Boxes = "thousandths") -> str:

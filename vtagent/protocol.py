@@ -14,9 +14,8 @@ A template may open `<think>` itself at the end of the prompt; the reply then st
 from __future__ import annotations
 
 import json
-import re
 import uuid
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -38,11 +37,6 @@ _ENDINGS = ("finish_reason", "stop_reason", "stopReason", "done_reason")
 """Where a reply's metadata says why it ended: OpenAI and Gemini, Anthropic, Bedrock, Ollama."""
 _CUT = ("length", "max_tokens", "max_output_tokens")
 """What it says there of a reply that was cut, in any case."""
-
-_BARE = re.compile(
-    r"(?:```(?:json)?\s*|\[TOOL_REQUEST\]\s*)?(?P<json>\{.*\})(?:\s*```|\s*\[END_TOOL_REQUEST\])?", re.DOTALL
-)
-"""A call that is not between this protocol's tags."""
 
 _FORM = f'Write {TOOL_CALL[0]}{{"name": "…", "arguments": {{…}}}}{TOOL_CALL[1]} with strict JSON inside.'
 _TOO_DEEP = f"The JSON inside {TOOL_CALL[0]} is nested too deeply. {_FORM}"
@@ -199,32 +193,6 @@ def with_structured_calls(message: AIMessage) -> AIMessage:
     if not valid and not invalid:
         return message
     return message.model_copy(update={"content": reply.content, "tool_calls": valid, "invalid_tool_calls": invalid})
-
-
-def with_bare_call(message: AIMessage, names: Collection[str]) -> AIMessage:
-    """The message with a call that is all of its text as a structured call; the message itself if there is none.
-
-    Some servers on a laptop leave calls in the text: as JSON alone, in a code fence, or between the marks of LM Studio.
-
-    Args:
-        message: A reply without structured calls.
-        names: The tools that are offered; JSON that names none of them is an answer.
-
-    Example:
-        >>> message = AIMessage('{"name": "zoom_image", "arguments": {"image": 1}}')
-        >>> with_bare_call(message, ["zoom_image"]).tool_calls[0]["args"]
-        {'image': 1}
-    """
-    reply = parse_reply(message.text)
-    found = _BARE.fullmatch(reply.rest)
-    if reply.answer is not None or found is None:
-        return message
-    call = parse_call(found["json"])
-    if not isinstance(call, ToolCall) or call.name not in names:
-        return message
-    made = tool_call(name=call.name, args=call.arguments, id=new_call_id())
-    content = f"{THINK[0]}{reply.think}{THINK[1]}" if reply.think else ""
-    return message.model_copy(update={"content": content, "tool_calls": [made]})
 
 
 def was_cut(message: BaseMessage) -> bool:

@@ -11,7 +11,6 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from vtagent.errors import DataError
 from vtagent.protocol import reply_of
 from vtagent.views import View
 
@@ -29,17 +28,6 @@ FORCED = {
 def printable(text: str) -> str:
     """Removes control characters other than line feeds, so that no escape sequence of a model reaches the terminal."""
     return "".join(character for character in text if character.isprintable() or character == "\n")
-
-
-def check_utf_8(question: str) -> str:
-    """Returns the question unchanged.
-
-    Raises:
-        DataError: It was not typed in UTF-8, so it cannot be sent to a model.
-    """
-    if any("\ud800" <= character <= "\udfff" for character in question):
-        raise DataError("the question is not UTF-8")
-    return question
 
 
 def path_taken(messages: Sequence[BaseMessage], views: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -36,7 +36,7 @@ def server(policy: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[V
 @pytest.fixture(scope="session")
 def local(policy: Path) -> Iterator[ChatVLM]:
     """The same policy on transformers, in this process."""
-    model = ChatVLM.from_pretrained(policy, store=MemoryImageStore(), max_tokens=96)
+    model = ChatVLM.from_pretrained(policy, image_store=MemoryImageStore(), max_tokens=96)
     yield model
     model.engine.close()
 
@@ -58,4 +58,4 @@ def engine(server: VLLMServer, local: ChatVLM) -> Iterator[VLLMEngine]:
 @pytest.fixture
 def remote(engine: VLLMEngine, local: ChatVLM) -> ChatVLM:
     """A chat model over it, with the images of `local`."""
-    return ChatVLM(engine=engine, processor=local.processor, store=local.store, max_tokens=96)
+    return ChatVLM(engine=engine, processor=local.processor, image_store=local.image_store, max_tokens=96)

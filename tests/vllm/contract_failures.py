@@ -50,7 +50,7 @@ def examples() -> list[Example]:
 def killing(server: VLLMServer, local: ChatVLM, *, at: int, restarts: bool, retries: int) -> ChatVLM:
     engine = Counted(server.url, local.processor, retries=retries, backoff=1.0, timeout=600.0)
     engine.server, engine.kills_at, engine.restarts = server, at, restarts
-    return ChatVLM(engine=engine, processor=local.processor, store=local.store, max_tokens=96)
+    return ChatVLM(engine=engine, processor=local.processor, image_store=local.image_store, max_tokens=96)
 
 
 def tokens(states: Sequence[dict[str, object]]) -> list[list[list[int]]]:
@@ -62,8 +62,8 @@ def test_runs_outlast_a_server_that_is_killed_and_started_again(
 ) -> None:
     model = killing(server, local, at=8, restarts=True, retries=60)
     try:
-        states = run(model, examples, store=local.store)
-        assert tokens(states) == tokens(run(local, examples, store=local.store))
+        states = run(model, examples, store=local.image_store)
+        assert tokens(states) == tokens(run(local, examples, store=local.image_store))
     finally:
         model.engine.close()
         server.ready()
@@ -73,14 +73,14 @@ def test_without_patience_the_error_is_one_line_and_the_run_is_taken_up_where_it
     server: VLLMServer, local: ChatVLM
 ) -> None:
     [example] = [example for example in rendered(1, seed=17) if "small" in example.source]
-    whole = run(local, [example], store=local.store)
+    whole = run(local, [example], store=local.image_store)
     assert len(records(whole[0])) == 2, "a run of two turns is needed"
     model = killing(server, local, at=1, restarts=False, retries=1)
-    agent = create_zoom_agent(model, store=local.store, checkpointer=InMemorySaver())
+    agent = create_zoom_agent(model, image_store=local.image_store, checkpointer=InMemorySaver())
     thread: Any = {"configurable": {"thread_id": "killed"}}
     try:
         with pytest.raises(ModelError) as failed:
-            agent.invoke({"messages": [question(local.store, example)]}, thread)
+            agent.invoke({"messages": [question(local.image_store, example)]}, thread)
         assert re.fullmatch(rf"the vLLM server at {server.url} .+, tried 2 times", str(failed.value))
     finally:
         server.launch()

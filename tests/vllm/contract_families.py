@@ -116,7 +116,7 @@ def said(server: VLLMServer, here: TransformersEngine, image: EngineImage) -> AI
         AIMessage("", tool_calls=[{"id": "1", "name": "zoom_image", "args": {}}]),
         ToolMessage([{"type": "text", "text": "Closer."}, shown], tool_call_id="1"),
     ]
-    tool = create_zoom_tool(store=MemoryImageStore(), vision=here.processor.vision)
+    tool = create_zoom_tool(image_store=MemoryImageStore(), vision=here.processor.vision)
     answer = model.bind_tools([tool]).invoke(messages)
     assert isinstance(answer, AIMessage)
     return answer

@@ -27,7 +27,7 @@ def few() -> list[Example]:
 
 def first_prompt(model: ChatVLM, example: Example) -> tuple[tuple[int, ...], tuple[EngineImage, ...]]:
     """The ids and images of a question about the small view, as the model would send them."""
-    view = View(model.store.put(example.image), scale=0.5).block()
+    view = View(model.image_store.put(example.image), scale=0.5).block()
     messages = [HumanMessage([view, {"type": "text", "text": example.question}])]
     return tuple(model.prompt_ids(messages)), tuple(model.images(messages))
 
@@ -39,10 +39,10 @@ def requests(model: ChatVLM, examples: list[Example], **sampling: Any) -> list[R
 
 def test_answers_and_decisions_on_200_documents_are_those_of_the_local_engine(local: ChatVLM, remote: ChatVLM) -> None:
     examples = list(rendered(DOCUMENTS // 2, seed=11))
-    ours = run(local, examples, store=local.store)
+    ours = run(local, examples, store=local.image_store)
     zoomed = sum(state["usage"]["zooms"] > 0 for state in ours)
     assert 0 < zoomed < DOCUMENTS, "both decisions are needed"
-    far = distance(ours, run(remote, examples, store=local.store))
+    far = distance(ours, run(remote, examples, store=local.image_store))
     print(zoomed, far)
     assert (far.answers, far.decisions) == (DOCUMENTS, DOCUMENTS)
     assert far.logprob <= TOLERANCE
@@ -133,8 +133,8 @@ def test_streamed_tokens_are_the_reply_and_may_be_cut_off(
 
 
 def test_the_second_turn_finds_the_first_in_the_prefix_cache(local: ChatVLM, remote: ChatVLM) -> None:
-    small_print = [example for example in rendered(20, seed=17) if "small" in example.source]
-    two_turns = [state for state in run(remote, small_print, store=local.store) if len(records(state)) == 2]
+    small_print = [example for example in rendered(20, seed=171) if "small" in example.source]
+    two_turns = [state for state in run(remote, small_print, store=local.image_store) if len(records(state)) == 2]
     assert two_turns
     for state in two_turns:
         first, second = [usage for message in state["messages"] if (usage := getattr(message, "usage_metadata", None))]

@@ -30,7 +30,7 @@ def run(
     model: BaseChatModel, examples: Sequence[Example], *, store: ImageStore, vision: VisionSpec | None = None
 ) -> list[Any]:
     """The final state of a run of the graph for each example, all of them concurrently."""
-    agent = create_zoom_agent(model, store=store, vision=vision)
+    agent = create_zoom_agent(model, image_store=store, vision=vision)
     questions: list[Any] = [{"messages": [question(store, example)]} for example in examples]
     return agent.batch(questions, {"max_concurrency": _AT_ONCE})
 
@@ -78,7 +78,7 @@ def distance(one: Sequence[Any], other: Sequence[Any]) -> Distance:
 
 def reply(model: ChatVLM, example: Example, **options: Any) -> AIMessage:
     """A model's reply to one question about the small view."""
-    view = View(model.store.put(example.image), scale=0.5).block()
+    view = View(model.image_store.put(example.image), scale=0.5).block()
     message = model.invoke([HumanMessage([view, {"type": "text", "text": example.question}])], **options)
     assert isinstance(message, AIMessage)
     return message

@@ -63,7 +63,8 @@ class LlamaServer(Laptop):
     def check_context(self, request: Request, tokens: int) -> None:
         """See `Laptop.check_context`."""
         if tokens > self.context:
-            said = f"request ({tokens} tokens) exceeds the available context size ({self.context} tokens), try increasing it"
+            told = f"exceeds the available context size ({self.context} tokens), try increasing it"
+            said = f"request ({tokens} tokens) {told}"
             raise Refusal(said, kind="exceed_context_size_error")
 
 

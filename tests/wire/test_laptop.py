@@ -59,7 +59,6 @@ def test_a_call_that_was_left_in_the_text_is_a_call(kind: type[Laptop], form: st
     "text",
     [
         '{"name": "Anna", "arguments": {}}',
-        '{"name": "image_zoom_in_tool"}',
         f"I would write {JSON}",
         '{"total": "48.10"}',
     ],

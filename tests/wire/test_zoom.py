@@ -301,7 +301,7 @@ def test_a_model_that_other_middleware_chooses_sees_with_its_own_eyes() -> None:
         store, saver = MemoryImageStore(), InMemorySaver()
 
         def made() -> Any:
-            middleware: list[Any] = [choose, ZoomMiddleware(store=store)]
+            middleware: list[Any] = [choose, ZoomMiddleware(image_store=store)]
             return create_agent(PROVIDERS["openai_chat"].chat(server), middleware=middleware, checkpointer=saver)
 
         config: Any = {"configurable": {"thread_id": "1"}}

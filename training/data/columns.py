@@ -1,4 +1,4 @@
-"""Finds the columns of a table that hold the image, the question, the gold answers and the source.
+"""Finds the columns of a table that hold the image, the question, the gold answers, the source and the value's box.
 
 A column is given by a path: `info.tgt_width` is a field of a struct, `turns.0.text` indexes a list. A column without a
 path is searched for under the names that data sets use, including those of VisionThink's published rows (`images`,
@@ -12,7 +12,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from vtagent.errors import DataError
+from vtagent.errors import DataError, RegionError
+from vtagent.regions import Region
 
 _USUAL = {
     "image": ("image", "images"),
@@ -20,6 +21,7 @@ _USUAL = {
     "answers": ("answers", "answer", "original_answer", "solution", "label"),
     "source": ("source", "data_source", "print"),
     "id": ("id",),
+    "value_box": ("value_box",),
 }
 
 
@@ -37,6 +39,8 @@ class Columns:
     height: str | None = None
     """Size of the low view in pixels. If a row has it, its image is resized to twice this size: the view at half the
     sides then has exactly this size."""
+    value_box: str | None = None
+    """Where the asked value stands: [x1, y1, x2, y2] in thousandths of the upright image's sides, or null."""
 
     @classmethod
     def parse(cls, pairs: Sequence[str]) -> Columns:
@@ -106,6 +110,23 @@ def value_at(row: Mapping[str, Any], path: str | None) -> Any:
         else:
             return None
     return value if path else None
+
+
+def box(value: object) -> Region | None:
+    """Return the box of an asked value; None for a missing one.
+
+    Raises:
+        RegionError: The value is anything else than a list of four whole numbers in thousandths, x1 < x2 and y1 < y2.
+
+    Example:
+        >>> box([250, 500, 500, 560])
+        Region(x1=250, y1=500, x2=500, y2=560)
+    """
+    if value is None:
+        return None
+    if not isinstance(value, Sequence) or isinstance(value, str | bytes) or len(value) != 4:
+        raise RegionError(f"value_box {repr(value)[:80]}: write [x1, y1, x2, y2] in thousandths, or null")
+    return Region(*(int(side) if isinstance(side, float) and side.is_integer() else side for side in value))
 
 
 def texts(value: object) -> tuple[str, ...]:

@@ -12,11 +12,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, overload
 
+from vtagent.regions import Region
 from vtagent.training.documents import TRAINING_LOOK, WIDE_LOOK, PrintSize, render_document
 
 Domain = Literal["training", "wide"]
 LOOKS = {"training": TRAINING_LOOK, "wide": WIDE_LOOK}
-_PRINTS: tuple[PrintSize, PrintSize] = ("large", "small")
+PRINTS: tuple[PrintSize, ...] = ("large", "small")
+"""The print sizes of rendered pages, unless others are asked for."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,9 @@ class Example:
     """Gold answers, never empty. Any of them is right; the first is shown to people."""
     source: str
     """The name that results are reported under, such as "small print"."""
+    value_box: Region | None = None
+    """Where the asked value stands on the image. Measures alone read it; the policy never sees it. None: not known, or
+    the value is not on the image."""
 
     @property
     def answer(self) -> str:
@@ -73,7 +78,9 @@ class ExampleSequence(Sequence[Example], ABC):
         return self.at(range(len(self))[index])
 
 
-def rendered(count: int, *, seed: int, domain: Domain = "training") -> Iterator[Example]:
+def rendered(
+    count: int, *, seed: int, domain: Domain = "training", prints: Sequence[PrintSize] = PRINTS
+) -> Iterator[Example]:
     """Render pages for evaluation, with one question each.
 
     No page occurs in pretraining or in `RenderedPages`: their seeds begin with other words.
@@ -82,17 +89,18 @@ def rendered(count: int, *, seed: int, domain: Domain = "training") -> Iterator[
         count: Pages of each print size.
         seed: Seed of the evaluation set.
         domain: "training", or "wide" for an appearance that training never shows.
+        prints: The print sizes.
 
     Yields:
         The examples, all of one print size before the next.
     """
-    for print_size in _PRINTS:
+    for print_size in prints:
         for number in range(count):
             yield _render_example(f"evaluation/{domain}/{seed}/{number}", print_size, domain, number)
 
 
 class RenderedPages(ExampleSequence):
-    """Pages to train on, rendered when they are asked for. Print sizes alternate; each page has one question.
+    """Pages to train on, rendered when they are asked for. Print sizes take turns; each page has one question.
 
     No page occurs in `rendered`, which is for evaluation, or in pretraining.
 
@@ -100,23 +108,26 @@ class RenderedPages(ExampleSequence):
         count: Number of pages.
         seed: Seed of the pages.
         domain: "training", or "wide" for an appearance that training never shows.
+        prints: The print sizes.
     """
 
-    def __init__(self, count: int, *, seed: int = 0, domain: Domain = "training") -> None:
-        self._count, self.seed, self.domain = count, seed, domain
+    def __init__(
+        self, count: int, *, seed: int = 0, domain: Domain = "training", prints: Sequence[PrintSize] = PRINTS
+    ) -> None:
+        self._count, self.seed, self.domain, self.prints = count, seed, domain, tuple(prints)
 
     @property
     def sources(self) -> list[str]:
         """The source of each page, known without rendering it."""
-        return [f"{_PRINTS[place % 2]} print" for place in range(self._count)]
+        return [f"{self.prints[place % len(self.prints)]} print" for place in range(self._count)]
 
     def __len__(self) -> int:
         return self._count
 
     def at(self, index: int) -> Example:
         """Render one page; see `ExampleSequence.at`."""
-        number, turn = divmod(index, 2)
-        return _render_example(f"practice/{self.domain}/{self.seed}/{number}", _PRINTS[turn], self.domain, number)
+        number, turn = divmod(index, len(self.prints))
+        return _render_example(f"practice/{self.domain}/{self.seed}/{number}", self.prints[turn], self.domain, number)
 
 
 def _render_example(page_seed: str, print_size: PrintSize, domain: Domain, number: int) -> Example:

@@ -13,15 +13,15 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from vtagent.errors import DataError, ImageError
+from vtagent.errors import DataError, ImageError, RegionError
 from vtagent.images import decode
-from vtagent.training.data.columns import Columns, texts, value_at
-from vtagent.training.data.examples import Domain, Example, ExampleSequence, RenderedPages
+from vtagent.training.data.columns import Columns, box, texts, value_at
+from vtagent.training.data.drawn import DRAWN
+from vtagent.training.data.examples import Example, ExampleSequence
 from vtagent.training.data.image_bytes import LIMITS, image_bytes, resized
 from vtagent.training.data.mixing import Joined, Part
 from vtagent.training.data.tables import Table, open_table
 
-RENDERED: dict[str, Domain] = {"rendered": "training", "rendered-wide": "wide"}
 PAGES = 1000
 """Number of rendered pages when no count is given."""
 
@@ -47,7 +47,7 @@ class FileExamples(ExampleSequence):
     Attributes:
         kept: The numbers of the good rows.
         dropped: The number of rows that were dropped, by reason: "an empty question", "an empty answer", "an
-            unreadable image".
+            unreadable image", "an unusable value box".
     """
 
     def __init__(
@@ -103,6 +103,7 @@ class FileExamples(ExampleSequence):
             question=_question(value_at(row, self.columns.question)),
             answers=texts(value_at(row, self.columns.answers)),
             source=self._sources[index],
+            value_box=box(value_at(row, self.columns.value_box)),
         )
 
     def _image(self, row: Mapping[str, Any]) -> bytes:
@@ -150,6 +151,10 @@ class FileExamples(ExampleSequence):
             return "an unreadable image", f", {error}"
         if size and (min(size) < 1 or size[0] * size[1] > LIMITS.max_pixels):
             return "an unreadable image", f", wanted at {size[0]}×{size[1]}"
+        try:
+            box(value_at(row, self.columns.value_box))
+        except RegionError as error:
+            return "an unusable value box", f", {error}"
         return "", ""
 
     def _source(self, value: object) -> str:
@@ -184,7 +189,7 @@ def open_examples(
     Bad rows are dropped; one line in the log counts them.
 
     Args:
-        name: "rendered" or "rendered-wide" for pages that are drawn here; a .jsonl or .parquet file; a folder of
+        name: A name in `DRAWN` for pages that are drawn here; a .jsonl or .parquet file; a folder of
             .parquet files or of `Dataset.save_to_disk`; else the id of a data set on the hub. Several names are
             separated by commas and read one after the other. Their ids then begin with the name and "#", because two
             files may use the same ids.
@@ -201,8 +206,8 @@ def open_examples(
     """
     if count is not None and count < 1:
         raise DataError(f"{name}: {count} questions wanted; at least one")
-    if name in RENDERED:
-        return RenderedPages(count or PAGES, seed=seed, domain=RENDERED[name])
+    if name in DRAWN:
+        return DRAWN[name].practice(count or PAGES, seed)
     names = [part.strip() for part in name.split(",")]
     opened = [_open(part, columns, split, count, prefix=f"{part}#" if len(names) > 1 else "") for part in names]
     examples = opened[0] if len(opened) == 1 else Joined(opened)

@@ -22,12 +22,16 @@ from PIL import Image, ImageDraw, ImageFont
 
 from vtagent.training.documents.values import PRINTED, Field, draw_page
 
-PAGE = (224, 160)
+CARD = (224, 160)
 """Width and height of a page in pixels."""
 
-PrintSize = Literal["large", "small"]
+PrintSize = Literal["large", "medium", "small"]
 
-CAPITAL_HEIGHT: dict[PrintSize, tuple[float, float]] = {"large": (14.0, 16.0), "small": (7.0, 8.0)}
+CAPITAL_HEIGHT: dict[PrintSize, tuple[float, float]] = {
+    "large": (14.0, 16.0),
+    "medium": (10.5, 13.0),
+    "small": (7.0, 8.0),
+}
 """Least and greatest height of a capital letter in pixels."""
 
 PILLOW_FONT = "Aileron"
@@ -144,7 +148,7 @@ def render_document(
     print_size: PrintSize,
     look: Look = TRAINING_LOOK,
     fields: Callable[[random.Random], tuple[Field, ...]] = draw_page,
-    size: tuple[int, int] = PAGE,
+    size: tuple[int, int] = CARD,
 ) -> Document:
     """Render the page of a seed. The same arguments give the same pixels.
 
@@ -195,15 +199,15 @@ def render_strings(
     pitch = em * rng.uniform(1.15, 1.5)
     lines: list[_Text] = []
     y = em * rng.uniform(0.8, 1.4)
-    while y < PAGE[1] - 3:
+    while y < CARD[1] - 3:
         x = rng.uniform(2, 10)
         text, end = "", x
-        while end < PAGE[0] - 1.5 * em:
+        while end < CARD[0] - 1.5 * em:
             text += rng.choice(PRINTED) if rng.random() < 0.88 else " "
             end += _advance(font, text[-1])
         lines.append(_Text(round(x), round(y), text))
         y += pitch
-    image, glyphs, _ = _print_page(rng, font, lines, "card", look, PAGE)
+    image, glyphs, _ = _print_page(rng, font, lines, "card", look, CARD)
     return image, glyphs
 
 
@@ -222,24 +226,17 @@ def _print_page(
     """
     tilt = rng.uniform(-look.tilt, look.tilt)
     tilt = math.copysign(look.least_tilt + abs(tilt) * (1 - look.least_tilt / look.tilt), tilt)
-    shade = rng.randint(*look.paper)
-    paper = tuple(shade - rng.randint(0, 8) for _ in range(3))
-    shade = rng.randint(*look.ink)
-    ink = tuple(shade + rng.randint(0, 24) for _ in range(3))
+    paper, ink = colours(rng, look)
     plate = Image.new("L", size, 0)  # coverage by ink, 0 to 255
     draw = ImageDraw.Draw(plate)
     _decorate(rng, draw, font, lines, layout)
     glyphs: list[Glyph] = []
     for line in lines:
         draw.text((line.x, line.y), line.text, font=font, fill=255, anchor="ls")
-        glyphs.extend(_glyphs_of(font, line))
+        glyphs.extend(glyphs_of(font, *line))
     plate = plate.rotate(tilt, Image.Resampling.BICUBIC)
-    page = _printed(rng, plate, paper, ink, look)
-    if rng.random() < 0.5:
-        buffer = io.BytesIO()
-        page.save(buffer, "JPEG", quality=rng.randint(*look.jpeg))
-        page = Image.open(buffer).convert("RGB")
-    return page, tuple(_turned(glyphs, tilt, size)), tilt
+    page = scanned(rng, plate, paper, ink, look)
+    return page, tuple(turned(glyphs, tilt, size)), tilt
 
 
 def _lay_out(
@@ -301,7 +298,7 @@ def _lay_out(
     return font, lines
 
 
-def margins(look: Look, size: tuple[int, int] = PAGE) -> tuple[int, int]:
+def margins(look: Look, size: tuple[int, int] = CARD) -> tuple[int, int]:
     """Return the least distance of print from the edges before the page is turned.
 
     The greatest tilt moves the end of a line by half the page's width times the slope, so lines need that much more
@@ -351,8 +348,15 @@ def _advance(font: ImageFont.FreeTypeFont, char: str) -> float:
     return font.getlength(char)
 
 
-def _glyphs_of(font: ImageFont.FreeTypeFont, line: _Text) -> list[Glyph]:
-    x, y, text = line
+def glyphs_of(font: ImageFont.FreeTypeFont, x: float, y: float, text: str) -> list[Glyph]:
+    """The glyphs of a text before the page is turned.
+
+    Args:
+        font: The font.
+        x: The left end of the text in pixels.
+        y: Its baseline in pixels.
+        text: The text. Spaces are no glyphs.
+    """
     glyphs: list[Glyph] = []
     for char in text:
         advance = _advance(font, char)
@@ -362,14 +366,51 @@ def _glyphs_of(font: ImageFont.FreeTypeFont, line: _Text) -> list[Glyph]:
     return glyphs
 
 
-def _turned(glyphs: Sequence[Glyph], tilt: float, size: tuple[int, int]) -> list[Glyph]:
-    """The glyphs after the page is turned by `tilt` degrees counter-clockwise about its centre."""
+def turned(glyphs: Sequence[Glyph], tilt: float, size: tuple[int, int]) -> list[Glyph]:
+    """The glyphs after the page is turned.
+
+    Args:
+        glyphs: The glyphs before.
+        tilt: Degrees counter-clockwise about the centre of the page.
+        size: Width and height of the page in pixels.
+    """
     cos, sin = np.cos(np.radians(tilt)), np.sin(np.radians(tilt))
     cx, cy = size[0] / 2, size[1] / 2
     return [
         Glyph(g.char, float(cx + cos * (g.x - cx) + sin * (g.y - cy)), float(cy - sin * (g.x - cx) + cos * (g.y - cy)))
         for g in glyphs
     ]
+
+
+def colours(rng: random.Random, look: Look) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Draw the RGB colours of the paper and of the ink."""
+    shade = rng.randint(*look.paper)
+    paper = tuple(shade - rng.randint(0, 8) for _ in range(3))
+    shade = rng.randint(*look.ink)
+    return paper, tuple(shade + rng.randint(0, 24) for _ in range(3))
+
+
+def scanned(
+    rng: random.Random, plate: Image.Image, paper: tuple[int, ...], ink: tuple[int, ...], look: Look
+) -> Image.Image:
+    """Apply ink to paper, and compress half of the pages as JPEG.
+
+    Args:
+        rng: Draws noise and compression.
+        plate: Coverage by ink, mode L.
+        paper: RGB colour of the paper.
+        ink: RGB colour of the ink.
+        look: Its `noise` and `jpeg` count.
+
+    Returns:
+        An RGB image of the plate's size.
+    """
+    page = _printed(rng, plate, paper, ink, look)
+    if rng.random() < 0.5:
+        buffer = io.BytesIO()
+        page.save(buffer, "JPEG", quality=rng.randint(*look.jpeg))
+        page = Image.open(buffer).convert("RGB")
+    return page
 
 
 def _printed(

@@ -9,6 +9,7 @@ import asyncio
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
 from statistics import fmean
 from typing import Any
 
@@ -16,17 +17,18 @@ from vtagent.errors import described
 from vtagent.graphs.zoom import ZoomAgent, ZoomContext, create_zoom_agent
 from vtagent.models.chat import ChatVLM
 from vtagent.training.data import Example
+from vtagent.training.measure.effects import DIRECT, ZOOM
 from vtagent.training.measure.journal import Journal
 from vtagent.training.measure.modes import MODES, Mode, in_order, mode_named
-from vtagent.training.measure.outcomes import Outcome, kept_tokens
+from vtagent.training.measure.outcomes import Outcome, kept_tokens, looks_of
 from vtagent.training.progress import Progress
-from vtagent.training.rewards import Grader, build_grader
+from vtagent.training.rewards import Grader, abstains, build_grader
 from vtagent.training.run_example import grade, run_example
 
 QUESTIONS = 32
 """Maximum questions of a `ForcedProbe`."""
-_FORCED = {"forced/zoom": "forced-zoom", "forced/direct": "forced-direct"}
-"""Name of a probe's metric, and the mode that it measures."""
+_FORCED = {ZOOM: "forced/zoom/accuracy", DIRECT: "forced/direct/accuracy"}
+"""The modes of a probe, and the names of their metrics."""
 
 
 async def ask(
@@ -36,7 +38,7 @@ async def ask(
 
     Args:
         agent: The compiled graph.
-        model: The policy.
+        model: The policy. Without `images_first` it is shown the question first.
         example: The question and its image.
         mode: How the policy looks.
         grader: Says what is right.
@@ -45,7 +47,10 @@ async def ask(
     Returns:
         The fields of an `Outcome` that the run decides. A run that raises or takes too long has an `error`.
     """
-    run = await run_example(agent, example, mode.context(model), model.store, limit=timeout)
+    text_first = not model.images_first
+    run = await run_example(
+        agent, example, mode.context(model), model.image_store, limit=timeout, text_first=text_first
+    )
     if run.error is not None:
         empty = {"answer": None, "zooms": 0, "visual_tokens": 0, "full_visual_tokens": 0}
         return {**empty, "right": False, "error": described(run.error), "seconds": run.seconds}
@@ -59,6 +64,8 @@ async def ask(
         "kept_visual_tokens": kept_tokens(run.state["views"]),
         "seconds": run.seconds,
         "stop": run.state["stop"],
+        "abstained": abstains(run.state["answer"]),
+        **asdict(looks_of(run.state["views"], example.value_box)),
     }
 
 
@@ -92,7 +99,7 @@ async def evaluate(
     """
     examples = list(examples)
     grader = grader or build_grader("exact")
-    agent = create_zoom_agent(model, store=model.store)
+    agent = create_zoom_agent(model, image_store=model.image_store)
     chosen = {name: mode_named(name).adapted(scale, max_zooms) for name in in_order(modes)}
     known = {
         (name, number): outcome
@@ -117,6 +124,7 @@ async def evaluate(
             id=example.id,
             question=example.question,
             gold=example.answer,
+            unanswerable=abstains(example.answer),
             number=number,
             session=journal.session if journal else 0,
             ended=time.monotonic() - start,
@@ -163,7 +171,7 @@ class ForcedProbe:
     ) -> None:
         self._model, self._grader, self._limit = model, grader, limit
         self._agent = build(model)
-        self._modes = {name: MODES[mode].adapted(context.scale, context.max_zooms) for name, mode in _FORCED.items()}
+        self._modes = {mode: MODES[mode].adapted(context.scale, context.max_zooms) for mode in _FORCED}
         step = max(1, len(examples) // QUESTIONS)
         self._examples = [examples[place] for place in range(0, len(examples), step)][:QUESTIONS]
 
@@ -171,9 +179,10 @@ class ForcedProbe:
         """Ask all questions in both modes.
 
         Returns:
-            Accuracy by metric name. Failed runs and ungraded answers do not count.
+            By metric name the accuracy in each mode, for all questions and per source, and the shares of the questions
+            that a zoom helped and hurt. Failed runs and ungraded answers do not count.
         """
-        found = {}
+        verdicts: dict[str, list[bool | None]] = {}
         for name, mode in self._modes.items():
             asked = await asyncio.gather(
                 *(
@@ -181,9 +190,17 @@ class ForcedProbe:
                     for example in self._examples
                 )
             )
-            right = [
-                bool(fields["right"]) for fields in asked if not fields.get("error") and fields["right"] is not None
-            ]
-            if right:
-                found[f"{name}/accuracy"] = fmean(right)
+            verdicts[name] = [None if fields.get("error") else fields["right"] for fields in asked]
+        sources = [example.source for example in self._examples]
+        found: dict[str, float] = {}
+        for source in (None, *sorted(set(sources))):
+            suffix = "" if source is None else f"/{source}"
+            own = [place for place, other in enumerate(sources) if source in (None, other)]
+            for forced, metric in _FORCED.items():
+                if known := [right for place in own if (right := verdicts[forced][place]) is not None]:
+                    found[f"{metric}{suffix}"] = fmean(known)
+            pairs = [(verdicts[DIRECT][place], verdicts[ZOOM][place]) for place in own]
+            if both := [pair for pair in pairs if None not in pair]:
+                found[f"tool_effect/helped{suffix}"] = both.count((False, True)) / len(both)
+                found[f"tool_effect/hurt{suffix}"] = both.count((True, False)) / len(both)
         return found

@@ -68,7 +68,7 @@ def curve(history: History, name: str) -> Series | None:
 def by_source(history: History, metric: str) -> dict[str, Series]:
     """The curves of a metric that is logged as `metric/source`, by source."""
     names = sorted({name for entry in history for name in entry if name.startswith(f"{metric}/")})
-    found = {name.partition("/")[2]: curve(history, name) for name in names}
+    found = {name.removeprefix(f"{metric}/"): curve(history, name) for name in names}
     return {source: series for source, series in found.items() if series and source not in _NOT_SOURCES}
 
 
@@ -86,6 +86,7 @@ def plot_learning(history: History, path: Path) -> bool:
     panels = {
         "share that zooms": by_source(history, "zoom"),
         "accuracy": by_source(history, "accuracy"),
+        "zooms that hold the value": by_source(history, "regions/holding"),
         "all questions": {label: series for label, name in wholes.items() if (series := curve(history, name))},
     }
     panels = {title: lines for title, lines in panels.items() if lines}

@@ -113,6 +113,8 @@ def digest_of_examples(examples: Sequence[Example]) -> str:
     for example in examples:
         image = hashlib.sha256(example.image).hexdigest()
         row = [example.id, image, example.question, example.answers, example.source]
+        if example.value_box is not None:
+            row.append(str(example.value_box))
         digest.update(json.dumps(row).encode())
     return digest.hexdigest()[:16]
 

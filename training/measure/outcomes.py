@@ -43,6 +43,43 @@ class Outcome:
     """Seconds from the start of the mode in this session to the end of the run."""
     session: int = 0
     """How often the evaluation was interrupted before."""
+    regions: int = 0
+    """Zooms into a part of an image; see `Looks`."""
+    area: float = 0.0
+    """See `Looks`."""
+    holding: int | None = None
+    """See `Looks`."""
+    abstained: bool = False
+    """Whether the answer says that the image does not hold what was asked for."""
+    unanswerable: bool = False
+    """Whether that is the gold answer."""
+
+
+@dataclass(frozen=True)
+class Looks:
+    """Where the zooms of a run looked."""
+
+    regions: int = 0
+    """Zooms into a part of an image, not all of it."""
+    area: float = 0.0
+    """Sum over the zooms of the share of the image that each shows, 0 to 1 each."""
+    holding: int | None = None
+    """Zooms that show all of the asked value. None: its place is not known."""
+
+
+def looks_of(views: Iterable[ViewRecord], value_box: Region | None) -> Looks:
+    """Where the zooms of a run looked.
+
+    Args:
+        views: The views that the run showed. Those that were not asked for do not count.
+        value_box: Where the asked value stands on the image.
+    """
+    shown = [Region(*view["region"]) if view["region"] else _WHOLE for view in views if view["kind"] == "zoom"]
+    return Looks(
+        regions=sum(not region.is_whole for region in shown),
+        area=sum((region.x2 - region.x1) * (region.y2 - region.y1) / SCALE**2 for region in shown),
+        holding=None if value_box is None else sum(region.contains(value_box) for region in shown),
+    )
 
 
 def kept_tokens(views: Sequence[ViewRecord]) -> int:

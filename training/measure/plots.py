@@ -16,7 +16,7 @@ from vtagent.training.durable import replacing
 from vtagent.training.measure.modes import zoom_bias_of
 from vtagent.training.measure.summaries import OVERALL, Estimate, SummaryRow
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)))
 _STYLE: Mapping[str, tuple[str, str]] = {
     "full": ("#000000", "s"),
@@ -118,7 +118,7 @@ def plot_curves(
 
 def _accuracy_panel(axis: Any, rows: Sequence[SummaryRow]) -> None:
     placed = [(row, row.of_full_tokens, row.accuracy) for row in rows]
-    points = [(row, 100 * tokens, accuracy) for row, tokens, accuracy in placed if tokens is not None and accuracy]
+    points = [(row, 100 * tokens.value, accuracy) for row, tokens, accuracy in placed if tokens and accuracy]
     swept = sorted(
         ((bias, tokens, accuracy) for row, tokens, accuracy in points if (bias := zoom_bias_of(row.mode)) is not None),
         key=lambda point: point[0],

@@ -1,4 +1,4 @@
-"""Summarises outcomes in a table: one row per mode and source, and one per mode over all sources, with intervals.
+"""Summarises outcomes: one row per mode and source, and one per mode over all sources, with intervals.
 
 The overall row weighs sources by their number of questions, or by a given mix. So you can report two thirds large print
 and one third small print from the same questions as equal parts.
@@ -6,7 +6,7 @@ and one third small print from the same questions as equal parts.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +17,6 @@ from vtagent.training.measure.modes import in_order
 from vtagent.training.measure.outcomes import Outcome
 
 OVERALL = "overall"
-_NONE = "–"
 
 
 @dataclass(frozen=True)
@@ -45,9 +44,9 @@ class SummaryRow:
     """Accuracy divided by that of mode `full` on the same questions. None: `full` was not asked."""
     visual_tokens: float | None
     """Mean cost per question of all views shown."""
-    of_full_tokens: float | None
+    of_full_tokens: Estimate | None
     """Visual tokens divided by those of full resolution at once: 25 % + p · 100 % if a share p zooms on whole pages."""
-    kept_of_full_tokens: float | None
+    kept_of_full_tokens: Estimate | None
     """The same without low views that a zoom replaced: 25 % + p · 75 %. See `outcomes.kept_tokens`."""
     median_seconds: float | None
     """Seconds per run, with the others in progress."""
@@ -56,6 +55,16 @@ class SummaryRow:
     """Number of runs that raised or took too long."""
     ungraded: int
     """Number of answers that the grader could not judge. They are in no accuracy."""
+    holding: Estimate | None
+    """Share of the zooms that show all of the asked value. None: its place is not known, or nothing zoomed."""
+    area: Estimate | None
+    """Mean share of the image that a zoom shows; 1 is all of it."""
+    regions: Estimate | None
+    """Zooms into a part of the image per run."""
+    abstention_precision: Estimate | None
+    """Share of the abstaining answers whose question has no answer on the image."""
+    abstention_recall: Estimate | None
+    """Share of the questions without an answer on the image that are answered so."""
 
 
 def summarize(outcomes: Sequence[Outcome], *, mix: Mapping[str, float] | None = None) -> list[SummaryRow]:
@@ -132,27 +141,34 @@ def _row(
         for name, part in strata.items()
     }
     ran = {name: [o for o in part if o.error is None] for name, part in strata.items()}
-    costs = {
-        name: [[o.visual_tokens, o.kept_visual_tokens, o.full_visual_tokens] for o in part]
-        for name, part in ran.items()
-    }
-    tokens = _mean(costs, weights)
+    tokens = _mean({name: [[o.visual_tokens] for o in part] for name, part in ran.items()}, weights)
+
+    def figure(measured: Callable[[Outcome], Sequence[float] | None], *, ratio: bool = False) -> Estimate | None:
+        """The estimate of what is measured of each run that did not fail; None leaves a run out."""
+        rows = {name: [row for o in part if (row := measured(o)) is not None] for name, part in ran.items()}
+        return estimate(rows, weights, ratio=ratio)
+
     seconds = [(o.seconds, weights[name] / len(part)) for name, part in ran.items() for o in part]
     everything = [o for part in strata.values() for o in part]
     return SummaryRow(
         mode=mode,
         source=source,
         questions=len(everything),
-        accuracy=_estimate(graded, weights),
-        zoomed=_estimate({name: [[float(o.zooms > 0)] for o in part] for name, part in ran.items()}, weights),
-        of_full_accuracy=_estimate(paired, weights, ratio=True),
+        accuracy=estimate(graded, weights),
+        zoomed=figure(lambda o: [o.zooms > 0]),
+        of_full_accuracy=estimate(paired, weights, ratio=True),
         visual_tokens=None if tokens is None else float(tokens[0]),
-        of_full_tokens=_ratio(tokens, 0),
-        kept_of_full_tokens=_ratio(tokens, 1),
+        of_full_tokens=figure(lambda o: [o.visual_tokens, o.full_visual_tokens], ratio=True),
+        kept_of_full_tokens=figure(lambda o: [o.kept_visual_tokens, o.full_visual_tokens], ratio=True),
         median_seconds=quantile(seconds, 0.5),
         p95_seconds=quantile(seconds, 0.95),
         failed=sum(o.error is not None for o in everything),
         ungraded=sum(not _is_graded(o) for o in everything),
+        holding=figure(lambda o: None if o.holding is None else [o.holding, o.zooms], ratio=True),
+        area=figure(lambda o: [o.area, o.zooms], ratio=True),
+        regions=figure(lambda o: [o.regions]),
+        abstention_precision=figure(lambda o: [o.abstained and o.unanswerable, o.abstained], ratio=True),
+        abstention_recall=figure(lambda o: [o.abstained] if o.unanswerable else None),
     )
 
 
@@ -173,10 +189,19 @@ def _mean(measured: Mapping[str, Sequence[Sequence[float]]], weights: Mapping[st
     return None if arrays is None else weighted_mean(*arrays)
 
 
-def _estimate(
+def estimate(
     measured: Mapping[str, Sequence[Sequence[float]]], weights: Mapping[str, float], *, ratio: bool = False
 ) -> Estimate | None:
-    """The mean of the only quantity, or the mean of the first divided by that of the second."""
+    """Estimate a mean over sources, or the ratio of two.
+
+    Args:
+        measured: Per source one row for each question: the quantity, or with `ratio` the two to be divided.
+        weights: The weight of each source.
+        ratio: Whether to divide the mean of the first quantity by that of the second.
+
+    Returns:
+        The estimate; None without any row, or if the ratio would be divided by zero.
+    """
     if (arrays := _arrays(measured, weights)) is None:
         return None
     mean, drawn = weighted_mean(*arrays), resampled_means(*arrays)
@@ -186,10 +211,6 @@ def _estimate(
         return None
     with np.errstate(divide="ignore", invalid="ignore"):
         return Estimate(float(mean[0] / mean[1]), *interval(drawn[:, 0] / drawn[:, 1]))
-
-
-def _ratio(tokens: Array | None, of: int) -> float | None:
-    return None if tokens is None or not tokens[2] else float(tokens[of] / tokens[2])
 
 
 def quantile(weighted: Sequence[tuple[float, float]], level: float) -> float | None:
@@ -207,53 +228,3 @@ def quantile(weighted: Sequence[tuple[float, float]], level: float) -> float | N
     values, weights = np.asarray(sorted(weighted), float).T
     reached = np.cumsum(weights) / np.sum(weights)
     return float(values[min(int(np.searchsorted(reached, level - 1e-12)), len(values) - 1)])
-
-
-def markdown(rows: Sequence[SummaryRow]) -> str:
-    """A table with one line per row. Columns that would be empty in every row are left out.
-
-    Example:
-        | mode | source | questions | accuracy (95 %) | zoomed | of full accuracy | visual tokens | of full | kept | … |
-    """
-    columns: Mapping[str, Callable[[SummaryRow], str]] = {
-        "mode": lambda row: row.mode,
-        "source": lambda row: row.source,
-        "questions": lambda row: str(row.questions),
-        "accuracy (95 % interval)": lambda row: _with_interval(row.accuracy),
-        "zoomed": lambda row: _percent(row.zoomed.value if row.zoomed else None),
-        "of full accuracy": lambda row: _NONE if row.mode == "full" else _with_interval(row.of_full_accuracy),
-        "visual tokens": lambda row: _NONE if row.visual_tokens is None else f"{row.visual_tokens:.1f}",
-        "of full": lambda row: _percent(row.of_full_tokens),
-        "kept": lambda row: _percent(row.kept_of_full_tokens),
-        "median s": lambda row: _seconds(row.median_seconds),
-        "95 % within s": lambda row: _seconds(row.p95_seconds),
-        "failed": lambda row: str(row.failed or _NONE),
-        "ungraded": lambda row: str(row.ungraded or _NONE),
-    }
-    filled = {name: [cell(row) for row in rows] for name, cell in columns.items()}
-    shown = {name: cells for name, cells in filled.items() if any(cell != _NONE for cell in cells)}
-    return markdown_table([*shown], zip(*shown.values(), strict=True))
-
-
-def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Write a table in Markdown.
-
-    Args:
-        head: The names of the columns.
-        rows: The cells of each line.
-    """
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    lines += ["| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in row) + " |" for row in rows]
-    return "\n".join(lines)
-
-
-def _with_interval(figure: Estimate | None) -> str:
-    return _NONE if figure is None else f"{figure.value:.1%} ({100 * figure.low:.1f}–{100 * figure.high:.1f})"
-
-
-def _percent(figure: float | None) -> str:
-    return _NONE if figure is None else f"{figure:.1%}"
-
-
-def _seconds(figure: float | None) -> str:
-    return _NONE if figure is None else f"{figure:.2f}"

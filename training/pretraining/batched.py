@@ -8,6 +8,8 @@ that attention with transformers, under the name `ATTENTION`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -16,9 +18,8 @@ from torch import Tensor
 from transformers import Qwen3VLForConditionalGeneration
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.qwen3_vl.modeling_qwen3_vl import rotate_half
-from transformers.vision_utils import get_vision_position_ids
+from transformers.vision_utils import get_vision_interpolation_indices_and_weights, get_vision_position_ids
 
-from vtagent.models.local.ops import learned_positions
 from vtagent.training.pretraining.packing import IGNORED, PackedBatch
 
 
@@ -95,12 +96,20 @@ def encode_pages(visual: Any, pixels: Tensor) -> Tensor:
     config = visual.config
     patch, merge = config.patch_size, config.spatial_merge_size
     b, _, h, w = pixels.shape
-    grid = torch.tensor([[1, h // patch, w // patch]])
+    places, indices, weights = _geometry(
+        h // patch,
+        w // patch,
+        merge,
+        visual.num_grid_per_side,
+        visual.interpolation_mode,
+        visual.interpolation_align_corners,
+        pixels.device,
+    )
     # A still image fills both frames of a temporal patch, so the weights of the two frames are added.
     kernel = visual.patch_embed.proj.weight.sum(2).flatten(1)
     x = F.linear(patchify(pixels, patch, merge), kernel, visual.patch_embed.proj.bias)
-    x = x + learned_positions(visual, grid)
-    cos, sin = visual.rotary_pos_emb(x, get_vision_position_ids(grid, merge))
+    x = x + (visual.pos_embed(indices) * weights[:, :, None]).sum(1)
+    cos, sin = visual.rotary_pos_emb(x, places)
     for block in visual.blocks:
         attention = block.attn
         qkv = attention.qkv(block.norm1(x)).view(b, -1, 3, attention.num_heads, attention.head_dim)
@@ -112,6 +121,42 @@ def encode_pages(visual: Any, pixels: Tensor) -> Tensor:
         x = x + block.mlp(block.norm2(x))
     merged: Tensor = visual.merger(x)
     return merged.view(b, -1, config.out_hidden_size)
+
+
+def encode_views(visual: Any, views: Sequence[Tensor]) -> list[Tensor]:
+    """Encode the views of a batch, those of one size together.
+
+    Args:
+        visual: A `Qwen3VLVisionModel`.
+        views: (rows, 3, height, width) uint8 each.
+
+    Returns:
+        Visual tokens of each view, as `encode_pages` returns them.
+    """
+    encoded: dict[int, Tensor] = {}
+    for size in dict.fromkeys(view.shape for view in views):
+        places = [i for i, view in enumerate(views) if view.shape == size]
+        together = encode_pages(visual, torch.cat([views[i] for i in places]))
+        encoded |= zip(places, together.chunk(len(places)), strict=True)
+    return [encoded[i] for i in range(len(views))]
+
+
+@lru_cache(maxsize=64)
+def _geometry(
+    rows: int, columns: int, merge: int, side: int, mode: str, align: bool, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What depends on the size of an image alone.
+
+    Returns:
+        The row and column of each patch, (patches, 2) int64; the places of its position in the learned grid and their
+        weights, (patches, taps) int64 and float32.
+    """
+    grid = torch.tensor([[1, rows, columns]])
+    indices, weights = get_vision_interpolation_indices_and_weights(
+        grid, num_grid_per_side=side, mode=mode, align_corners=align, spatial_merge_size=merge
+    )
+    places = get_vision_position_ids(grid, merge)
+    return places.to(device), indices.to(device), weights.to(device)
 
 
 def hidden_states(model: Qwen3VLForConditionalGeneration, batch: PackedBatch, images: list[Tensor]) -> Tensor:

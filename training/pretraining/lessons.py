@@ -1,14 +1,16 @@
 """The curriculum of pretraining: which lesson each step takes, and the batch of pages and targets of that step.
 
-A step's batch is a function of the step number. There are five lessons:
+A step's batch is a function of the step number. These are about cards:
 
 * `glyphs` trains the vision tower alone on windows full of random characters: which glyph stands in which slot of a
   visual token. The renderer knows the place of every glyph. Without this aligned supervision reading does not start.
 * `line` reads aloud a strip with one line of print. There is nothing to search for, so reading starts here.
 * `near` shows 112 × 80 pixels: a large-print page at half its sides, or a window of a small-print page that holds all
   its text. Capitals are seven to eight pixels tall in both, so most of reading is learned from few visual tokens.
-* `full` shows whole pages of both print sizes.
+* `full` shows whole cards of all print sizes.
 * `zoomed` is the protocol of two turns: half view, tool call, full view, answer.
+
+Then come the lessons of pages with sections (`page_lessons`): `low`, `region`, `page`, `look` and `pages`.
 
 Whether to zoom is drawn at random, whatever the print: that decision is left to reinforcement learning.
 """
@@ -26,29 +28,43 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
-from vtagent.training.documents import PAGE, Document, Glyph, PrintSize, render_document, render_strings
+from vtagent.training.documents import CARD, Document, Glyph, PrintSize, render_document, render_strings
 from vtagent.training.documents.values import PRINTED, draw_lesson_page, draw_line
-from vtagent.training.pretraining.packing import PackedBatch, PackedSequence, collate
+from vtagent.training.pretraining import page_lessons
+from vtagent.training.pretraining.lesson_page import LessonPage, half
+from vtagent.training.pretraining.packing import PackedBatch, collate
 from vtagent.training.pretraining.supervision import (
     HALF,
     STRIP,
     TOKEN,
-    add_image,
     answer,
     ask,
     call_zoom,
-    encode,
     pack_page,
+    show_zoomed,
     start_trunk,
     tokenizer,
 )
 
-Lesson = Literal["glyphs", "line", "near", "full", "zoomed"]
+Lesson = Literal["glyphs", "line", "near", "full", "zoomed", "low", "region", "page", "look", "pages"]
 
 SLOTS = (2, 4)
 """Rows and columns of glyph slots in a visual token. A slot is 4 × 8 pixels, so two glyphs rarely share one."""
-BATCH: dict[Lesson, int] = {"glyphs": 64, "line": 64, "near": 32, "full": 12, "zoomed": 12}
-"""Pages in a batch."""
+BATCH: dict[Lesson, int] = {
+    "glyphs": 64,
+    "line": 64,
+    "near": 32,
+    "full": 12,
+    "zoomed": 12,
+    "low": 10,
+    "region": 14,
+    "page": 4,
+    "look": 10,
+    "pages": 6,
+}
+"""Rows in a batch."""
+_WHOLE_PAGES = 3
+"""Rows in a batch of `look` or `pages` whose last view is a page at full resolution."""
 
 GLYPH_INDEX = {char: i + 1 for i, char in enumerate(PRINTED)}
 """The class of each character in a slot; class 0 is an empty slot."""
@@ -66,6 +82,12 @@ class LessonBatch:
     packed: PackedBatch | None
     """The conversations; None for `glyphs`, which trains the vision tower alone."""
 
+    def to(self, device: torch.device) -> LessonBatch:
+        """The batch on a device."""
+        views = tuple(view.to(device, non_blocking=True) for view in self.views)
+        packed = None if self.packed is None else self.packed.to(device)
+        return LessonBatch(self.lesson, views, self.slots.to(device, non_blocking=True), packed)
+
 
 @dataclass(frozen=True)
 class Phase:
@@ -79,12 +101,23 @@ class Phase:
     """Probability that a page has a branch that reads all its fields aloud."""
 
 
+_PAGES: dict[Lesson, float] = {
+    "near": 0.07,
+    "full": 0.05,
+    "zoomed": 0.03,
+    "low": 0.25,
+    "region": 0.22,
+    "page": 0.16,
+    "look": 0.16,
+    "pages": 0.06,
+}
+
 PHASES = (
     Phase(0.0, {"glyphs": 1.0}),
-    Phase(0.15, {"glyphs": 0.1, "line": 0.9}, read_all=1.0),
-    Phase(0.26, {"line": 0.2, "near": 0.8}, read_all=0.3),
-    Phase(0.41, {"near": 0.6, "full": 0.4}, read_all=0.05),
-    Phase(0.85, {"near": 0.35, "full": 0.35, "zoomed": 0.3}),
+    Phase(0.1, {"glyphs": 0.1, "line": 0.9}, read_all=1.0),
+    Phase(0.18, {"line": 0.2, "near": 0.8}, read_all=0.3),
+    Phase(0.28, {"near": 0.6, "full": 0.4}, read_all=0.05),
+    Phase(0.46, _PAGES),
 )
 """The phases of a run, from its first step to its last."""
 
@@ -138,16 +171,11 @@ def draw_batch(lesson: Lesson, step: int, *, read_all: float = 0.0) -> LessonBat
     seeds = [f"train/{lesson}/{step}/{i}" for i in range(BATCH[lesson])]
     if lesson == "glyphs":
         return _glyph_batch(rng, step)
-    pages = [_DRAW[lesson](rng, seed, read_all) for seed in seeds]
+    pages = _rows(lesson, rng, seeds, read_all)
     views = tuple(stack_pixels([page.views[i] for page in pages]) for i in range(len(pages[0].views)))
     slots = torch.stack([glyph_slots(page.glyphs, views[-1].shape[-1], views[-1].shape[-2]) for page in pages])
     packed = collate([page.packed for page in pages], pad=tokenizer().pad_token_id)
     return LessonBatch(lesson, views, slots, packed)
-
-
-def half(image: Image.Image) -> Image.Image:
-    """The page at half its sides, resampled as `vtagent.views` does it."""
-    return image.resize((image.width // 2, image.height // 2), Image.Resampling.BICUBIC)
 
 
 def stack_pixels(images: Sequence[Image.Image]) -> Tensor:
@@ -196,73 +224,85 @@ def _glyph_batch(rng: random.Random, step: int) -> LessonBatch:
         for corner in range(4):
             left = corner % 2 * width + rng.randint(-8, 8) * (1 if corner % 2 == 0 else -1)
             top = corner // 2 * height
-            left = max(0, min(PAGE[0] - width, left))
+            left = max(0, min(CARD[0] - width, left))
             add(image.crop((left, top, left + width, top + height)), _shifted(glyphs, left=left, top=top))
     for page in range(16):
         image, glyphs = render_strings(f"{step}/{page}", print_size="large")
         add(half(image), _shifted(glyphs, scale=0.5))
-        left, top = rng.randint(0, PAGE[0] - width), rng.randint(0, PAGE[1] - height)
+        left, top = rng.randint(0, CARD[0] - width), rng.randint(0, CARD[1] - height)
         add(image.crop((left, top, left + width, top + height)), _shifted(glyphs, left=left, top=top))
     return LessonBatch("glyphs", (stack_pixels(images),), torch.stack(slots), None)
 
 
-@dataclass(frozen=True)
-class _LessonPage:
-    """One page of a batch."""
+def _rows(lesson: Lesson, rng: random.Random, seeds: Sequence[str], read_all: float) -> list[LessonPage]:
+    """The rows of a batch, whose views have the same sizes."""
+    match lesson:
+        case "low":
+            return [page_lessons.low(rng, seed) for seed in seeds]
+        case "page":
+            return [page_lessons.whole(rng, seed) for seed in seeds]
+        case "region":
+            grid = page_lessons.draw_grid(rng)
+            return [page_lessons.region(rng, seed, grid) for seed in seeds]
+        case "look" if rng.random() < 0.2:
+            return [page_lessons.look(rng, seed, None) for seed in seeds[:_WHOLE_PAGES]]
+        case "look":
+            grid = page_lessons.draw_grid(rng)
+            return [page_lessons.look(rng, seed, grid) for seed in seeds]
+        case "pages" if rng.random() < 0.3:
+            count = rng.choice(page_lessons.THUMBNAILS[:3])
+            return [page_lessons.several(rng, seed, count, True) for seed in seeds[:_WHOLE_PAGES]]
+        case "pages":
+            count = rng.choice(page_lessons.THUMBNAILS)
+            return [page_lessons.several(rng, seed, count, False) for seed in seeds]
+        case _:
+            return [_DRAW[lesson](rng, seed, read_all) for seed in seeds]
 
-    views: Sequence[Image.Image]
-    """In the order of the conversation."""
-    glyphs: Sequence[Glyph]
-    """Those of the last view, in its pixels; empty if they are too small to be read."""
-    packed: PackedSequence
 
-
-def _line(rng: random.Random, seed: str, _: float) -> _LessonPage:
+def _line(rng: random.Random, seed: str, _: float) -> LessonPage:
     if rng.random() < 0.5:
         document = render_document(seed, print_size="small", fields=draw_line, size=STRIP)
         image, glyphs = document.image, list(document.glyphs)
     else:
         document = render_document(seed, print_size="large", fields=draw_line, size=(2 * STRIP[0], 2 * STRIP[1]))
         image, glyphs = half(document.image), _shifted(document.glyphs, scale=0.5)
-    return _LessonPage([image], glyphs, pack_page(rng, document, STRIP, tools=False, read_all=1.0))
+    return LessonPage([image], glyphs, pack_page(rng, document, STRIP, tools=False, read_all=1.0))
 
 
-def _near(rng: random.Random, seed: str, read_all: float) -> _LessonPage:
+def _near(rng: random.Random, seed: str, read_all: float) -> LessonPage:
     kind = rng.random()
     print_size: PrintSize = "large" if kind < 0.6 else "small"
     document = render_document(seed, print_size=print_size, fields=draw_lesson_page)
     if kind < 0.6:
         packed = pack_page(rng, document, HALF, tools=rng.random() < 0.5, read_all=read_all)
-        return _LessonPage([half(document.image)], _shifted(document.glyphs, scale=0.5), packed)
+        return LessonPage([half(document.image)], _shifted(document.glyphs, scale=0.5), packed)
     if kind < 0.7:
         packed = pack_page(rng, document, HALF, tools=rng.random() < 0.8, readable=False)
-        return _LessonPage([half(document.image)], [], packed)
+        return LessonPage([half(document.image)], [], packed)
     window = _window(rng, document)
     if window is None:
         return _near(rng, seed + "'", read_all)
     left, top = window
     image = document.image.crop((left, top, left + HALF[0], top + HALF[1]))
     packed = pack_page(rng, document, HALF, tools=False, read_all=read_all)
-    return _LessonPage([image], _shifted(document.glyphs, left=left, top=top), packed)
+    return LessonPage([image], _shifted(document.glyphs, left=left, top=top), packed)
 
 
-def _full(rng: random.Random, seed: str, read_all: float) -> _LessonPage:
+def _full(rng: random.Random, seed: str, read_all: float) -> LessonPage:
     document = render_document(seed, print_size=rng.choice(("large", "small")), fields=draw_lesson_page)
-    packed = pack_page(rng, document, PAGE, tools=False, read_all=read_all)
-    return _LessonPage([document.image], document.glyphs, packed)
+    packed = pack_page(rng, document, CARD, tools=False, read_all=read_all)
+    return LessonPage([document.image], document.glyphs, packed)
 
 
-def _zoomed(rng: random.Random, seed: str, _: float) -> _LessonPage:
+def _zoomed(rng: random.Random, seed: str, _: float) -> LessonPage:
     document = render_document(seed, print_size=rng.choice(("large", "small")), fields=draw_lesson_page)
     packed = start_trunk(HALF, tools=True)
     asked = rng.choice(document.fields)
     ask(packed, asked.question(rng))
     call_zoom(packed, asked.label, decision=0.0)  # every page of this lesson calls, so the call must not be learned
-    packed.text(encode("\n<|im_start|>user\n<tool_response><|vision_start|>"))
-    add_image(packed, PAGE)
-    packed.text(encode("<|vision_end|></tool_response><|im_end|>\n<|im_start|>assistant\n"))
+    show_zoomed(packed, CARD)
     answer(packed, asked.label, asked.value, 1.0)
-    return _LessonPage([half(document.image), document.image], document.glyphs, packed)
+    return LessonPage([half(document.image), document.image], document.glyphs, packed)
 
 
 _DRAW = {"line": _line, "near": _near, "full": _full, "zoomed": _zoomed}
@@ -271,8 +311,8 @@ _DRAW = {"line": _line, "near": _near, "full": _full, "zoomed": _zoomed}
 def _window(rng: random.Random, document: Document) -> tuple[int, int] | None:
     """Draw the top left corner, in pixels, of a window of size `HALF` that holds all print; None if no window does."""
     xs, ys = [g.x for g in document.glyphs], [g.y for g in document.glyphs]
-    lefts = (max(0, int(max(xs)) + 6 - HALF[0]), min(PAGE[0] - HALF[0], int(min(xs)) - 6))
-    tops = (max(0, int(max(ys)) + 7 - HALF[1]), min(PAGE[1] - HALF[1], int(min(ys)) - 7))
+    lefts = (max(0, int(max(xs)) + 6 - HALF[0]), min(CARD[0] - HALF[0], int(min(xs)) - 6))
+    tops = (max(0, int(max(ys)) + 7 - HALF[1]), min(CARD[1] - HALF[1], int(min(ys)) - 7))
     if lefts[0] > lefts[1] or tops[0] > tops[1]:
         return None
     return rng.randint(*lefts), rng.randint(*tops)

@@ -8,7 +8,7 @@ ends. So each branch computes exactly what a conversation of its own would compu
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 import torch
@@ -70,6 +70,11 @@ class PackedSequence:
         self._segment += 1
         self._next = self._trunk_end
 
+    @property
+    def branches(self) -> int:
+        """How many branches there are."""
+        return self._segment
+
     def _append(self, token: int, position: tuple[int, int, int]) -> None:
         self.ids.append(token)
         self.segments.append(self._segment)
@@ -92,6 +97,10 @@ class PackedBatch:
     """(B, T) int64, `IGNORED` where nothing is learned."""
     weights: Tensor
     """(B, T) float32, 0 where nothing is learned."""
+
+    def to(self, device: torch.device) -> PackedBatch:
+        """The batch on a device."""
+        return PackedBatch(**{f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)})
 
     def part(self, places: slice) -> PackedBatch:
         """The sequences at these places of the batch, still padded to T tokens."""

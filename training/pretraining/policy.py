@@ -18,6 +18,8 @@ import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
+from vtagent.training.documents.pages import CELLS, Cell
+from vtagent.training.documents.sections import ABSENT, NEW_LABELS, SECTIONS, TITLES, WHICH_PAGE
 from vtagent.training.documents.values import LABELS, QUESTIONS, READ_ALL
 
 END = "<|im_end|>"
@@ -43,11 +45,21 @@ TAGS = (
 )
 CALL_HEAD, CALL_TAIL = '{"name": "zoom_image", "arguments": {', "}}"
 """The text of a call without arguments, in two tokens."""
+CALL_IMAGE = '"image": '
+"""Begins the argument that names an image by its number."""
+
+
+def call_region(cell: Cell) -> str:
+    """The argument that asks for a cell: one token, so that choosing a region is one decision."""
+    return f'"region": {list(cell)}'
+
+
 ROLES = ("system", "user", "assistant")
 
 PATCH_SIZE, MERGE_SIZE = 8, 2
-MIN_PIXELS, MAX_PIXELS = 16 * 16 * 4, 16 * 16 * 512
-"""4 to 512 visual tokens for each image. A page takes 140 tokens in full and 35 at half its sides."""
+MIN_PIXELS, MAX_PIXELS = 16 * 16 * 4, 16 * 16 * 1024
+"""4 to 1,024 visual tokens for each image. A card takes 140 tokens in full and 35 at half its sides; a page 560, 140 at
+half of its sides and 35 at a quarter."""
 
 CHAT_TEMPLATE = """\
 {%- macro parts(content, images_only=false) -%}
@@ -87,13 +99,13 @@ protocol and reads no instructions. It knows one tool only, so offered tools bec
 
 
 def phrase_tokens() -> tuple[str, ...]:
-    """The texts before and after the label of every question, such as "What is the ", and `READ_ALL`."""
-    halves = {half for question in QUESTIONS for half in question.split("{}") if len(half) > 1}
-    return (*sorted(halves), READ_ALL)
+    """The texts before and after what a question asks for, such as "What is the ", and other fixed sentences."""
+    halves = {half for question in (*QUESTIONS, WHICH_PAGE) for half in question.split("{}") if len(half) > 1}
+    return (*sorted(halves), READ_ALL, " in ", " on ", ABSENT)
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """Build a tokenizer of about 150 tokens. It spells any printable ASCII text; other characters become `?`."""
+    """Build a tokenizer of about 200 tokens. It spells any printable ASCII text; other characters become `?`."""
     characters = [*string.digits, *string.ascii_letters, *string.punctuation, " ", "\n"]
     vocabulary = {token: i for i, token in enumerate(dict.fromkeys([*SPECIAL, *TAGS, *characters]))}
     backend = Tokenizer(models.WordLevel(vocabulary, unk_token="?"))
@@ -101,7 +113,8 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     backend.decoder = decoders.Fuse()
     backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL])
     backend.add_tokens([AddedToken(token, normalized=False) for token in TAGS])
-    phrases = [CALL_HEAD, CALL_TAIL, *ROLES, *LABELS]
+    phrases = [CALL_HEAD, CALL_TAIL, *ROLES, *LABELS, *NEW_LABELS, *SECTIONS, *TITLES]
+    phrases += [CALL_IMAGE, *map(call_region, CELLS)]
     backend.add_tokens([AddedToken(token, normalized=False, single_word=token.isalpha()) for token in phrases])
     backend.add_tokens([AddedToken(token, normalized=False) for token in phrase_tokens()])
     return PreTrainedTokenizerFast(
@@ -180,6 +193,35 @@ def build_model(tokenizer: PreTrainedTokenizerFast, *, seed: int = 0) -> Qwen3VL
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     return model
+
+
+def load_weights(model: Qwen3VLForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Load the weights of a policy whose tokenizer may have other tokens. Embeddings of tokens that it lacks stay.
+
+    Args:
+        model: A model of `build_model`; changed in place.
+        tokenizer: Its tokenizer.
+        folder: The policy.
+
+    Raises:
+        ValueError: The policy has other shapes.
+    """
+    from safetensors.torch import load_file
+
+    weights = load_file(folder / "model.safetensors")
+    ids = json.loads((folder / "tokenizer.json").read_text())
+    known = {**ids["model"]["vocab"], **{token["content"]: token["id"] for token in ids["added_tokens"]}}
+    name = "model.language_model.embed_tokens.weight"
+    old, embeddings = weights.pop(name).float(), model.model.language_model.embed_tokens.weight.detach().clone()
+    if old.shape[1] != embeddings.shape[1]:
+        raise ValueError(f"{folder} is no policy of this architecture")
+    for token, place in tokenizer.get_vocab().items():
+        if token in known:
+            embeddings[place] = old[known[token]]
+    weights = {key: tensor.float() for key, tensor in weights.items()} | {name: embeddings}
+    missing, unexpected = model.load_state_dict(weights, strict=False)
+    if unexpected or [key for key in missing if key != "lm_head.weight"]:
+        raise ValueError(f"{folder} is no policy of this architecture")
 
 
 def save_policy(model: Qwen3VLForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:

@@ -11,21 +11,21 @@ from functools import cache
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
-from vtagent.training.documents import PAGE, Document
+from vtagent.training.documents import CARD, Cell, Document
 from vtagent.training.documents.values import READ_ALL
 from vtagent.training.pretraining.packing import PackedSequence
-from vtagent.training.pretraining.policy import CALL_HEAD, CALL_TAIL, END, build_tokenizer
+from vtagent.training.pretraining.policy import CALL_HEAD, CALL_IMAGE, CALL_TAIL, END, build_tokenizer, call_region
 
 TOKEN = 16
 """Side of a visual token in pixels."""
-HALF = (PAGE[0] // 2, PAGE[1] // 2)
+HALF = (CARD[0] // 2, CARD[1] // 2)
 """Width and height in pixels of a page at half its sides."""
 STRIP = (112, 32)
 """Width and height in pixels of a page with one line of print."""
 FORMAT_WEIGHT = 0.25
 """Loss weight of the tokens that carry the protocol; those of a value and of the decision weigh 1."""
 
-LONGEST_SEQUENCE = {STRIP: 96, HALF: 128, PAGE: 224}
+LONGEST_SEQUENCE = {STRIP: 96, HALF: 128, CARD: 224}
 """Greatest length in tokens of a packed sequence, by the size of its view. Further branches are left out, so that few
 shapes occur."""
 LONGEST_BRANCH = 27
@@ -95,11 +95,34 @@ def pack_page(
 
 def start_trunk(size: tuple[int, int], *, tools: bool) -> PackedSequence:
     """Start a sequence with the system turn, if the tool is offered, and a view of `size` (width, height in pixels)."""
+    packed = _start(tools)
+    packed.text(encode("<|vision_start|>"))
+    add_image(packed, size)
+    return packed
+
+
+def start_with_question(question: str, size: tuple[int, int], *, tools: bool) -> PackedSequence:
+    """Start a sequence in which the question stands before its image, up to the reply. Nothing of it is learned.
+
+    Args:
+        question: The question.
+        size: Width and height of the view in pixels.
+        tools: Whether the tool is offered.
+    """
+    packed = _start(tools)
+    packed.text(encode(question))
+    packed.text(encode("<|vision_start|>"))
+    add_image(packed, size)
+    packed.text(encode(f"<|vision_end|>{END}\n<|im_start|>assistant\n"))
+    return packed
+
+
+def _start(tools: bool) -> PackedSequence:
+    """The system turn, if the tool is offered, and the beginning of the user's turn."""
     packed = PackedSequence(encode("<|image_pad|>")[0])
     if tools:
         packed.text(encode("<|im_start|>system\n<tools><|im_end|>\n"))
-    packed.text(encode("<|im_start|>user\n<|vision_start|>"))
-    add_image(packed, size)
+    packed.text(encode("<|im_start|>user\n"))
     return packed
 
 
@@ -115,23 +138,44 @@ def ask(packed: PackedSequence, question: str) -> None:
     packed.text(encode(f"{END}\n<|im_start|>assistant\n"))
 
 
+def show_zoomed(packed: PackedSequence, size: tuple[int, int]) -> None:
+    """Append what the tool returns, an image of `size` (width, height in pixels), and the start of the next reply."""
+    packed.text(encode("\n<|im_start|>user\n<tool_response><|vision_start|>"))
+    add_image(packed, size)
+    packed.text(encode(f"<|vision_end|></tool_response>{END}\n<|im_start|>assistant\n"))
+
+
 def learn(packed: PackedSequence, text: str, weight: float) -> None:
     """Append a text whose tokens are learned with this loss weight; 0: not learned."""
     ids = encode(text)
     packed.text(ids, weights=[weight] * len(ids))
 
 
-def call_zoom(packed: PackedSequence, thought: str, *, decision: float) -> None:
+def call_zoom(
+    packed: PackedSequence, thought: str, *, decision: float, cell: Cell | None = None, image: int | None = None
+) -> None:
     """Append a reply that calls the tool.
 
     Args:
         packed: Where to append.
         thought: Text between the think tags.
-        decision: Loss weight of the token that begins the call.
+        decision: Loss weight of the token that begins the call, and of the one that says for what.
+        cell: The region to look at, a cell of a page; None: all of the image.
+        image: The number of the image; None where there is one.
     """
     learn(packed, f"<think>{thought}</think>", FORMAT_WEIGHT)
     learn(packed, "<tool_call>", decision)
-    learn(packed, CALL_HEAD + CALL_TAIL + "</tool_call>" + END, FORMAT_WEIGHT)
+    learn(packed, CALL_HEAD, FORMAT_WEIGHT)
+    if cell is not None:
+        learn(packed, call_region(cell), decision)
+    elif image is not None:
+        learn(packed, CALL_IMAGE, decision)
+        learn(packed, str(image), decision)
+    else:
+        learn(packed, CALL_TAIL, decision or FORMAT_WEIGHT)
+    if cell is not None or image is not None:
+        learn(packed, CALL_TAIL, FORMAT_WEIGHT)
+    learn(packed, "</tool_call>" + END, FORMAT_WEIGHT)
 
 
 def answer(packed: PackedSequence, thought: str, value: str, weight: float, *, decision: float = FORMAT_WEIGHT) -> None:

@@ -9,10 +9,13 @@ penalty of a rollout depends on r, the share of direct answers among the right o
     paper-correct-only  the same, but only right rollouts pay
     reference           every right zoom pays; a right direct answer pays if 0 < r < threshold
     always              every right zoom pays, whatever r is
+    tokens              every right rollout pays for what it was shown: penalty_size × (visual tokens shown ÷ those of
+                        full resolution at once); a low view at half the sides pays a quarter of penalty_size
     off                 no rollout pays
 
-`paper` is the formula of VisionThink (arXiv:2507.13348, section 3). `reference` is what its released code computes. The
-others are for comparison: without a penalty, and with one on every zoom, the policy is expected to collapse.
+`paper` is the formula of VisionThink (arXiv:2507.13348, section 3). `reference` is what its released code computes.
+`tokens` is this project's own: it tells a region from the whole image, and one zoom from three, which the flat
+penalties do not. `always` and `off` are for comparison.
 
 To add a term, add a field to `Reward` and its sign to `SIGNS`, and compute it in `group_rewards`. The trainer's log,
 the rollout log and its page take the terms from there.
@@ -20,12 +23,13 @@ the rollout log and its page take the terms from there.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-Penalty: TypeAlias = Literal["paper", "paper-correct-only", "reference", "always", "off"]
-PENALTIES: tuple[Penalty, ...] = ("paper", "paper-correct-only", "reference", "always", "off")
+Penalty: TypeAlias = Literal["paper", "paper-correct-only", "reference", "always", "tokens", "off"]
+PENALTIES: tuple[Penalty, ...] = ("paper", "paper-correct-only", "reference", "always", "tokens", "off")
 
 _REFERENCE_EPSILON = 1e-4
 """The released code adds it to the denominator of r, so an r of exactly the threshold counts as below the threshold."""
@@ -44,6 +48,9 @@ class Verdict:
     """Whether every reply keeps the format (`vtagent.protocol.is_well_formed`)."""
     zoomed: bool
     """Whether at least one zoom was granted."""
+    shown: float = 0.0
+    """Visual tokens of all views that were shown, divided by those of full resolution at once; above 1 if a low view
+    came before the whole image. Only `tokens` reads it."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +62,7 @@ class Reward:
     format: float
     """`RewardSettings.format_reward` if every reply is well formed, else 0."""
     penalty: float
-    """`RewardSettings.penalty_size` if the rollout pays, else 0."""
+    """What the rollout pays: `RewardSettings.penalty_size` or, with `tokens`, its share of it; else 0."""
 
     @property
     def contributions(self) -> dict[str, float]:
@@ -82,7 +89,8 @@ class RewardSettings:
     penalty: Penalty = "paper"
     """Which rollouts pay; see the module's table."""
     penalty_size: float = 0.1
-    """What a rollout pays, 0 or more."""
+    """What a rollout pays, 0 or more; with `tokens`, for as many visual tokens as full resolution takes, and below 1,
+    which is what a right answer earns."""
     threshold: float = 0.2
     """Threshold of r, 0 to 1. If r equals it, there are enough direct answers, so the zooms pay."""
     format_reward: float = 0.5
@@ -92,8 +100,13 @@ class RewardSettings:
         if self.penalty not in PENALTIES:
             raise ValueError(f"penalty must be one of {', '.join(PENALTIES)}, not {self.penalty!r}")
         for name in ("penalty_size", "format_reward"):
-            if not (value := getattr(self, name)) >= 0:
+            if not 0 <= (value := getattr(self, name)) < math.inf:
                 raise ValueError(f"{name} must not be negative, not {value}")
+        if self.penalty == "tokens" and self.penalty_size >= 1:
+            raise ValueError(
+                f"penalty_size must be below 1 with penalty tokens, not {self.penalty_size}: a right answer after full "
+                "resolution would earn no more than a wrong one"
+            )
         if not 0 <= self.threshold <= 1:
             raise ValueError(f"threshold must be between 0 and 1, not {self.threshold}")
 
@@ -133,10 +146,15 @@ def group_rewards(group: Sequence[Verdict], settings: RewardSettings) -> list[Re
             Reward(
                 accuracy=float(verdict.right),
                 format=settings.format_reward if verdict.well_formed else 0.0,
-                penalty=settings.penalty_size if (verdict.right, verdict.zoomed) in paying else 0.0,
+                penalty=_price(verdict, settings) if (verdict.right, verdict.zoomed) in paying else 0.0,
             )
         )
     return rewards
+
+
+def _price(verdict: Verdict, settings: RewardSettings) -> float:
+    """What a rollout pays if its kind pays."""
+    return settings.penalty_size * (verdict.shown if settings.penalty == "tokens" else 1.0)
 
 
 def _right(group: Sequence[Verdict]) -> tuple[int, int]:
@@ -153,6 +171,8 @@ def _paying(direct: int, zoomed: int, settings: RewardSettings) -> set[tuple[boo
             return set()
         case "always":
             return {right_zoom}
+        case "tokens":
+            return {right_zoom, right_direct}
         case "reference":
             r = direct / (direct + zoomed + _REFERENCE_EPSILON)
             return {right_zoom, right_direct} if 0 < r < settings.threshold else {right_zoom}

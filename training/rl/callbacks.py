@@ -1,7 +1,8 @@
-"""What a training run tells its user and obeys: progress on standard error, and a stop that can be resumed."""
+"""What a training run tells its user and obeys: progress, alarms, and a stop that can be resumed."""
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -10,6 +11,10 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from vtagent.training.progress import Progress, StopRequest
+from vtagent.training.rewards import RewardSettings
+from vtagent.training.rl.alarms import Alarms
+
+_log = logging.getLogger(__name__)
 
 SHOWN = {
     "reward": "reward",
@@ -68,6 +73,40 @@ class ShowProgress(TrainerCallback):
         if self._bar is not None:
             self._bar.close()
             self._bar = None
+
+
+class WatchDecision(TrainerCallback):
+    """Logs the alarms of the run (`vtagent.training.rl.alarms`) as warnings, from the main process alone.
+
+    Args:
+        rewards: What rollouts earn.
+    """
+
+    def __init__(self, rewards: RewardSettings) -> None:
+        self._rewards = rewards
+        self._alarms: Alarms | None = None
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Read what a resumed run has logged, so that no alarm is raised again."""
+        self._alarms = Alarms(self._rewards.penalty, self._rewards.threshold, state.max_steps)
+        for entry in state.log_history:
+            self._alarms.read(entry.get("step", 0), entry)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Read the latest metrics."""
+        if self._alarms is None or not state.is_world_process_zero:
+            return
+        for line in self._alarms.read(state.global_step, logs or {}):
+            _log.warning("%s", line)
 
 
 class StopWhenAsked(TrainerCallback):

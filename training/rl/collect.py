@@ -76,8 +76,8 @@ class Collector:
         Returns:
             One rollout per job, in their order, including the failed ones.
         """
-        if isinstance(self.model.store, WorkingStore):
-            self.model.store.clear()
+        if isinstance(self.model.image_store, WorkingStore):
+            self.model.image_store.clear()
         return self.wait(self._collect(jobs))
 
     def wait(self, work: Coroutine[Any, Any, T]) -> T:
@@ -109,7 +109,7 @@ class Collector:
         engine = self._engine(job)
         model = self.model.model_copy(update={"engine": engine})
         context = replace(self._context, model=model)
-        run = await run_example(self._agent, job.example, context, model.store, limit=self._limit)
+        run = await run_example(self._agent, job.example, context, model.image_store, limit=self._limit)
         error = run.error
         if error is None:
             try:  # in a thread, since images that the renderer no longer keeps are rendered again

@@ -177,11 +177,11 @@ class GroupRoller:
     async def _verdict(self, rollout: Rollout) -> tuple[Verdict, Failure | None]:
         if rollout.error is not None:
             return Verdict(None, False, False), "failed"
-        well_formed, zoomed = rollout.well_formed, rollout.zooms > 0
+        well_formed, zoomed, shown = rollout.well_formed, rollout.zooms > 0, rollout.shown_of_full
         if rollout.truncated and self.args.mask_truncated_completions:
-            return Verdict(None, well_formed, zoomed), "truncated"
+            return Verdict(None, well_formed, zoomed, shown), "truncated"
         right = await grade(self.grader, rollout.example, rollout.answer)
-        return Verdict(right, well_formed, zoomed), "judge" if right is None else None
+        return Verdict(right, well_formed, zoomed, shown), "judge" if right is None else None
 
     def _groups(self, local: list[Scored]) -> list[list[Scored]]:
         """Gather the scores of all processes and cut them into groups.

@@ -95,6 +95,7 @@ class RolloutLog:
             "source": rollout.example.source,
             "question": rollout.example.question,
             "answers": list(rollout.example.answers),
+            "value_box": list(rollout.example.value_box) if rollout.example.value_box else None,
             "answer": rollout.answer,
             "reward": {**asdict(reward), "total": reward.total} if reward else None,
             "advantage": row.advantage,

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Literal
 
 from vtagent.models.codec import Codec
 from vtagent.protocol import THINK
-from vtagent.training.measure.outcomes import kept_tokens
-from vtagent.training.rewards import Verdict, direct_share
+from vtagent.training.measure.outcomes import Looks, kept_tokens, looks_of
+from vtagent.training.rewards import Verdict, abstains, direct_share
 from vtagent.training.rl.rollout import Rollout, Turn
 
 Failure = Literal["failed", "truncated", "judge"]
@@ -36,6 +36,14 @@ class Scored:
     full_visual_tokens: int
     mistakes: int
     seconds: float
+    looks: Looks = field(default_factory=Looks)
+    """Where its zooms looked."""
+    zooms: int = 0
+    """Views granted."""
+    abstained: bool = False
+    """Whether the answer says that the image does not hold what was asked for."""
+    unanswerable: bool = False
+    """Whether that is the gold answer."""
 
     @classmethod
     def of(cls, rollout: Rollout, verdict: Verdict, failure: Failure | None, codec: Codec) -> Scored:
@@ -58,11 +66,15 @@ class Scored:
             full_visual_tokens=rollout.usage["full_visual_tokens"],
             mistakes=rollout.usage["mistakes"],
             seconds=rollout.seconds,
+            looks=looks_of(rollout.views, rollout.example.value_box),
+            zooms=rollout.zooms,
+            abstained=abstains(rollout.answer),
+            unanswerable=abstains(rollout.example.answer),
         )
 
 
 def decision(turn: Turn, codec: Codec) -> float | None:
-    """The probability of a call at the decision: the first token with any text after `</think>`.
+    """The probability of a call at the decision; see `decision_place`.
 
     If the reply called, this is the probability of the sampled token. If not, it is one minus the probability of the
     token that was sampled instead.
@@ -74,14 +86,30 @@ def decision(turn: Turn, codec: Codec) -> float | None:
     Returns:
         The probability, or None if the reply ended before the decision.
     """
+    if (place := decision_place(turn, codec)) is None:
+        return None
+    sampled = math.exp(turn.logprobs[place])
+    return sampled if turn.completion_ids[place] == codec.tool_call_id else 1.0 - sampled
+
+
+def decision_place(turn: Turn, codec: Codec) -> int | None:
+    """The place in a reply where the policy decides: the first token with any text after `</think>`, or a call.
+
+    Args:
+        turn: The first turn of a rollout.
+        codec: The codec of the policy's tokenizer.
+
+    Returns:
+        The index of the token, or None if the reply ended before the decision.
+    """
     reader = codec.detokenizer()
-    for token, logprob in zip(turn.completion_ids, turn.logprobs, strict=True):
+    for place, token in enumerate(turn.completion_ids):
         thought = THINK[1] in reader.text
         if token == codec.tool_call_id:
-            return math.exp(logprob)
+            return place
         said = reader.push(token)
         if thought and said.rpartition(THINK[1])[2].strip():
-            return 1.0 - math.exp(logprob)
+            return place
     return None
 
 
@@ -110,6 +138,7 @@ def rollout_metrics(groups: Sequence[Sequence[Scored]], replacing: Sequence[Sequ
         "groups/r": _mean(r for group in groups if (r := direct_share([row.verdict for row in group])) is not None),
         "visual_tokens/mean": _mean(row.visual_tokens for row in ran),
         **_tokens(ran, ""),
+        **_looks(ran, ""),
         "rollouts/failed": failures["failed"],
         "rollouts/truncated": failures["truncated"],
         "rollouts/judge_failed": failures["judge"],
@@ -119,9 +148,13 @@ def rollout_metrics(groups: Sequence[Sequence[Scored]], replacing: Sequence[Sequ
     for source in sorted({row.source for row in rows}):
         own = [row for row in ran if row.source == source]
         found[f"zoom/{source}"] = _mean(row.verdict.zoomed for row in own)
-        found[f"accuracy/{source}"] = _mean(bool(row.verdict.right) for row in own if row.verdict.right is not None)
+        known = [row for row in own if row.verdict.right is not None]
+        found[f"accuracy/{source}"] = _mean(bool(row.verdict.right) for row in known)
+        found[f"direct_accuracy/{source}"] = _mean(bool(row.verdict.right) for row in known if not row.verdict.zoomed)
+        found[f"zoomed_accuracy/{source}"] = _mean(bool(row.verdict.right) for row in known if row.verdict.zoomed)
         found[f"decision/p_zoom/{source}"] = _mean(row.p_zoom for row in own if row.p_zoom is not None)
         found |= _tokens(own, f"/{source}")
+        found |= _looks(own, f"/{source}")
     return {name: float(value) for name, value in found.items() if value is not None}
 
 
@@ -139,6 +172,21 @@ def _tokens(rows: Sequence[Scored], suffix: str) -> dict[str, float]:
     return {
         f"visual_tokens/of_full{suffix}": sum(row.visual_tokens for row in rows) / full,
         f"visual_tokens/kept_of_full{suffix}": sum(row.kept_visual_tokens for row in rows) / full,
+    }
+
+
+def _looks(rows: Sequence[Scored], suffix: str) -> dict[str, float | None]:
+    """Where zooms looked: share that holds the value, mean area, zooms into a part per run; and who abstains."""
+    placed = [row for row in rows if row.looks.holding is not None]
+    zooms, placed_zooms = sum(row.zooms for row in rows), sum(row.zooms for row in placed)
+    return {
+        f"regions/holding{suffix}": sum(row.looks.holding or 0 for row in placed) / placed_zooms
+        if placed_zooms
+        else None,
+        f"regions/area{suffix}": sum(row.looks.area for row in rows) / zooms if zooms else None,
+        f"regions/per_run{suffix}": _mean(row.looks.regions for row in rows),
+        f"abstention/precision{suffix}": _mean(row.unanswerable for row in rows if row.abstained),
+        f"abstention/recall{suffix}": _mean(row.abstained for row in rows if row.unanswerable),
     }
 
 

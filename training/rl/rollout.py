@@ -61,6 +61,12 @@ class Rollout:
     """Why the run failed. A failed run is not scored."""
 
     @property
+    def shown_of_full(self) -> float:
+        """Visual tokens of all views that were shown, divided by those of full resolution at once; 0 without images."""
+        full = self.usage["full_visual_tokens"]
+        return self.usage["visual_tokens"] / full if full else 0.0
+
+    @property
     def truncated(self) -> bool:
         """Whether a reply ended at its token limit, not by the model's own end-of-turn token."""
         return any(turn.finish_reason == "length" for turn in self.turns)

@@ -24,9 +24,15 @@ class GraphGRPOConfig(GRPOConfig):  # type: ignore[misc]
     )
     scale: float = setting(0.5, "Share of both sides at which images are first shown (zoom).")
     max_zooms: int = setting(1, "Views that a run may ask for (zoom).")
-    penalty: str = setting("paper", "paper, paper-correct-only, reference, always or off; see training.rewards.")
-    penalty_size: float = setting(0.1, "What the penalty takes off.")
-    threshold: float = setting(0.2, "Below this share of direct answers, zooming is free.")
+    penalty: str = setting(
+        "paper", "paper, paper-correct-only, reference, always, tokens or off; see training.rewards."
+    )
+    penalty_size: float = setting(
+        0.1, "What the penalty takes off; with tokens, for as many visual tokens as full resolution takes."
+    )
+    threshold: float = setting(
+        0.2, "Below this share of direct answers, zooming is free (paper, paper-correct-only, reference)."
+    )
     format_reward: float = setting(0.5, "What a well-formed rollout earns.")
     refill_rounds: int = setting(
         0, "Rounds per step in which prompts whose rollouts all earned the same are replaced by others."

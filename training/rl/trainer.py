@@ -117,7 +117,7 @@ class GraphGRPOTrainer(WholeCheckpoints, DistinctRows):
         policy = ChatVLM(
             engine=self.engine,
             processor=processor,
-            store=WorkingStore(),
+            image_store=WorkingStore(),
             temperature=args.temperature,
             top_p=args.top_p,
             top_k=args.top_k,

@@ -19,7 +19,6 @@ _WRAPPERS = {
     "RunnableWithFallbacks": "runnable",
     "RunnableConfigurableFields": "default",
     "RunnableConfigurableAlternatives": "default",
-    "PixelModel": "inner",
 }
 _DYNAMIC = {"RunnableConfigurableFields", "RunnableConfigurableAlternatives"}
 

@@ -23,6 +23,9 @@ LOW_SLACK = 1.2
 class Vision(Protocol):
     """How one model shrinks an image and what it bills for it. `VisionSpec` is one; `vtagent.eyes.rules` has others."""
 
+    def __hash__(self) -> int:
+        """Sizes and pixels are kept by it."""
+
     @property
     def factor(self) -> int:
         """Side in pixels of the smallest square worth showing; about one token."""

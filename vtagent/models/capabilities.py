@@ -6,18 +6,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from langchain_core.language_models import BaseChatModel
+from langchain_core.runnables import Runnable
 
 from vtagent.errors import ModelError
 from vtagent.eyes import Vision, eyes_of
 from vtagent.images import ImageStore, default_store
+from vtagent.models.runnables import chat_models
 
 
 def store_of(model: object, default: ImageStore | None = None) -> ImageStore:
     """The model's own image store, else `default`, else this process's own.
 
-    An attribute `store` of another type is not an image store: `ChatOpenAI` has a setting of that name.
+    A model that is not ours may call it `store`. `ChatOpenAI` has a setting of that name, which is no image store.
     """
-    own = getattr(model, "store", None)
+    own = getattr(model, "image_store", None) or getattr(model, "store", None)
     if isinstance(own, ImageStore):
         return own
     return default_store() if default is None else default
@@ -41,10 +43,15 @@ def takes_tool_images(model: BaseChatModel) -> bool:
 def reads_of(model: object, *, from_tools: bool = False) -> frozenset[str]:
     """What the model reads beside text and images: "pdf", "audio", "video", and "other", blocks of its provider's own.
 
+    A model that reads references reads nothing else. For others their profile says it.
+
     Args:
-        model: The model; one that reads references reads nothing else. For others their profile says it.
+        model: The model. Of a runnable around chat models: what each of them reads.
         from_tools: Whether the blocks stand in tool messages.
     """
+    inside = chat_models(model) if isinstance(model, Runnable) else []
+    if inside and inside != [model]:
+        return frozenset.intersection(*(reads_of(each, from_tools=from_tools) for each in inside))
     if reads_references(model):
         return frozenset()
     profile = getattr(model, "profile", None)

@@ -20,6 +20,7 @@ from langchain_core.runnables import Runnable
 from langchain_core.tools import BaseTool
 from pydantic import ConfigDict, Field, PrivateAttr
 
+from vtagent._moved import old_attribute, renamed_arguments
 from vtagent.errors import ModelError
 from vtagent.images import ImageStore, default_store
 from vtagent.models.call import Call, Options, count_tokens, plan, shown_images, tool_options
@@ -38,8 +39,8 @@ class ChatVLM(BaseChatModel):
     Args:
         engine: The `Engine` that samples tokens.
         processor: The checkpoint's processor (`VLProcessor`): its tokenizer, chat template and image sizes are used.
-        store: The store that holds the images of messages; this process's own if absent. Images that messages contain
-            as data are put there.
+        image_store: The store that holds the images of messages; this process's own if absent. Images that messages
+            contain as data are put there.
 
     Example:
         >>> model = ChatVLM.from_pretrained("base", temperature=1.0)  # doctest: +SKIP
@@ -48,7 +49,7 @@ class ChatVLM(BaseChatModel):
 
     engine: Any = Field(exclude=True, repr=False)
     processor: Any = Field(exclude=True, repr=False)
-    store: Any = Field(default_factory=default_store, exclude=True, repr=False)
+    image_store: Any = Field(default_factory=default_store, exclude=True, repr=False)
     model_name: str = Field(default="vtagent", alias="model")
     checkpoint: str = Field(default_factory=lambda: uuid.uuid4().hex, repr=False)
     """Tells the weights from all others, for LangChain's caches; unique where nothing is known of them."""
@@ -82,18 +83,25 @@ class ChatVLM(BaseChatModel):
     _codec: Codec = PrivateAttr()
     _renderer: ViewRenderer = PrivateAttr()
 
+    @renamed_arguments(store="image_store")
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+
+    store = old_attribute("store", "image_store")
+
     def model_post_init(self, context: Any, /) -> None:
         """Build what all calls share."""
         super().model_post_init(context)
         self._codec = Codec(self.processor.tokenizer, self.processor.chat_template)
-        self._renderer = ViewRenderer(self.store, self.vision)
+        self._renderer = ViewRenderer(self.image_store, self.vision)
 
     @classmethod
+    @renamed_arguments(store="image_store")
     def from_pretrained(
         cls,
         path: str | PathLike[str],
         *,
-        store: ImageStore | None = None,
+        image_store: ImageStore | None = None,
         device: str | None = None,
         dtype: Any = None,
         engine_options: Mapping[str, Any] | None = None,
@@ -106,7 +114,7 @@ class ChatVLM(BaseChatModel):
 
         Args:
             path: A folder, a hub id, or the name of a bundled policy ("base", "zoom").
-            store: The store that holds the images of messages; this process's own if absent.
+            image_store: The store that holds the images of messages; this process's own if absent.
             device: A torch device; a GPU if available, else "cpu", if absent.
             dtype: A torch dtype; bfloat16 on a GPU and mostly float32 on a CPU, if absent.
             engine_options: Other options of `TransformersEngine.from_pretrained`: `device_map`, `memory_bytes`,
@@ -119,15 +127,16 @@ class ChatVLM(BaseChatModel):
         """
         cls._check_fields(defaults)
         options = {"device": device, "dtype": dtype, **(engine_options or {})}
-        return cls._over(load_checkpoint(path, options), store, defaults)
+        return cls._over(load_checkpoint(path, options), image_store, defaults)
 
     @classmethod
+    @renamed_arguments(store="image_store")
     def from_server(
         cls,
         url: str,
         processor: str | PathLike[str],
         *,
-        store: ImageStore | None = None,
+        image_store: ImageStore | None = None,
         engine_options: Mapping[str, Any] | None = None,
         **defaults: Any,
     ) -> ChatVLM:
@@ -137,7 +146,7 @@ class ChatVLM(BaseChatModel):
             url: The server's URL, with or without `/v1`.
             processor: The source of the served checkpoint's tokenizer and image processor: a folder, a hub id, or the
                 name of a bundled policy.
-            store: The store that holds the images of messages; this process's own if absent.
+            image_store: The store that holds the images of messages; this process's own if absent.
             engine_options: Options of `VLLMEngine`, such as `timeout`, `retries` or `model`.
             **defaults: Fields of this class, such as `temperature` or `max_tokens`.
 
@@ -146,15 +155,15 @@ class ChatVLM(BaseChatModel):
             TypeError: One of `defaults` is not a field.
         """
         cls._check_fields(defaults)
-        return cls._over(open_server(url, processor, engine_options or {}), store, defaults)
+        return cls._over(open_server(url, processor, engine_options or {}), image_store, defaults)
 
     @classmethod
-    def _over(cls, loaded: LoadedEngine, store: ImageStore | None, defaults: Mapping[str, Any]) -> ChatVLM:
+    def _over(cls, loaded: LoadedEngine, image_store: ImageStore | None, defaults: Mapping[str, Any]) -> ChatVLM:
         fields: dict[str, Any] = {"model": loaded.name, "checkpoint": loaded.identity}
         if not loaded.recommended.keys() & defaults:
             fields |= loaded.recommended
-        if store is not None:
-            fields["store"] = store
+        if image_store is not None:
+            fields["image_store"] = image_store
         return cls(engine=loaded.engine, processor=loaded.processor, **{**fields, **defaults})
 
     @classmethod
@@ -187,7 +196,7 @@ class ChatVLM(BaseChatModel):
 
     def images(self, messages: Sequence[BaseMessage]) -> list[EngineImage]:
         """The rendered images of messages, in the order of their placeholders."""
-        return list(shown_images(messages, store=self.store, renderer=self._renderer))
+        return list(shown_images(messages, store=self.image_store, renderer=self._renderer))
 
     def expand(self, ids: Sequence[int], images: Sequence[EngineImage]) -> list[int]:
         """Repeat each placeholder of collapsed ids once per visual token of its image.
@@ -226,7 +235,7 @@ class ChatVLM(BaseChatModel):
             tools,
             codec=self._codec,
             vision=self.vision,
-            store=self.store,
+            store=self.image_store,
             images_first=self.images_first,
         )
 
@@ -278,7 +287,7 @@ class ChatVLM(BaseChatModel):
             messages,
             Options.of(chosen, stops),
             codec=self._codec,
-            store=self.store,
+            store=self.image_store,
             renderer=self._renderer,
             images_first=self.images_first,
         )

@@ -19,20 +19,6 @@ class DelegatingChat(BaseChatModel):
         """The model that answers, and the messages to show it. May block: async calls run it in a thread."""
         raise NotImplementedError
 
-    def _should_stream(self, *, async_api: bool, **kwargs: Any) -> bool:
-        """Whether to stream: only if the model that answers can, so that a whole message is not told as a chunk."""
-        inner = self._answering()
-        if inner is not None:
-            kind = type(inner)
-            streams = kind._stream is not BaseChatModel._stream
-            if not streams and not (async_api and kind._astream is not BaseChatModel._astream):
-                return False
-        return super()._should_stream(async_api=async_api, **kwargs)
-
-    def _answering(self) -> BaseChatModel | None:
-        """The model that answers, where it is known before a call."""
-        return None
-
     def _generate(
         self,
         messages: list[BaseMessage],

@@ -14,6 +14,7 @@ from langchain_core.runnables import Runnable
 from langchain_core.tools import BaseTool
 from pydantic import ConfigDict, Field, PrivateAttr
 
+from vtagent._moved import old_attribute, renamed_arguments
 from vtagent.errors import ModelError
 from vtagent.images import default_store
 from vtagent.models.call import count_tokens, tool_options
@@ -41,13 +42,13 @@ class LazyVLM(DelegatingChat):
     Args:
         path: As for `ChatVLM.from_pretrained`.
         vision: The image sizes that the checkpoint sees; by default those of `sizes_of(path)`.
-        store: The store that holds the images of messages; this process's own if absent.
+        image_store: The store that holds the images of messages; this process's own if absent.
         options: Other arguments of `ChatVLM.from_pretrained`.
     """
 
     path: str
     vision: Any = Field(default_factory=lambda fields: sizes_of(fields["path"]), exclude=True, repr=False)
-    store: Any = Field(default_factory=default_store, exclude=True, repr=False)
+    image_store: Any = Field(default_factory=default_store, exclude=True, repr=False)
     options: dict[str, Any] = Field(default_factory=dict, exclude=True, repr=False)
     resolves_images: bool = Field(default=True, init=False, repr=False)
 
@@ -58,6 +59,12 @@ class LazyVLM(DelegatingChat):
     _unfit: str = PrivateAttr(default="")  # why the checkpoint cannot be used; it is not loaded again
     _lock: threading.Lock = PrivateAttr(default_factory=threading.Lock)
 
+    @renamed_arguments(store="image_store")
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+
+    store = old_attribute("store", "image_store")
+
     def load(self) -> ChatVLM:
         """The loaded model. The first call loads it, and concurrent calls wait for that.
 
@@ -66,7 +73,7 @@ class LazyVLM(DelegatingChat):
         """
         with self._lock:
             if self._loaded is None and not self._unfit:
-                model = ChatVLM.from_pretrained(self.path, store=self.store, **self.options)
+                model = ChatVLM.from_pretrained(self.path, image_store=self.image_store, **self.options)
                 if model.vision == self.vision:
                     self._loaded = model
                 else:
@@ -100,7 +107,9 @@ class LazyVLM(DelegatingChat):
         """
         codec, vision = self._parts()
         images_first = self.options.get("images_first", ChatVLM.model_fields["images_first"].default)
-        return count_tokens(messages, tools, codec=codec, vision=vision, store=self.store, images_first=images_first)
+        return count_tokens(
+            messages, tools, codec=codec, vision=vision, store=self.image_store, images_first=images_first
+        )
 
     def _parts(self) -> tuple[Codec, VisionSpec]:
         """What counts tokens: the checkpoint's tokenizer with its chat template, and its image sizes."""

@@ -11,6 +11,7 @@ from os import PathLike
 from typing import Any
 
 from vtagent.errors import ModelError
+from vtagent.hub import check_available
 from vtagent.models.engine import Engine
 from vtagent.models.families import checkpoint_path
 from vtagent.models.identity import identity_of
@@ -72,6 +73,7 @@ def load_checkpoint(path: str | PathLike[str], options: Mapping[str, Any]) -> Lo
     Raises:
         ModelError: There is no usable checkpoint, or torch and transformers are not installed.
     """
+    check_available(str(path))
     try:
         from vtagent.models.local.engine import TransformersEngine
     except ModuleNotFoundError as error:

@@ -157,6 +157,6 @@ class RowAttention:
             return out.transpose(1, 2)
         # The query heads of a key-value head become more queries of it, so that keys and values are not repeated.
         q = queries.unflatten(2, (-1, self._group)).permute(0, 2, 3, 1, 4).flatten(2, 3)
-        mixed = scaled_dot_product_attention(q, keys, values, part.mask, scale=scaling)
-        out: torch.Tensor = mixed.unflatten(2, (self._group, part.span)).permute(0, 3, 1, 2, 4).flatten(2, 3)
-        return out
+        mixed: torch.Tensor = scaled_dot_product_attention(q, keys, values, part.mask, scale=scaling)
+        mixed = mixed.unflatten(2, (self._group, part.span)).permute(0, 3, 1, 2, 4).flatten(2, 3)
+        return mixed

@@ -71,7 +71,7 @@ def load_model(path: str, config: Any, *, device: str | None, device_map: Any, d
             path, dtype=dtype, attn_implementation="sdpa", device_map={"": one} if straight else device_map
         )
         if device_map is None and not straight:
-            model = model.to(one)
+            torch.nn.Module.to(model, one)
     except ImportError as error:
         raise ModelError(f"the weights at {path!r} need a package: {one_line(error)}") from _missing(error)
     except (OSError, ValueError, RuntimeError, MemoryError, SafetensorError) as error:

@@ -1,4 +1,4 @@
-"""The decoder's forward passes over sequences of any lengths: prompts past their cached tokens, then one token each.
+"""Runs the decoder over several sequences: the uncached part of each prompt, then one token per sequence and step.
 
 The stock modules and weights are used unchanged.
 """

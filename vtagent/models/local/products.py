@@ -82,7 +82,8 @@ class Products:
         key = (*module.weight.shape, rows)
         if key not in self._best:
             self._best[key] = min(self._ways, key=partial(_seconds, x=flat, module=module))
-        return self._best[key](flat, module).unflatten(0, x.shape[:2])
+        out: torch.Tensor = self._best[key](flat, module).unflatten(0, x.shape[:2])
+        return out
 
     @staticmethod
     def _call(module: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:

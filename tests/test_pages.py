@@ -1,0 +1,191 @@
+"""Pages with sections: what is printed stands where it is said to stand, and questions can be answered as they say."""
+
+from __future__ import annotations
+
+import io
+import random
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
+
+from vtagent.images import MemoryImageStore
+from vtagent.models.chat import ChatVLM
+from vtagent.regions import Region
+from vtagent.tools import create_zoom_tool
+from vtagent.training.documents import ABSENT, CELLS, PAGE, Page, PageQuestion, cell_pixels, render_page, thumbnail
+from vtagent.training.documents.pages import GRIDS, MOST_FIELDS
+from vtagent.training.documents.render import PrintSize
+from vtagent.training.documents.sections import PAGE_LABELS, SECTIONS, holders
+from vtagent.training.pretraining import page_lessons
+from vtagent.training.pretraining.lesson_page import half
+from vtagent.training.pretraining.packing import TRUNK, PackedSequence
+from vtagent.training.pretraining.supervision import tokenizer
+from vtagent.views import View, ViewRenderer
+
+SEEDS = st.integers(0, 10**6)
+
+
+@pytest.fixture(scope="module")
+def base() -> ChatVLM:
+    return ChatVLM.from_pretrained("base", images_first=False)
+
+
+@settings(max_examples=40)
+@given(seed=SEEDS)
+def test_a_page_is_what_the_domain_says(seed: int) -> None:
+    page = render_page(seed)
+    assert page.image.size == PAGE
+    assert 3 <= len(page.sections) <= 5
+    assert 6 <= sum(len(section.fields) for section in page.sections) <= MOST_FIELDS
+    assert len(set(page.headings)) == len(page.headings)
+    for section in page.sections:
+        assert {field.label for field in section.fields} <= set(SECTIONS[section.heading])
+        left, top, right, bottom = section.cell
+        for box in section.boxes:
+            assert left <= box[0] < box[2] <= right
+            assert top <= box[1] < box[3] <= bottom
+
+
+@settings(max_examples=15)
+@given(seed=SEEDS)
+def test_ink_stands_in_the_box_of_a_value(seed: int) -> None:
+    page = render_page(seed)
+    grey = np.asarray(page.image.convert("L"), np.int64)
+    for section in page.sections:
+        for box in section.boxes:
+            left, top, right, bottom = cell_pixels(box)
+            assert grey[top:bottom, left:right].min() < np.median(grey) - 60
+
+
+def test_each_label_belongs_to_two_kinds_of_sections() -> None:
+    assert Counter(label for labels in SECTIONS.values() for label in labels) == dict.fromkeys(PAGE_LABELS, 2)
+
+
+@settings(max_examples=60)
+@given(seed=SEEDS)
+def test_question_and_headings_tell_where_to_look(seed: int) -> None:
+    page, rng = render_page(seed), random.Random(seed)
+    for question in (page.ask(rng, 0, 0), page.ask_absent(rng), page.ask_absent(rng)):
+        asked = question.asked
+        could = [asked.section] if asked.section else holders(asked.label, page.headings)
+        where = [section.cell for section in page.sections if section.heading in could]
+        assert where == ([question.cell] if question.cell else [])
+        printed = [
+            f.value for s in page.sections for f in s.fields if s.cell == question.cell and f.label == asked.label
+        ]
+        assert printed == ([] if question.answer == ABSENT else [question.answer])
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_the_view_of_a_cell_is_what_the_lessons_show_and_costs_what_a_card_costs(base: ChatVLM, cell: Any) -> None:
+    page, store = render_page("cells"), MemoryImageStore()
+    view = _view(page, store)
+    zoomed = View(view.ref, region=Region(*cell))
+    pixels = ViewRenderer(store, base.vision).render(zoomed)
+    assert np.array_equal(np.asarray(pixels), np.asarray(page.image.crop(cell_pixels(cell))))
+    assert pixels.width * pixels.height // 256 in (84, 126)
+    small = ViewRenderer(store, base.vision).render(View(view.ref, scale=0.5))
+    assert np.array_equal(np.asarray(small), np.asarray(half(page.image)))
+
+
+def _view(page: Page, store: MemoryImageStore) -> View:
+    file = io.BytesIO()
+    page.image.save(file, "PNG")
+    return View(store.put(file.getvalue()))
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("grid", ["four", "six"])
+def test_a_row_of_two_turns_is_the_prompt_of_the_graph(base: ChatVLM, grid: str, seed: int) -> None:
+    row = page_lessons.look(random.Random(seed), f"ids/{seed}", grid)
+    page = render_page(f"ids/{seed}", grid=grid)
+    view = _view(page, base.image_store)
+    text = str(tokenizer().decode(row.packed.ids))
+    question = next(part for part in _users(text) if "?" in part or "Read" in part or "tell" in part)
+    cell = next(cell for cell in CELLS if f'"region": {list(cell)}' in text)
+    block, said = View(view.ref, scale=0.5).block(), {"type": "text", "text": question}
+    first = text.index(question) < text.index("<|vision_start|>")
+    thought = text.partition("<think>")[2].partition("</think>")[0]
+    call = {"name": "zoom_image", "args": {"region": list(cell)}, "id": "1"}
+    messages = [
+        HumanMessage([said, block] if first else [block, said]),
+        AIMessage(f"<think>{thought}</think>", tool_calls=[call]),
+        ToolMessage([View(view.ref, region=Region(*cell)).block()], name="zoom_image", tool_call_id="1"),
+    ]
+    tool = create_zoom_tool(image_store=base.image_store, vision=base.vision)
+    bound: Any = base.bind_tools([tool])
+    prompt = base.expand(base.prompt_ids(messages, **bound.kwargs), base.images(messages))
+    assert row.packed.ids[: len(prompt)] == prompt
+    assert [list(image.size) for image in row.views] == [
+        list(i.size) for i in (half(page.image), page.image.crop(cell_pixels(cell)))
+    ]
+
+
+def _users(text: str) -> list[str]:
+    """What users say in a prompt, without images."""
+    said = text.partition("<|im_start|>user\n")[2].partition("<|im_end|>")[0]
+    before, _, rest = said.partition("<|vision_start|>")
+    return [before, rest.partition("<|vision_end|>")[2]]
+
+
+def test_the_base_policy_is_taught_to_ask_for_each_region_as_often_whatever_the_question() -> None:
+    page = render_page("regions", sections=5)
+    cells = [section.cell for section in page.sections]
+    rng = random.Random(0)
+    drawn = Counter(page_lessons.draw_call(rng, cells) for _ in range(6000))
+    assert set(drawn) == {None, *cells}
+    assert all(800 < count < 1200 for count in drawn.values())
+
+
+def test_after_a_cell_that_does_not_hold_the_answer_small_print_is_said_to_be_absent() -> None:
+    said = set()
+    for seed in range(60):
+        row = page_lessons.look(random.Random(seed), f"wrong/{seed}", "six")
+        text = str(tokenizer().decode(row.packed.ids))
+        said.add(text.rpartition("<answer>")[2].partition("</answer>")[0] == ABSENT)
+    assert said == {True, False}
+
+
+def test_a_conversation_of_pages_names_the_one_that_is_asked_about() -> None:
+    row = page_lessons.several(random.Random(3), "several", 4, False)
+    text = str(tokenizer().decode(row.packed.ids))
+    titles = [render_page(f"several/{i}").title for i in range(4)]
+    assert [view.size for view in row.views] == [thumbnail(render_page("several/0")).size] * 4
+    named = [title for title in titles if f"<think>{title}</think>" in text]
+    assert named
+    number = titles.index(named[0]) + 1
+    assert f'"image": {number}}}' in text or f"<answer>{number}</answer>" in text
+
+
+def test_a_branch_of_a_page_ends_within_its_sequence() -> None:
+    for seed in range(10):
+        packed: PackedSequence = page_lessons.whole(random.Random(seed), f"fits/{seed}").packed
+        assert len(packed.ids) <= 800
+        assert packed.branches >= 1 or packed.segments == [TRUNK] * len(packed.ids)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"print_size": "huge"}, "print size 'huge' cannot be drawn: choose large, medium, small"),
+        ({"sections": 6}, "a page cannot have 6 sections: choose 3, 4 or 5"),
+        ({"grid": "nine"}, "cannot be drawn in a grid of 'nine'"),
+        ({"grid": "four", "sections": 5}, "5 sections cannot be drawn in a grid of 'four'"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused(wrong: Any, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        render_page(1, **wrong)
+
+
+@pytest.mark.parametrize("print_size", ["large", "medium", "small"])
+def test_a_print_size_that_is_asked_for_is_on_the_page(print_size: PrintSize) -> None:
+    for seed in range(8):
+        question: PageQuestion = render_page(seed, print_size=print_size).ask_about(random.Random(seed), print_size)
+        assert question.print_size == print_size
+    assert set(GRIDS) == {"four", "six"}
