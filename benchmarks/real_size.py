@@ -142,6 +142,10 @@ class Engine:
         self._engine = TransformersEngine(model, processor)
         self._never = dict.fromkeys(self._engine.stop, -1e9)
 
+    def close(self) -> None:
+        """Ends the engine's thread."""
+        self._engine.close()
+
     def _request(self, ids: tuple[int, ...], images: tuple[EngineImage, ...]) -> Request:
         return Request(ids, images, Sampling(max_tokens=REPLY, logit_bias=self._never))
 
@@ -189,6 +193,8 @@ def measure(size: str, device: str, dtype: str, side: str, task: str) -> dict[st
         if device != "cpu":
             torch.cuda.synchronize()
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    if isinstance(made, Engine):
+        made.close()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     if device != "cpu":
         peak = torch.cuda.max_memory_allocated()

@@ -6,8 +6,10 @@ does not affect the others.
 
 from __future__ import annotations
 
+import atexit
 import threading
 import time
+import weakref
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
@@ -33,6 +35,16 @@ _GAP_SECONDS = 0.02
 
 _GATHER_SECONDS = 0.5
 """Seconds to wait for all announced requests, while the engine is idle."""
+
+_AT_WORK: weakref.WeakSet[TransformersEngine] = weakref.WeakSet()
+"""The engines that have had a worker thread."""
+
+
+@atexit.register
+def _close_all() -> None:
+    """Ends the worker threads at exit: an interpreter that ends while one of them is in torch's code aborts."""
+    for engine in list(_AT_WORK):
+        engine.close()
 
 
 class TransformersEngine(Engine):
@@ -212,6 +224,7 @@ class TransformersEngine(Engine):
             if self._worker is None:
                 self._worker = threading.Thread(target=self._work, name="vtagent-engine", daemon=True)
                 self._worker.start()
+                _AT_WORK.add(self)
             self._changed.notify_all()
         return futures
 
