@@ -11,7 +11,7 @@ from langchain_core.runnables import RunnableConfig
 from vtagent.graphs.node import Node, ZoomRuntime
 from vtagent.graphs.state import ZoomContext, ZoomState
 from vtagent.graphs.tool_calls import answer_of
-from vtagent.protocol import parse_reply
+from vtagent.protocol import parse_reply, was_cut
 
 
 class AfterTools:
@@ -49,6 +49,8 @@ class Answer(Node):
         usage = {**state["usage"], "untagged": not reply.answer}
         answer = answer_of(last)
         stop = state["stop"] if answer or state["stop"] else "no_answer"
+        if not answer and was_cut(last):
+            stop = "length"
         runtime.stream_writer({"event": "answer", "answer": answer, "stop": stop, "usage": usage})
         return {"answer": answer, "stop": stop, "usage": usage}
 

@@ -22,8 +22,11 @@ from vtagent.images import ImageRef, ImageStore
 from vtagent.tools.zoom_image import already_shown
 from vtagent.views import View
 
-Stop: TypeAlias = Literal["max_zooms", "max_mistakes", "max_turns", "max_visual_tokens", "max_seconds", "no_answer"]
-"""The budget that forced a run's answer, or "no_answer" if the run has none."""
+Stop: TypeAlias = Literal[
+    "max_zooms", "max_mistakes", "max_turns", "max_visual_tokens", "max_seconds", "length", "no_answer"
+]
+"""The budget that forced a run's answer. Without an answer: "length" if the reply was cut at its limit of tokens, else
+the budget, else "no_answer"."""
 
 # In a check of types, plain types stand first: abstract ones are slow to look up.
 WHOLE: tuple[type, ...] = (int, Integral)

@@ -14,7 +14,10 @@ from vtagent.protocol import THINK, InvalidCall, new_call_id, parse_call
 
 __all__ = ["bounded", "with_untagged_calls", "without_calls_of"]
 
-_FENCE = re.compile(r"```(?:json|tool_call)?\s*\n?(.*?)\n?\s*```", re.DOTALL)
+_FENCE = re.compile(
+    r"(?:```(?:json|tool_call)?|\[TOOL_REQUEST\])\s*\n?(.*?)\n?\s*(?:```|\[END_TOOL_REQUEST\])", re.DOTALL
+)
+"""What stands around a call that a server leaves as text: a code fence, or LM Studio's marks."""
 _LONGEST = 100_000  # characters: a longer text is no call
 _SHOWN = 1000  # characters of a call that could not be read, as they are kept
 _CALL_BLOCKS = ("tool_use", "tool_call", "function_call", "non_standard")
@@ -26,7 +29,8 @@ def with_untagged_calls(message: AIMessage, names: Collection[str]) -> AIMessage
     """The message with the call that is its whole text moved to its calls, or to the invalid ones; else itself.
 
     Servers without a tool parser, and models out of practice, leave `{"name": "zoom_image", "arguments": …}` as text,
-    bare or in a code fence. That is never an answer. Text that does not name a tool stays as it is.
+    bare, in a code fence or between LM Studio's marks. That is never an answer. Text that does not name a tool stays as
+    it is.
 
     Args:
         message: A reply without structured calls.
@@ -41,7 +45,7 @@ def with_untagged_calls(message: AIMessage, names: Collection[str]) -> AIMessage
         return message
     before, closed, after = message.content.rpartition(THINK[1])
     text = after.strip()
-    if not text.startswith(("{", "`")) or len(text) > _LONGEST:
+    if not text.startswith(("{", "`", "[TOOL_REQUEST]")) or len(text) > _LONGEST:
         return message
     if fenced := _FENCE.fullmatch(text):
         text = fenced[1].strip()

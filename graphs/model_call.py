@@ -229,14 +229,14 @@ def with_sizes_said(
     """
     shown = [view for view, _ in shown_views(messages, store)]
     vision = eyes.vision_for(len(shown))
-    numbers = {ref.sha256: number for number, ref in enumerate(images_of(shown), 1)}
+    numbers = {ref.id: number for number, ref in enumerate(images_of(shown), 1)}
 
     def said(block: Any) -> list[Any]:
         if not (isinstance(block, dict) and is_reference(block)):
             return [block]
         view = View.from_block(block, store)
         width, height = view.size(vision)
-        text = f"Image {numbers[view.ref.sha256]}, shown at {width} × {height}."
+        text = f"Image {numbers[view.ref.id]}, shown at {width} × {height}."
         return [{"type": "text", "text": text}, block]
 
     return [

@@ -147,10 +147,10 @@ class Parts:
         """The sizes of the images that users sent, as shown first: zooms do not change them, nor a cached prompt."""
         shown = shown_views(messages, self.store)
         vision = eyes.vision_for(len(shown))
-        numbers = {ref.sha256: number for number, ref in enumerate(images_of(view for view, _ in shown), 1)}
+        numbers = {ref.id: number for number, ref in enumerate(images_of(view for view, _ in shown), 1)}
         first: dict[int, ShownSize] = {}
         for view, message in shown:
-            number = numbers[view.ref.sha256]
+            number = numbers[view.ref.id]
             if isinstance(message, HumanMessage | SystemMessage) and number not in first and view.scale != UNSEEN:
                 first[number] = (number, *view.size(vision))
         return tuple(first.values())

@@ -31,7 +31,7 @@ class ZoomState(MessagesState):
     views: NotRequired[list[ViewRecord]]
     usage: NotRequired[Usage]
     stop: NotRequired[Stop | None]
-    """Which budget forced the answer, "no_answer" if there is none, or None: the model ended by itself."""
+    """Which budget forced the answer, "length" or "no_answer" if there is none, or None: the model ended by itself."""
 
 
 class NodeResult(dict[str, Any]):

@@ -8,7 +8,15 @@ from langchain_core.messages import AIMessage, BaseMessage, InvalidToolCall, Too
 from langchain_core.messages.tool import invalid_tool_call, tool_call
 
 from vtagent.graphs.storable import plain, storable_reply
-from vtagent.protocol import InvalidCall, check_call, new_call_id, parse_reply, with_structured_calls
+from vtagent.protocol import (
+    InvalidCall,
+    check_call,
+    new_call_id,
+    parse_reply,
+    was_cut,
+    with_structured_calls,
+    without_tags,
+)
 
 ANSWER = "answer"
 """The key of a final reply's `response_metadata` that holds its answer: text without thoughts and tags, or None."""
@@ -53,9 +61,13 @@ def with_answer(message: AIMessage) -> AIMessage:
 def answer_of(message: BaseMessage) -> str | None:
     """What `<answer>` holds, else the text outside the reasoning; None if there is neither. It has no tags.
 
+    Of a reply that was cut at its limit, only a closed `<answer>` counts: the rest is half a thought or half a number.
     NUL characters are left out: PostgreSQL stores none.
     """
-    answer = parse_reply(message.text).best_answer if isinstance(message, AIMessage) else message.text
+    answer: str | None = message.text
+    if isinstance(message, AIMessage):
+        reply = parse_reply(message.text)
+        answer = without_tags(reply.answer or "") if was_cut(message) else reply.best_answer
     return (answer or "").replace("\0", "").strip() or None
 
 

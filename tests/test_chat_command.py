@@ -249,7 +249,7 @@ def typed(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
 def failing_once(monkeypatch: pytest.MonkeyPatch, error: Exception) -> Scripted:
     """A server whose first answer is an error."""
     model = Scripted(lines=[error, ANSWER])
-    monkeypatch.setattr("vtagent.cli._load", lambda name, url, store, **_: ("m", model, model.vision))
+    monkeypatch.setattr("vtagent.cli._load", lambda options, store: ("m", model, model.vision))
     return model
 
 

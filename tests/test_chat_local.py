@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 from collections.abc import Iterator
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -213,3 +215,46 @@ def test_the_bundled_policy_reads_the_same_prompt_whatever_order_a_client_sends(
     prompt = as_sent._codec._text(as_sent.prompt_ids(text_first))
     assert prompt.index("What is the total?") < prompt.index("<|image_pad|>")
     model.engine.close()
+
+
+def recommending(folder: Path, **recommended: Any) -> Path:
+    """The checkpoint of `folder` with sampling settings in its generation_config.json."""
+    file = folder / "generation_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | recommended))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("recommended", "expected"),
+    [
+        ({}, (0.0, 1.0, 0, 1.0)),
+        ({"do_sample": True, "temperature": 0.7, "top_p": 0.8, "top_k": 20}, (0.7, 0.8, 20, 1.0)),  # Qwen3-VL
+        ({"do_sample": True, "temperature": 1e-6, "repetition_penalty": 1.05}, (0.0, 1.0, 0, 1.05)),  # Qwen2.5-VL
+        ({"do_sample": False, "temperature": 0.7, "repetition_penalty": 1.1}, (0.0, 1.0, 0, 1.1)),
+    ],
+)
+def test_the_sampling_that_a_checkpoint_recommends_applies(
+    recommended: dict[str, Any], expected: tuple[Any, ...], tmp_path: Path
+) -> None:
+    folder = recommending(make_checkpoint(tmp_path, "qwen3_vl"), **recommended)
+    names = ("temperature", "top_p", "top_k", "repetition_penalty")
+    model = ChatVLM.from_pretrained(folder, max_tokens=4)
+    assert tuple(getattr(model, name) for name in names) == expected
+    own = ChatVLM.from_pretrained(folder, temperature=1.0)
+    assert tuple(getattr(own, name) for name in names) == (1.0, 1.0, 0, 1.0)
+
+
+def test_greedy_replies_with_a_penalty_are_those_of_generate(tmp_path: Path) -> None:
+    folder = recommending(make_checkpoint(tmp_path, "qwen3_vl"), repetition_penalty=1.3)
+    model = ChatVLM.from_pretrained(folder, max_tokens=40)
+    engine = model.engine
+    [reply] = engine.generate([model._plan([HumanMessage("What is the total?")], None, {}).request])
+    prompt = torch.tensor([model.prompt_ids([HumanMessage("What is the total?")])])
+    banned = [[token] for token in sorted(engine.banned)]
+    plain = engine.model.generate(
+        prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=40, bad_words_ids=banned, do_sample=False
+    )
+    assert list(reply.token_ids) == plain[0, prompt.shape[1] :].tolist()
+    model.repetition_penalty = 1.0
+    [without] = engine.generate([model._plan([HumanMessage("What is the total?")], None, {}).request])
+    assert without.token_ids != reply.token_ids

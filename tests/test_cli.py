@@ -24,7 +24,7 @@ from PIL import Image
 from tests.scripted_chat import ScriptedChat
 from tests.test_images import png_header
 from vtagent.cli import run
-from vtagent.errors import ModelError
+from vtagent.errors import DataError, ModelError
 from vtagent.hub import check_available
 from vtagent.models.chat import ChatVLM
 from vtagent.training.documents import render as documents
@@ -486,6 +486,48 @@ def test_a_server_is_asked_for_its_model_and_sent_pixels(
     sent = [json.dumps(request) for request in Server.received]
     assert [text.count("data:image/png;base64,") for text in sent] == [1, 2]
     assert "vtimg://" not in sent[0] + sent[1]
+
+
+def test_max_tokens_reaches_a_server_under_the_name_that_such_servers_know(
+    page: Path, server: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report(capsys, "ask", page, "Total?", "--base-url", server, "--max-tokens", 900)
+    assert [request.get("max_tokens") for request in Server.received] == [900, 900]
+    assert not any("max_completion_tokens" in request for request in Server.received)
+    Server.received.clear()
+    report(capsys, "ask", page, "Total?", "--base-url", server)
+    assert not any("max_tokens" in request for request in Server.received)
+
+
+def test_a_reply_that_was_cut_is_no_answer_and_the_error_names_the_option(
+    page: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = run(["ask", str(page), "What is the Total?", "--max-zooms", "0", "--max-tokens", "4", "--json"])
+    printed = capsys.readouterr()
+    assert (code, json.loads(printed.out)["stop"], json.loads(printed.out)["answer"]) == (4, "length", None)
+    assert "cut at the limit of tokens: raise --max-tokens" in printed.err
+
+
+@pytest.mark.parametrize("wrong", ["0", "-3", "many"])
+def test_max_tokens_is_a_whole_number_above_0(wrong: str, page: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        run(["ask", str(page), "Total?", "--max-tokens", wrong])
+    assert "--max-tokens" in capsys.readouterr().err
+
+
+def test_a_local_model_runs_where_and_as_it_is_told(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: dict[str, Any] = {}
+
+    def load(name: str, **settings: Any) -> Any:
+        told.update(settings)
+        raise DataError("enough")
+
+    monkeypatch.setattr("vtagent.models.chat.ChatVLM.from_pretrained", load)
+    options = ["--device", "auto", "--dtype", "float16", "--memory", "1.5", "--max-tokens", "9"]
+    assert run(["ask", str(page), "Total?", *options]) == 2
+    del told["image_store"]
+    engine = {"device_map": "auto", "memory_bytes": 3 * 2**29}
+    assert told == {"dtype": "float16", "engine_options": engine, "max_tokens": 9}
 
 
 def test_zoom_bias_reaches_a_server_as_the_logit_bias_of_its_call_token(

@@ -160,7 +160,7 @@ def test_truncated_files_are_refused(store: ImageStore, format: str, keep: float
     [
         (b"", "empty"),
         (b"hello, I am no image", "not a complete image"),
-        (b"%PDF-1.7 ...", "PDF: render its pages first"),
+        (b"%PDF-1.7 ...", "PDF: put it into the store with store.documents.put"),
         (b"\0\0\0\x18ftypheic" + bytes(100), "HEIC"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "expected JPEG, PNG"),
         (b"\x89PNG\r\n\x1a\n", "image"),

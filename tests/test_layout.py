@@ -19,6 +19,7 @@ ROOT = Path(__file__).parent.parent
 # Everything that the core may not need. The extras bring it; httpx, which one of them names, comes with LangChain too.
 HEAVY = {"torch", "transformers", "numpy", "trl", "accelerate", "peft", "datasets", "matplotlib", "vllm"}
 HEAVY |= {"openai", "langchain_openai", "langchain", "typer", "rich", "jinja2", "math_verify", "tensorboard"}
+HEAVY |= {"pypdfium2", "bm25s", "rapidocr", "onnxruntime", "cv2"}
 HEAVY |= {"psycopg", "langgraph.checkpoint.sqlite", "langgraph.checkpoint.postgres"}
 HEAVY |= {"mcp", "uvicorn"}
 

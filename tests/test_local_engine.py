@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError, Future, wait
@@ -461,3 +463,20 @@ def test_weights_that_were_cut_short_are_refused_in_one_line(tmp_path: Path) -> 
     with pytest.raises(ModelError, match="cannot be loaded") as caught:
         TransformersEngine.from_pretrained(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def test_no_worker_is_left_when_the_interpreter_ends() -> None:
+    """A thread that is in torch's code at that moment would abort the process."""
+    code = """
+import atexit
+atexit.register(lambda: print([thread.name for thread in threading.enumerate() if "engine" in thread.name]))
+import threading
+from vtagent.models.engine import Request, Sampling
+from vtagent.models.local.engine import TransformersEngine
+
+engine = TransformersEngine.from_pretrained("zoom")
+engine.generate([Request((40, 41, 42), (), Sampling(max_tokens=1))])
+print([thread.name for thread in threading.enumerate() if "engine" in thread.name])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout.split()) == (0, ["['vtagent-engine']", "[]"]), done.stderr

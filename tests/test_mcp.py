@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -62,14 +63,12 @@ def options(*arguments: object) -> Any:
     return parsers()[1]["mcp"].parse_args(list(map(str, arguments)))
 
 
-def load(name: str | None, base_url: str | None, store: Any) -> Any:
-    return _load(name, base_url, store, timeout=60)
-
-
 @asynccontextmanager
 async def connected(*arguments: object) -> AsyncIterator[ClientSession]:
     """A client of a server in this process."""
-    async with create_connected_server_and_client_session(server_of(options(*arguments), load)._mcp_server) as session:
+    given = options(*arguments)
+    server = server_of(given, partial(_load, given))
+    async with create_connected_server_and_client_session(server._mcp_server) as session:
         yield session
 
 
@@ -251,7 +250,7 @@ async def test_ask_answers_as_the_graph_does_and_counts_alike_on_fifty_pages(tmp
     for number, page in enumerate(pages):
         page.image.save(tmp_path / f"{number:02d}.png")
     store = MemoryImageStore()
-    _, model, vision = load("zoom", None, store)
+    _, model, vision = _load(options("--root", tmp_path, "--model", "zoom"), store)
     graph: Any = create_zoom_agent(model, image_store=store, vision=vision)
     zooms = 0
     async with connected("--root", tmp_path, "--model", "zoom") as session:

@@ -22,6 +22,7 @@ from vtagent.protocol import (
     is_well_formed,
     parse_reply,
     reply_of,
+    was_cut,
     with_structured_calls,
 )
 
@@ -83,6 +84,8 @@ def test_what_is_outside_every_tag_is_the_rest() -> None:
         ("<think>Hm.</think> It is 12. ", "It is 12."),
         ("12</answer>", "12"),
         ("<answer>12", "12"),
+        ("<think>It may be 12, or", None),
+        ("<think>It may be 12, or <answer>13", "13"),
         ("<answer><answer>12</answer></answer>", "12"),
         ("</answer>", None),
         ("<think>Hm.</think><answer> </answer>", None),
@@ -91,6 +94,26 @@ def test_what_is_outside_every_tag_is_the_rest() -> None:
 )
 def test_the_best_answer_has_no_tags(text: str, answer: str | None) -> None:
     assert parse_reply(text).best_answer == answer
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"finish_reason": "length"},
+        {"finish_reason": "MAX_TOKENS"},
+        {"stop_reason": "max_tokens"},
+        {"stopReason": "max_tokens"},
+        {"done_reason": "length"},
+        {"status": "incomplete", "incomplete_details": {"reason": "max_output_tokens"}},
+    ],
+)
+def test_every_wire_tells_that_a_reply_was_cut(told: dict[str, Any]) -> None:
+    assert was_cut(AIMessage("The total is", response_metadata=told))
+
+
+@pytest.mark.parametrize("told", [{}, {"finish_reason": "stop"}, {"finish_reason": None, "incomplete_details": None}])
+def test_a_reply_that_ended_was_not_cut(told: dict[str, Any]) -> None:
+    assert not was_cut(AIMessage("The total is 48.10.", response_metadata=told))
 
 
 def test_content_is_the_text_without_its_calls() -> None:

@@ -33,7 +33,8 @@ def make() -> Iterator[Make]:
 
     def collector(script: Script, **options: Any) -> Collector:
         store = WorkingStore()
-        model = scripted_vlm(script, image_store=store, temperature=1.0)
+        limit = options.pop("max_tokens", 8192)
+        model = scripted_vlm(script, image_store=store, temperature=1.0, max_tokens=limit)
         made.append(Collector(model, context=options.pop("context", ZoomContext()), **options))
         return made[-1]
 
@@ -79,7 +80,7 @@ def test_image_tokens_are_banned_in_every_request_and_prompts_are_collapsed(make
 
 
 def test_a_reply_that_was_cut_off_is_known_as_such(make: Make) -> None:
-    collector = make(lambda request, prompt: "<think>" + "and so on " * 200)
+    collector = make(lambda request, prompt: "<think>" + "and so on " * 20, max_tokens=50)
     (rollout,) = collector.collect([job()])
     assert rollout.truncated
     assert not rollout.well_formed

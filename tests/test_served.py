@@ -106,6 +106,43 @@ def test_the_environment_may_set_how_long_a_server_is_waited_for(monkeypatch: py
     assert model.request_timeout == 7.5
 
 
+def model_of(agent: ZoomAgent) -> Any:
+    decide: Any = agent.builder.nodes["decide"].runnable
+    return decide.model
+
+
+def test_the_environment_may_limit_a_reply(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VTAGENT_MAX_TOKENS", "2000")
+    monkeypatch.setenv("VTAGENT_MODEL", "zoom")
+    assert model_of(agent()).options == {"max_tokens": 2000}
+    monkeypatch.setenv("VTAGENT_BASE_URL", "http://localhost:9/v1")
+    assert model_of(agent()).max_tokens == 2000
+    monkeypatch.setenv("VTAGENT_MAX_TOKENS", "2k")
+    with pytest.raises(ModelError, match=r"^VTAGENT_MAX_TOKENS is '2k'; it must be a whole number above 0$"):
+        agent()
+
+
+def test_the_environment_may_say_where_a_model_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"DEVICE": "cpu", "DTYPE": "bfloat16", "MEMORY": "0.5", "MAX_ROWS": "7"}.items():
+        monkeypatch.setenv(f"VTAGENT_{name}", value)
+    model = model_of(agent())
+    engine = {"memory_bytes": 2**29, "max_rows": 7}
+    assert model.options == {"device": "cpu", "dtype": "bfloat16", "engine_options": engine}
+    loaded = model.load().engine
+    assert (str(loaded.model.dtype), loaded._scheduler.memory.limit) == ("torch.bfloat16", 2**29 * 7 // 8)
+    monkeypatch.setenv("VTAGENT_DEVICE", "auto")
+    assert model_of(agent()).options["engine_options"]["device_map"] == "auto"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("MEMORY", "-1"), ("MEMORY", "much"), ("MAX_ROWS", "0"), ("DTYPE", "int8")]
+)
+def test_what_the_environment_says_wrongly_is_named(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"VTAGENT_{name}", value)
+    with pytest.raises(ModelError, match=f"^VTAGENT_{name} is '{value}'; it must be"):
+        agent()
+
+
 def test_what_servers_show_of_it_can_be_written_as_json_schemas() -> None:
     agent = create_zoom_agent()
     assert {"answer", "views", "usage", "stop"} <= set(agent.get_output_jsonschema()["properties"])

@@ -76,7 +76,7 @@ def test_a_url_says_all_there_is_to_say(view: View) -> None:
         f"vtimg://sha256/{HEX}?region=4,2,1,3",
         f"vtimg://sha256/{HEX}?region=0,0,1001,5",
         f"vtimg://sha256/{HEX}?region=0,0,1000,1000",
-        f"vtimg://sha256/{HEX}?page=2",
+        f"vtimg://sha256/{HEX}?page=02",
     ],
 )
 def test_a_url_written_any_other_way_is_refused(url: str) -> None:

@@ -77,6 +77,33 @@ def test_no_answer_is_said_to_be_none(nothing: str) -> None:
     assert result["usage"]["untagged"]
 
 
+CUT = {"finish_reason": "length"}
+
+
+@pytest.mark.parametrize(
+    "text", ["<think>The total may be 48", "Let me look: the total may be 48", "<think>Hm.</think><answer>48.1", "48.1"]
+)
+def test_a_reply_that_was_cut_gives_no_answer_and_says_so(text: str) -> None:
+    result = run(AIMessage(text, response_metadata=CUT))
+    assert summary(result) == (None, "length", 0, 0)
+    assert result["messages"][-1].text == text
+    assert result["messages"][-1].response_metadata["answer"] is None
+
+
+def test_an_answer_that_was_closed_before_the_cut_counts() -> None:
+    result = run(AIMessage("<think>Hm.</think><answer>48.10</answer> And", response_metadata=CUT))
+    assert summary(result) == ("48.10", None, 0, 0)
+
+
+def test_a_forced_answer_that_was_cut_is_told_as_cut() -> None:
+    result = run(ZOOM, AIMessage("<think>It may be 48", response_metadata=CUT))
+    assert summary(result) == (None, "length", 1, 0)
+
+
+def test_a_thought_that_never_ends_is_no_answer() -> None:
+    assert summary(run("<think>It may be 48, or 49")) == (None, "no_answer", 0, 0)
+
+
 def test_asking_to_zoom_for_ever_ends_with_a_forced_answer() -> None:
     result = run(ZOOM, model={"reads_calls": False})
     assert summary(result) == (None, "max_zooms", 1, 0)

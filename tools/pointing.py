@@ -152,7 +152,7 @@ def pointed_at(said: dict[str, Any], shown: Sequence[View], *, name: str, boxes:
     refs = images_of(shown)
     number = _number(said.get("image"), "image", 1, len(refs))
     ref = refs[number - 1]
-    views = [view for view in shown if view.ref.sha256 == ref.sha256]
+    views = [view for view in shown if view.ref.id == ref.id]
     last = next((view for view in reversed(views) if view.scale != UNSEEN), views[-1])
     part = last.box if boxes == "pixels as shown" else None
     return Pointed(ref, number, said.get("region"), "region", last, part).checked()

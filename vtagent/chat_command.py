@@ -48,7 +48,7 @@ LOCK = "chats.lock"
 _COMMAND = re.compile(r"/(\w+)(?=\s|$)")
 """A line that begins with a slash and one word is a command, never a question; "/tmp/page.png shows what?" is one."""
 
-Load = Callable[[str | None, str | None, ImageStore], tuple[str, BaseChatModel, Vision]]
+Load = Callable[[ImageStore], tuple[str, BaseChatModel, Vision]]
 
 
 def chat(options: argparse.Namespace, load: Load) -> None:
@@ -56,7 +56,7 @@ def chat(options: argparse.Namespace, load: Load) -> None:
 
     Args:
         options: The parsed options; see `vtagent.options`.
-        load: Loads a model: (name, base URL, store) → (its name, the model, its image sizes).
+        load: Loads a model: store → (its name, the model, its image sizes).
 
     Raises:
         ImageError: An image cannot be used.
@@ -67,7 +67,7 @@ def chat(options: argparse.Namespace, load: Load) -> None:
     with chat_under_way(folder):
         store = DirectoryImageStore(folder / "images")
         blocks = [image_block(path, store) for path in options.images]
-        name, model, vision = load(options.model, options.base_url, store)
+        name, model, vision = load(store)
         with threads(folder) as saver:
             saver.conn.execute("PRAGMA auto_vacuum = FULL")  # lets a new file shrink when steps are deleted
             agent = create_zoom_agent(model, image_store=store, vision=vision, checkpointer=saver)

@@ -114,7 +114,7 @@ def _ask(options: argparse.Namespace) -> None:
         options.save_views.mkdir(parents=True, exist_ok=True)
     question = HumanMessage([*blocks, {"type": "text", "text": text}])
     began = time.perf_counter()
-    name, model, vision = _load(options.model, options.base_url, store, timeout=options.timeout)
+    name, model, vision = _load(options, store)
     from vtagent.graphs.zoom import ZoomContext, create_zoom_agent  # after the name of the model is known to be good
 
     agent = create_zoom_agent(model, image_store=store, vision=vision)
@@ -142,7 +142,8 @@ def _ask(options: argparse.Namespace) -> None:
     else:
         show(report)
     if not report["answer"]:
-        raise ModelError("the model gave no answer")
+        cut = "; its reply was cut at the limit of tokens: raise --max-tokens" if state["stop"] == "length" else ""
+        raise ModelError(f"the model gave no answer{cut}")
 
 
 def _chat(options: argparse.Namespace) -> None:
@@ -150,7 +151,7 @@ def _chat(options: argparse.Namespace) -> None:
         check_available(options.model)  # before the graph is imported
     from vtagent.chat_command import chat
 
-    chat(options, partial(_load, timeout=options.timeout))
+    chat(options, partial(_load, options))
 
 
 def _forget(options: argparse.Namespace) -> None:
@@ -174,19 +175,15 @@ def _savings(options: argparse.Namespace) -> None:
 def _mcp(options: argparse.Namespace) -> None:
     from vtagent.mcp_command import serve
 
-    serve(options, partial(_load, timeout=options.timeout))
+    serve(options, partial(_load, options))
 
 
-def _load(
-    name: str | None, base_url: str | None, store: ImageStore, *, timeout: float
-) -> tuple[str, BaseChatModel, Vision]:
+def _load(options: argparse.Namespace, store: ImageStore) -> tuple[str, BaseChatModel, Vision]:
     """Loads a model from this machine, or connects to a server.
 
     Args:
-        name: A bundled policy, folder or hub id; with `base_url`, a model of the server. None means the default.
-        base_url: URL of an OpenAI-compatible server; None loads the model here.
+        options: The parsed options of `ask` or `chat`.
         store: Where a local model finds its images.
-        timeout: Seconds that a server may stay silent.
 
     Returns:
         (name, model, how the model counts visual tokens).
@@ -194,14 +191,18 @@ def _load(
     Raises:
         ModelError: The checkpoint or the server cannot be used.
     """
-    if base_url is None:
-        return _load_local(name or DEFAULT_MODEL, store)
+    limits = {} if options.max_tokens is None else {"max_tokens": options.max_tokens}
+    if options.base_url is None:
+        from vtagent.models.loading import local_settings
+
+        chosen = local_settings(device=options.device, dtype=options.dtype, memory=options.memory)
+        return _load_local(options.model or DEFAULT_MODEL, store, limits | chosen)
     from vtagent.models.openai_server import load_served
 
-    return load_served(name, base_url, timeout)
+    return load_served(options.model, options.base_url, options.timeout, **limits)
 
 
-def _load_local(name: str, store: ImageStore) -> tuple[str, BaseChatModel, Vision]:
+def _load_local(name: str, store: ImageStore, settings: dict[str, Any]) -> tuple[str, BaseChatModel, Vision]:
     """Loads a model on this machine; see `_load`. A download shows its own progress, any other loading a spinner."""
     check_available(name)  # before torch is imported, which takes seconds
     downloads = "/" in name and not Path(name).exists()
@@ -212,7 +213,7 @@ def _load_local(name: str, store: ImageStore) -> tuple[str, BaseChatModel, Visio
         from vtagent.models.chat import ChatVLM
 
         logging.disable_progress_bar()
-        model = ChatVLM.from_pretrained(name, image_store=store)
+        model = ChatVLM.from_pretrained(name, image_store=store, **settings)
     return name, model, model.vision
 
 

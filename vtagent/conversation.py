@@ -14,7 +14,7 @@ from vtagent.views import View, is_reference
 
 @lru_cache(maxsize=4096)
 def name_of(url: str) -> str:
-    """The sha256 in a view's URL. Cached, as every node looks at every reference.
+    """The id of the image or page in a view's URL. Cached, as every node looks at every reference.
 
     Raises:
         ImageRefused: It is not a view's URL.
@@ -48,4 +48,4 @@ def shown_views(messages: Iterable[BaseMessage], store: ImageStore) -> list[tupl
 
 def images_of(views: Iterable[View]) -> list[ImageRef]:
     """The distinct images behind views, in the order in which they were first seen; the model counts them from 1."""
-    return list({view.ref.sha256: view.ref for view in views}.values())
+    return list({view.ref.id: view.ref for view in views}.values())

@@ -5,13 +5,17 @@ from __future__ import annotations
 __all__ = ["EXTRAS", "missing_extra"]
 
 EXTRAS = {
+    "bm25s": "docs",
     "langchain": "agents",
     "langchain_openai": "openai",
     "langgraph.checkpoint.sqlite": "cli",
     "matplotlib": "samples",
     "mcp": "mcp",
     "numpy": "samples",
+    "onnxruntime": "ocr",
     "openai": "openai",
+    "pypdfium2": "docs",
+    "rapidocr": "ocr",
     "rich": "cli",
     "torch": "local",
     "transformers": "local",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import time
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -81,6 +82,10 @@ def collect_garbage(
         elif size := _size(file) if dry_run else _delete(file, before):
             deleted.append(file.name)
             freed += size
+    if not dry_run:
+        for notes in store.path.glob("[0-9a-f][0-9a-f]/*.notes"):
+            if not notes.with_suffix("").exists():
+                shutil.rmtree(notes, ignore_errors=True)
     return Collected(tuple(deleted), freed, used, recent)
 
 

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from vtagent.errors import ImageTooLarge
 from vtagent.limits import ImageLimits
+from vtagent.names import ImageName
 from vtagent.pixels import decode
-from vtagent.store import ImageRef, ImageStore, check_id, is_id, not_found, read_regular
+from vtagent.store import ImageRef, ImageStore, check_id, not_found, read_regular
 
 __all__ = [
     "DirectoryImageStore",
@@ -56,16 +57,27 @@ class MemoryImageStore(ImageStore):
         self.max_bytes = max_bytes
         self.grace = grace
         self._data: dict[str, bytes] = {}
+        self._notes: dict[str, dict[str, bytes]] = {}
         self._used: dict[str, float] = {}  # id → seconds of the monotonic clock, the longest unused first
         self._lock = threading.Lock()
 
-    def __contains__(self, sha256: object) -> bool:
+    def _holds(self, sha256: str) -> bool:
         return sha256 in self._data
 
-    def ref(self, sha256: str) -> ImageRef:
-        """Returns the reference to a stored image, and counts as a use of it; see `ImageStore.ref`."""
-        self._touch(sha256)
-        return super().ref(sha256)
+    def ref(self, id: str) -> ImageRef:
+        """Returns the reference to a stored image or page, and counts as a use of it; see `ImageStore.ref`."""
+        self._touch(ImageName.parse(id).sha256)
+        return super().ref(id)
+
+    def note(self, sha256: str, kind: str) -> bytes | None:
+        """See `ImageStore.note`."""
+        return self._notes.get(sha256, {}).get(kind)
+
+    def put_note(self, sha256: str, kind: str, data: bytes) -> None:
+        """See `ImageStore.put_note`."""
+        with self._lock:
+            if sha256 in self._data:
+                self._notes.setdefault(sha256, {})[kind] = data
 
     def delete_unused(self, in_use: Collection[str], *, unused_for: float, dry_run: bool = False) -> dict[str, int]:
         """Deletes the images that no conversation refers to; see `vtagent.garbage.collect_garbage`.
@@ -90,7 +102,7 @@ class MemoryImageStore(ImageStore):
     def clear(self) -> None:
         """Deletes all images, in use or not."""
         with self._lock:
-            for kept in (self._data, self._used, self._refs):
+            for kept in (self._data, self._used, self._refs, self._notes):
                 kept.clear()
         self._decoded.clear()
 
@@ -147,8 +159,9 @@ class MemoryImageStore(ImageStore):
             self._delete(name)
 
     def _delete(self, sha256: str) -> None:
-        for kept in (self._data, self._used, self._refs):
+        for kept in (self._data, self._used, self._refs, self._notes):
             kept.pop(sha256, None)
+        self.documents.forget(sha256)
 
 
 _default: MemoryImageStore | None = None
@@ -170,7 +183,8 @@ def default_store() -> MemoryImageStore:
 class DirectoryImageStore(ImageStore):
     """Keeps originals as files <folder>/<first two digits>/<id>. Several processes may share the folder.
 
-    Files appear by an atomic rename, so no reader sees a partial image, even after a crash.
+    Files appear by an atomic rename, so no reader sees a partial image, even after a crash. What was computed from an
+    image stands in the folder <id>.notes beside it.
 
     Args:
         path: The folder; it is created if missing.
@@ -185,8 +199,8 @@ class DirectoryImageStore(ImageStore):
         self.path = Path(path)
         self.path.mkdir(parents=True, exist_ok=True)
 
-    def __contains__(self, sha256: object) -> bool:
-        return is_id(sha256) and self._file(sha256).exists()
+    def _holds(self, sha256: str) -> bool:
+        return self._file(sha256).exists()
 
     def _touch(self, sha256: str) -> bool:
         try:
@@ -198,22 +212,46 @@ class DirectoryImageStore(ImageStore):
     def _file(self, sha256: str) -> Path:
         return self.path / sha256[:2] / sha256
 
+    def note(self, sha256: str, kind: str) -> bytes | None:
+        """See `ImageStore.note`."""
+        try:
+            return (notes_of(self._file(check_id(sha256))) / kind).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def put_note(self, sha256: str, kind: str, data: bytes) -> None:
+        """See `ImageStore.put_note`."""
+        if check_id(sha256) in self:
+            folder = notes_of(self._file(sha256))
+            folder.mkdir(exist_ok=True)
+            _write_whole(folder / kind, data)
+
     def _read(self, sha256: str) -> bytes:
         try:
-            return read_regular(self._file(sha256), self.limits.max_bytes)
+            return read_regular(self._file(sha256), max(self.limits.max_bytes, self.limits.documents.max_bytes))
         except FileNotFoundError:
             raise not_found(sha256) from None
 
     def _write(self, sha256: str, data: bytes) -> None:
         file = self._file(sha256)
         file.parent.mkdir(exist_ok=True)
-        handle, part = tempfile.mkstemp(dir=file.parent, prefix=".part-")
-        try:
-            with os.fdopen(handle, "wb") as stream:
-                stream.write(data)
-                stream.flush()
-                os.fsync(stream.fileno())
-            os.replace(part, file)
-        except BaseException:
-            Path(part).unlink(missing_ok=True)
-            raise
+        _write_whole(file, data)
+
+
+def notes_of(file: Path) -> Path:
+    """The folder of what was computed from a file of a store."""
+    return file.with_name(f"{file.name}.notes")
+
+
+def _write_whole(file: Path, data: bytes) -> None:
+    """Writes a file that no reader ever sees in part, even after a crash."""
+    handle, part = tempfile.mkstemp(dir=file.parent, prefix=".part-")
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(part, file)
+    except BaseException:
+        Path(part).unlink(missing_ok=True)
+        raise

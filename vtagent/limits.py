@@ -1,10 +1,31 @@
-"""Limits of an image. All are checked on the file's structure, before a pixel is decoded."""
+"""Limits of an image and of a file of pages. They are checked on the file's structure, before a pixel is decoded."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["ImageLimits"]
+__all__ = ["DocumentLimits", "ImageLimits"]
+
+
+@dataclass(frozen=True)
+class DocumentLimits:
+    """Limits of a file of pages. A page is an image, so `ImageLimits` hold for each page that is looked at.
+
+    Attributes:
+        max_bytes: Largest size of the file, in bytes.
+        max_pages: Largest number of pages.
+        dpi: Dots per inch at which a page without pixels of its own counts as shown in full. Small print needs no more.
+        max_seconds: Processor time, in seconds, for opening a PDF, and for rendering or reading one page of it.
+        max_memory: Bytes that the process which reads a PDF may take, beside the file itself.
+        max_words: Largest number of words that are read from the text layer of one page; further ones are left out.
+    """
+
+    max_bytes: int = 256 * 2**20
+    max_pages: int = 20_000
+    dpi: int = 200
+    max_seconds: float = 20.0
+    max_memory: int = 2**30
+    max_words: int = 50_000
 
 
 @dataclass(frozen=True)
@@ -31,6 +52,7 @@ class ImageLimits:
             and 8 where transparency is laid on white. A WebP takes 16, a JPEG of several scans 7 to 10.
         max_seconds: Processor time, in seconds, that a separate decoder process may take. See `vtagent.pixels.decode`
             for the files that need one.
+        documents: Limits of a file of pages.
     """
 
     max_bytes: int = 32 * 2**20
@@ -43,3 +65,4 @@ class ImageLimits:
     max_decoded_bytes: int = 2**28
     max_memory: int = 400_000_000
     max_seconds: float = 1.0
+    documents: DocumentLimits = DocumentLimits()

@@ -22,7 +22,7 @@ from vtagent.views import View
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
 
-    Load = Callable[[str | None, str | None, ImageStore], tuple[str, BaseChatModel, Vision]]
+    Load = Callable[[ImageStore], tuple[str, BaseChatModel, Vision]]
 
 BUNDLED = ("base", "zoom")
 _READS_SAMPLES = "It reads only documents that `vtagent samples` draws, and no others."
@@ -36,7 +36,7 @@ def serve(options: argparse.Namespace, load: Load) -> None:
 
     Args:
         options: The parsed options; see `vtagent.options`.
-        load: Loads a model: (name, base URL, store) → (its name, the model, its image sizes).
+        load: Loads the model that the options name: the store → (its name, the model, its image sizes).
 
     Raises:
         DataError: A folder or the client's model is not known, or the port is taken.
@@ -120,7 +120,7 @@ class Asker:
             from vtagent.graphs.zoom import ZoomContext, create_zoom_agent
 
             options, store = self._options, self._viewer.store
-            name, model, vision = self._load(options.model, options.base_url, store)
+            name, model, vision = self._load(store)
             self._context = ZoomContext(
                 max_zooms=options.max_zooms,
                 max_seconds=MOST_SECONDS,

@@ -195,7 +195,7 @@ def _add_model_options(parser: _Parser, *, unnamed: str = "default: zoom") -> No
         "--model",
         metavar="NAME",
         help=f"a bundled policy (base or zoom), or the folder or hub id of a checkpoint; {unnamed}. "
-        "With --base-url: a model of the server; default: its first",
+        "With --base-url: a model of the server; default: its only one",
     )
     parser.add_argument(
         "--base-url",
@@ -210,11 +210,36 @@ def _add_model_options(parser: _Parser, *, unnamed: str = "default: zoom") -> No
         help="how long to wait for a server that sends nothing; a request for an answer is retried once; default: 120",
     )
     parser.add_argument(
+        "--device",
+        metavar="NAME",
+        help="where a local model runs, such as cpu or cuda:1; auto spreads it over all GPUs; default: a GPU if there "
+        "is one",
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=["bfloat16", "float16", "float32"],
+        help="number format of a local model's weights; default: what is fast on the device",
+    )
+    parser.add_argument(
+        "--memory",
+        metavar="GIB",
+        type=_gibibytes,
+        help="memory of a local model for keys, values and image features, besides its weights; default: four fifths "
+        "of what a GPU has free, half of what a CPU has",
+    )
+    parser.add_argument(
         "--max-zooms",
         metavar="N",
         type=_count,
         default=1,
         help="how often the model may zoom before it must answer; default: 1",
+    )
+    parser.add_argument(
+        "--max-tokens",
+        metavar="N",
+        type=_positive,
+        help="most tokens of one reply, its thought included; a reply that is cut gives no answer; default: 8192, or "
+        "the server's own limit",
     )
     parser.add_argument(
         "--zoom-bias",
@@ -263,6 +288,12 @@ def _seconds(text: str) -> float:
     return seconds
 
 
+def _gibibytes(text: str) -> float:
+    if not 0 < (size := _number(text)) < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of GiB above 0")
+    return size
+
+
 def _bias(text: str) -> float:
     if not math.isfinite(bias := _number(text)):
         raise argparse.ArgumentTypeError(f"{text!r} is not a finite number")
@@ -275,6 +306,12 @@ def _number(text: str) -> float:
         return float(text)
     except ValueError:
         return math.nan
+
+
+def _positive(text: str) -> int:
+    if not (number := _count(text)):
+        raise argparse.ArgumentTypeError("0 is too few: ask for at least 1")
+    return number
 
 
 def _count(text: str) -> int:

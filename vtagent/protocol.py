@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from langchain_core.messages import AIMessage
+from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.messages.tool import invalid_tool_call, tool_call
 
 from vtagent.strict_json import DECODER, is_strict, nested_beyond
@@ -32,6 +32,11 @@ _LONGEST = max(map(len, _TAGS))
 
 DEEPEST = 32
 """Deepest nesting of lists and objects in a call: more than calls need, and far below the limits of libraries."""
+
+_ENDINGS = ("finish_reason", "stop_reason", "stopReason", "done_reason")
+"""Where a reply's metadata says why it ended: OpenAI and Gemini, Anthropic, Bedrock, Ollama."""
+_CUT = ("length", "max_tokens", "max_output_tokens")
+"""What it says there of a reply that was cut, in any case."""
 
 _FORM = f'Write {TOOL_CALL[0]}{{"name": "…", "arguments": {{…}}}}{TOOL_CALL[1]} with strict JSON inside.'
 _TOO_DEEP = f"The JSON inside {TOOL_CALL[0]} is nested too deeply. {_FORM}"
@@ -115,9 +120,12 @@ def parse_reply(text: str) -> Reply:
         at = closed + len(THINK[1])
         content.append(text[:at])
     finder = _Finder(text)
+    in_thought = False  # after a <think> that is never closed: half a thought is not an answer
     while (found := finder.next_tag(at)) is not None:
         start, (opening, closing) = found
-        rest.append(text[at:start])
+        if not in_thought:
+            rest.append(text[at:start])
+        in_thought = False
         content.append(text[at:start])
         inside = start + len(opening)
         if (opening, closing) == TOOL_CALL:
@@ -127,11 +135,13 @@ def parse_reply(text: str) -> Reply:
         if end < 0:  # never closed: skip the tag alone, and parse the text after it
             at = inside
             content.append(opening)
+            in_thought = opening == THINK[0]
             continue
         (think if opening == THINK[0] else answers).append(text[inside:end].strip())
         at = end + len(closing)
         content.append(text[start:at])
-    rest.append(text[at:])
+    if not in_thought:
+        rest.append(text[at:])
     content.append(text[at:])
     return Reply(
         text=text,
@@ -183,6 +193,20 @@ def with_structured_calls(message: AIMessage) -> AIMessage:
     if not valid and not invalid:
         return message
     return message.model_copy(update={"content": reply.content, "tool_calls": valid, "invalid_tool_calls": invalid})
+
+
+def was_cut(message: BaseMessage) -> bool:
+    """Whether a reply ended at its limit of tokens, by what any of LangChain's integrations tell of its ending.
+
+    Example:
+        >>> was_cut(AIMessage("<think>The total is", response_metadata={"finish_reason": "length"}))
+        True
+    """
+    told = message.response_metadata
+    incomplete = told.get("incomplete_details")  # OpenAI's Responses
+    reason = incomplete.get("reason") if isinstance(incomplete, Mapping) else None
+    endings = (reason, *(told.get(name) for name in _ENDINGS))
+    return any(isinstance(ending, str) and ending.lower() in _CUT for ending in endings)
 
 
 def new_call_id() -> str:

@@ -8,7 +8,7 @@ import re
 import stat
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TypeGuard
 
@@ -17,7 +17,9 @@ from PIL import Image
 from vtagent.caches import SharedCache
 from vtagent.errors import ImageNotFound, ImageRefused, ImageTampered, ImageTooLarge, UnreadableImage
 from vtagent.limits import ImageLimits
-from vtagent.pixels import decode, inspect, is_drafted
+from vtagent.names import ImageName, name_at
+from vtagent.pages.shelf import DocumentShelf
+from vtagent.pixels import decode, inspect, is_drafted, turned
 
 _HEX = re.compile(r"[0-9a-f]{64}")
 
@@ -31,20 +33,30 @@ class ImageRef:
         width: Width in pixels, after EXIF rotation.
         height: Height in pixels, after EXIF rotation.
         mime_type: Type of the bytes, such as "image/jpeg". It is detected; the sender's claim is ignored.
+        page: Number of the page, counted from 1, in a file of pages; None if the file is one image.
+        turn: Degrees by which it is turned clockwise to stand upright: 0, 90, 180 or 270. Width and height are those
+            of the upright image.
     """
 
     sha256: str
     width: int
     height: int
     mime_type: str
+    page: int | None = None
+    turn: int = 0
 
     def __post_init__(self) -> None:
         check_id(self.sha256)
 
+    @cached_property
+    def id(self) -> str:
+        """What tells it from other images: the hash, with the page and the turn where they are needed."""
+        return str(ImageName(self.sha256, self.page, self.turn))
+
     @property
     def url(self) -> str:
-        """The reference that messages carry in place of pixels: vtimg://sha256/<hex>."""
-        return f"vtimg://sha256/{self.sha256}"
+        """The reference that messages carry in place of pixels: vtimg://sha256/<hex>, ?page=3 of a document."""
+        return f"vtimg://sha256/{self.id}"
 
 
 def is_id(sha256: object) -> TypeGuard[str]:
@@ -53,7 +65,7 @@ def is_id(sha256: object) -> TypeGuard[str]:
 
 
 def check_id(sha256: str) -> str:
-    """Returns `sha256` if it is a well-formed id. An id becomes a file name, so the check is strict.
+    """Returns `sha256` if it is well-formed. It becomes a file name, so the check is strict.
 
     Raises:
         ImageRefused: It is not 64 lowercase hex digits; it could be a path that leaves the store's folder.
@@ -66,7 +78,8 @@ def check_id(sha256: str) -> str:
 class ImageStore(ABC):
     """A content-addressed store of originals. Threads may share it.
 
-    `get` returns exactly the bytes that were put, or raises. Subclasses implement `_read`, `_write` and `__contains__`.
+    `get` returns exactly the bytes that were put, or raises. Subclasses implement `_read`, `_write` and `_holds`.
+    `ref` and `pixels` take the id of an image or of a page of a document; `documents` takes files of pages.
 
     Args:
         limits: Limits that an image must meet to be stored.
@@ -81,6 +94,7 @@ class ImageStore(ABC):
         self.limits = limits or ImageLimits()
         self._refs: dict[str, ImageRef] = {}
         self._decoded: SharedCache[str, Image.Image] = SharedCache(kept_pixels, _weight)
+        self.documents = DocumentShelf(self)
 
     def put(self, data: bytes) -> ImageRef:
         """Stores an encoded image. It is decoded once, to check that it is complete; putting it again is cheap.
@@ -148,24 +162,40 @@ class ImageStore(ABC):
             )
         return data
 
-    def ref(self, sha256: str) -> ImageRef:
-        """Returns the reference to a stored image.
+    def ref(self, id: str) -> ImageRef:
+        """Returns the reference to a stored image, or to a page of a stored document.
+
+        Args:
+            id: The hash of the file, with ?page=3 and turn=90 as needed; see `vtagent.names`.
 
         Raises:
-            ImageRefused, ImageNotFound, ImageTampered: As in `get`.
+            ImageRefused: It is not a well-formed id.
+            ImageNotFound: The store does not hold the file, or the document has no such page.
+            ImageTampered: As in `get`.
+            UnreadableImage, ImageTooLarge: The page cannot be used.
         """
-        if check_id(sha256) not in self._refs:
-            mime_type, width, height = inspect(self.get(sha256), limits=self.limits)
-            self._refs[sha256] = ImageRef(sha256, width, height, mime_type)
-        elif sha256 not in self:
-            raise not_found(sha256)
-        return self._refs[sha256]
+        name = ImageName.parse(id)
+        if id not in self._refs:
+            mime_type, width, height = self._inspected(name)
+            if name.turn in (90, 270):
+                width, height = height, width
+            self._refs[id] = ImageRef(name.sha256, width, height, mime_type, name.page, name.turn)
+        elif name.sha256 not in self:
+            raise not_found(name.sha256)
+        return self._refs[id]
 
-    def pixels(self, sha256: str, *, size_hint: tuple[int, int] | None = None) -> Image.Image:
+    def _inspected(self, name: ImageName) -> tuple[str, int, int]:
+        """Returns (mime type, width, height) of an image or a page before it is turned."""
+        if name.page is None:
+            return inspect(self.get(name.sha256), limits=self.limits)
+        source = self.documents.source(name.sha256)
+        return (source.mime_type, *source.size(name.page))
+
+    def pixels(self, id: str, *, size_hint: tuple[int, int] | None = None) -> Image.Image:
         """Returns the decoded original: upright and RGB. The latest ones are kept.
 
         Args:
-            sha256: The id of the image.
+            id: The id of the image or page; of a page that has no pixels of its own, the whole page in full is drawn.
             size_hint: See `vtagent.pixels.decode`. A JPEG that it reduces is decoded anew and not kept.
 
         Returns:
@@ -175,23 +205,70 @@ class ImageStore(ABC):
             ImageRefused, ImageNotFound, ImageTampered: As in `get`.
             UnreadableImage, ImageTooLarge: As in `put`, if the limits have changed since.
         """
-        data = self.get(sha256)
+        name = ImageName.parse(id)
+        if name.page is not None:
+            ref = self.ref(id)
+            return self.part(id, (0, 0, ref.width, ref.height), (ref.width, ref.height))
+        data = self.get(name.sha256)
         if size_hint is not None and is_drafted(data, limits=self.limits):
-            return decode(data, limits=self.limits, size_hint=size_hint)
-        return self._pixels(self.ref(sha256), data)
+            hint = size_hint[::-1] if name.turn in (90, 270) else size_hint
+            return turned(decode(data, limits=self.limits, size_hint=hint), name.turn)
+        return turned(self._pixels(self.ref(name.sha256), data), name.turn)
+
+    def part(self, id: str, box: tuple[int, int, int, int], size: tuple[int, int]) -> Image.Image:
+        """Returns a part of a page as an RGB image; of a PDF, it is drawn at the size that is asked for.
+
+        Args:
+            id: The id of the page.
+            box: (left, top, right, bottom) in pixels of the upright page, as `ref` gives its size.
+            size: (width, height) of the result in pixels.
+
+        Raises:
+            ImageRefused, ImageNotFound, ImageTampered, UnreadableImage, ImageTooLarge: As in `ref`.
+        """
+        name = ImageName.parse(id)
+        if name.page is None:
+            return self.pixels(id).crop(box).resize(size, Image.Resampling.BICUBIC)
+        source = self.documents.source(name.sha256)
+        return source.render(name.page, box, size, turn=name.turn)
 
     def _pixels(self, ref: ImageRef, data: bytes) -> Image.Image:
         """Returns the decoded original, whose bytes are at hand."""
         make = partial(decode, data, limits=self.limits)
         return self._decoded.get(ref.sha256, make, expected=4 * ref.width * ref.height)
 
+    def __contains__(self, id: object) -> bool:
+        """Returns whether the store holds the file of this image or page; False for anything that is not an id."""
+        name = name_at(id)
+        return name is not None and self._holds(name.sha256)
+
+    def note(self, sha256: str, kind: str) -> bytes | None:
+        """Returns what `put_note` has put beside a file; None if there is nothing, or the store keeps no notes.
+
+        Args:
+            sha256: The hash of the file.
+            kind: What is asked for: letters, digits, "-", "_" and ".".
+        """
+        return None
+
+    def put_note(self, sha256: str, kind: str, data: bytes) -> None:  # noqa: B027 (a store may keep none)
+        """Keeps something that was computed from a file, such as the text that was recognised on a page, beside it.
+
+        It goes when the file goes. A store that keeps no notes does nothing: they can be computed again.
+
+        Args:
+            sha256: The hash of the file.
+            kind: As for `note`.
+            data: What is kept. It replaces an earlier note of the same kind.
+        """
+
     def _touch(self, sha256: str) -> bool:
         """Returns whether the store holds an image, and marks it as put just now (see `vtagent.garbage`)."""
         return sha256 in self
 
     @abstractmethod
-    def __contains__(self, sha256: object) -> bool:
-        """Returns whether the store holds an image of this id; False for anything that is not an id."""
+    def _holds(self, sha256: str) -> bool:
+        """Returns whether the store holds the file with this hash, which is well-formed."""
 
     @abstractmethod
     def _read(self, sha256: str) -> bytes:

@@ -20,6 +20,7 @@ FORCED = {
     "max_turns": "it reached its limit of turns, so it had to answer",
     "max_visual_tokens": "its visual tokens were used up, so it had to answer",
     "max_seconds": "its time was used up, so it had to answer",
+    "length": "its reply was cut at the limit of tokens; raise --max-tokens",
     "no_answer": "it ended without an answer",
 }
 

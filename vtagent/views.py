@@ -17,11 +17,15 @@ from vtagent.encoding import LOSSLESS, EncodedImage, Encoding, encode, plain_ori
 from vtagent.errors import ImageRefused, RegionError
 from vtagent.eyes.vision import Vision
 from vtagent.images import ImageRef, ImageStore
+from vtagent.names import ImageName
 from vtagent.regions import SCALE, Region
 
 __all__ = ["UNSEEN", "View", "ViewRenderer", "asked_for", "data_url", "is_reference"]
 
-_URL = re.compile(r"vtimg://sha256/([0-9a-f]{64})(?:\?(?:region=([0-9]+(?:,[0-9]+){3}))?&?(?:scale=(0\.[0-9]+))?)?")
+_URL = re.compile(
+    r"vtimg://sha256/([0-9a-f]{64})"
+    r"(?:\?(?:page=([1-9][0-9]{0,5}))?&?(?:turn=([0-9]+))?&?(?:region=([0-9]+(?:,[0-9]+){3}))?&?(?:scale=(0\.[0-9]+))?)?"
+)
 
 UNSEEN = 0.0001
 """The scale of a view that stands for one which the model is no longer shown: a zoom always shows more."""
@@ -80,14 +84,15 @@ class View:
         query = [] if self.region is None else [f"region={self.region}"]
         if self.scale != 1:
             query.append(f"scale={self.scale:.4f}".rstrip("0"))
-        return self.ref.url + ("?" + "&".join(query) if query else "")
+        start = "&" if self.ref.page or self.ref.turn else "?"
+        return self.ref.url + (start + "&".join(query) if query else "")
 
     @staticmethod
     def parse_url(url: str) -> tuple[str, float, Region | None]:
         """Parses a URL that is written exactly as `View.url` writes it.
 
         Returns:
-            (sha256, scale, region).
+            (id of the image or page, scale, region).
 
         Raises:
             ImageRefused: It is written in any other way, or is not a view's URL.
@@ -102,8 +107,8 @@ class View:
             ImageRefused: It is not a view's URL.
             ImageNotFound, ImageTampered: As in `ImageStore.ref`.
         """
-        sha256, scale, region = cls.parse_url(url)
-        return cls(store.ref(sha256), scale, region)
+        id_, scale, region = cls.parse_url(url)
+        return cls(store.ref(id_), scale, region)
 
     @classmethod
     def from_block(cls, block: Mapping[str, Any], store: ImageStore) -> View:
@@ -167,7 +172,7 @@ class View:
                 That differs from the scale: small images are not reduced, very large ones always are. Without it,
                 the scales are compared.
         """
-        if self.ref.sha256 != other.ref.sha256 or not (self.region or _WHOLE).contains(other.region or _WHOLE):
+        if self.ref.id != other.ref.id or not (self.region or _WHOLE).contains(other.region or _WHOLE):
             return False
         if spec is None:
             return self.scale >= other.scale
@@ -183,18 +188,19 @@ class View:
 @lru_cache(maxsize=4096)  # every node of a graph and every call of a model parses the same few references
 def _parsed(url: str) -> tuple[str, float, Region | None]:
     match = _URL.fullmatch(url)
-    expected = "expected vtimg://sha256/<64 hex digits>, ?region=x1,y1,x2,y2 and scale=0.5 as needed"
+    expected = "expected vtimg://sha256/<64 hex digits>, ?page=3, region=x1,y1,x2,y2 and scale=0.5 as needed"
     if match is None:
         raise ImageRefused(f"not an image reference: {url[:160]!r}; {expected}")
-    sha256, box, scale = match.groups()
+    sha256, page, turn, box, scale = match.groups()
     try:
         region = Region(*(int(number[:5]) for number in box.split(","))) if box else None
-        view = View(ImageRef(sha256, 1, 1, ""), float(scale or 1), region)
+        ref = ImageRef(sha256, 1, 1, "", int(page) if page else None, int((turn or "0")[:4]))
+        view = View(ref, float(scale or 1), region)
     except (RegionError, ValueError) as error:
         raise ImageRefused(f"not an image reference: {url[:160]!r} ({error})") from None
     if view.url != url:
         raise ImageRefused(f"not an image reference: {url[:160]!r}; expected it as {view.url!r}")
-    return sha256, view.scale, view.region
+    return str(ImageName.parse(ref.id)), view.scale, view.region
 
 
 def is_reference(block: object) -> bool:
@@ -253,7 +259,7 @@ class ViewRenderer:
         """Renders a view. The same view of the same bytes always gives the same pixels.
 
         A JPEG that is shown whole is decoded at reduced scale. A region is cropped from the fully decoded original,
-        then resized.
+        then resized. A page of a PDF, or a region of it, is drawn at the view's size.
 
         Args:
             view: The view to render.
@@ -290,6 +296,8 @@ class ViewRenderer:
         image = self._views.get(view, lambda: self._render(view))
         if view.region is not None:
             return encode(image, encoding)
+        if view.ref.page or view.ref.turn:  # the file is not this image
+            return encode(image, encoding)
         data = self.store.get(view.ref.sha256)
         original = None
         if view.size(self.spec) == (view.ref.width, view.ref.height):
@@ -301,11 +309,13 @@ class ViewRenderer:
 
     def _render(self, view: View) -> Image.Image:
         size = view.size(self.spec)
+        if view.ref.page is not None:
+            return self.store.part(view.ref.id, view.box, size)
         if view.region is None:
             hint = (size[0] - int(size[0] * _DRAFT_SLACK), size[1] - int(size[1] * _DRAFT_SLACK))
-            image = self.store.pixels(view.ref.sha256, size_hint=hint)
+            image = self.store.pixels(view.ref.id, size_hint=hint)
         else:
-            image = self.store.pixels(view.ref.sha256).crop(view.box)
+            image = self.store.pixels(view.ref.id).crop(view.box)
         if image.size == size:
             return image
         drafted = view.region is None and image.size != (view.ref.width, view.ref.height)

@@ -150,6 +150,8 @@ class Format(ABC):
     """One wire format."""
 
     stream_type: ClassVar[str] = "text/event-stream"
+    models: Sequence[str] = ()
+    """What `GET …/models` lists."""
 
     @abstractmethod
     def check(self, request: Request) -> None:
@@ -241,6 +243,12 @@ class Server:
 class _Handler(BaseHTTPRequestHandler):
     server_of: ClassVar[Server]
     protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        self.close_connection = True
+        listed = [{"id": name, "object": "model", "owned_by": "us"} for name in self.server_of.format.models]
+        status = 200 if self.path.endswith("/models") else 404
+        self._send(status, json.dumps({"object": "list", "data": listed}).encode(), "application/json")
 
     def do_POST(self) -> None:
         self.close_connection = True

@@ -131,6 +131,6 @@ class _Steered(ChatVLM):
 
 def _steered(model: ChatVLM, choice: Literal["any", "none"]) -> _Steered:
     """The model with a fixed tool choice."""
-    sampling = ("temperature", "top_p", "top_k", "max_tokens", "seed", "stop")
+    sampling = ("temperature", "top_p", "top_k", "repetition_penalty", "max_tokens", "seed", "stop")
     names = ("engine", "processor", "image_store", "model_name", "timeout", "images_first", *sampling)
     return _Steered(choice=choice, **{name: getattr(model, name) for name in names})

@@ -32,22 +32,23 @@ _MAGIC = {
 }
 
 
-def strip(data: bytes, limits: ImageLimits) -> Stripped:
+def strip(data: bytes, limits: ImageLimits, page: int | None = None) -> Stripped:
     """Returns a file without its metadata, in the same format and with the same pixels.
 
     Args:
         data: The encoded file.
         limits: Limits that its structure must meet.
+        page: Number of the page of a TIFF, counted from 1; None if the file must be one image.
 
     Raises:
         UnreadableImage: It is in none of `limits.formats`, incomplete, animated, or coded in a way that is not read.
         ImageTooLarge: It has more parts, pixels or decoded bytes, or costs more to decode, than `limits` allow.
     """
     format = _format(data)
-    if format is None or format not in limits.formats:
+    if format is None or format not in limits.formats or (page is not None and format != "TIFF"):
         raise UnreadableImage(f"not a complete image ({_guess(data)}): expected {', '.join(limits.formats)}")
     try:
-        stripped = _READERS[format](data, limits)
+        stripped = _READERS[format](data, limits) if page is None else tiff.strip(data, limits, page)
     except (UnreadableImage, ImageTooLarge):
         raise
     except Exception as error:  # an offset or a length that points outside the file
@@ -91,7 +92,7 @@ def _format(data: bytes) -> str | None:
 def _guess(data: bytes) -> str:
     """Says what unidentified bytes seem to be, and how to convert them."""
     if data.startswith(b"%PDF"):
-        return "this is a PDF: render its pages first"
+        return "this is a PDF: put it into the store with store.documents.put, and show its pages"
     if data[4:8] == b"ftyp":
         return "this looks like HEIC, AVIF or video: convert it first"
     return f"it starts with {data[:8]!r}"

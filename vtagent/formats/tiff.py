@@ -15,7 +15,7 @@ from vtagent.formats.exif import orientation
 from vtagent.formats.stripped import Counter, Stripped, refuse_frames
 from vtagent.limits import ImageLimits
 
-__all__ = ["strip"]
+__all__ = ["page_starts", "strip"]
 
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 _INTEGERS = {1: "B", 3: "H", 4: "L", 13: "L", 16: "Q"}
@@ -23,7 +23,10 @@ _INTEGERS = {1: "B", 3: "H", 4: "L", 13: "L", 16: "Q"}
 WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC = 256, 257, 258, 259, 262
 STRIP_OFFSETS, ORIENTATION, SAMPLES, ROWS, STRIP_BYTES = 273, 274, 277, 278, 279
 COLORS, TILE_WIDTH, TILE_HEIGHT, TILE_OFFSETS, TILE_BYTES = 320, 322, 323, 324, 325
-SAMPLE_FORMAT, XMP = 339, 700
+SAMPLE_FORMAT, XMP, SUBFILE = 339, 700, 254
+
+_NO_PAGE = 1 | 4
+"""Bits of the tag of subfiles: a reduced version of another image, a mask of one."""
 
 _LISTS = {STRIP_OFFSETS, STRIP_BYTES, TILE_OFFSETS, TILE_BYTES}
 _KEPT = {
@@ -52,34 +55,37 @@ class _Entry:
 
 
 class _Directory:
-    """The first directory of a TIFF.
+    """The directory of one page of a TIFF.
 
     Args:
         data: The file.
         limits: Limits of its parts.
+        start: Where the directory begins; None for the only one of the file.
 
     Raises:
-        UnreadableImage: It points outside the file, or is one of several.
+        UnreadableImage: It points outside the file, or is one of several and none was named.
         ImageTooLarge: It has too many entries.
     """
 
-    def __init__(self, data: bytes, limits: ImageLimits) -> None:
+    def __init__(self, data: bytes, limits: ImageLimits, start: int | None = None) -> None:
         self.data = data
         self.order = "<" if data[:2] == b"II" else ">"
         self.big = 43 in data[2:4]
         word = "Q" if self.big else "L"
         self.entry_size, self.inline = (20, 8) if self.big else (12, 4)
-        (start,) = struct.unpack_from(self.order + word, data, 8 if self.big else 4)
+        alone = start is None
+        if start is None:
+            (start,) = struct.unpack_from(self.order + word, data, 8 if self.big else 4)
         (count,) = struct.unpack_from(self.order + ("Q" if self.big else "H"), data, start)
         Counter("TIFF", "tags", limits).add(count)
         first = start + (8 if self.big else 2)
         behind = first + count * self.entry_size
         (following,) = struct.unpack_from(self.order + word, data, behind)
-        if following not in (0, start):
+        if alone and following not in (0, start):
             raise refuse_frames("TIFF")
         self.entries: dict[int, _Entry] = {}
         self.raw: dict[int, bytes] = {}
-        wanted = _KEPT | {ORIENTATION, XMP}
+        wanted = _KEPT | {ORIENTATION, XMP, SUBFILE}
         for at in range(first, behind, self.entry_size):
             tag, kind, number = struct.unpack_from(self.order + "HH" + word, data, at)
             if tag not in wanted or tag in self.entries or kind not in _SIZES or number == 0:
@@ -88,7 +94,7 @@ class _Directory:
             if size > self.inline:
                 (place,) = struct.unpack_from(self.order + word, data, place)
             if place + size > len(data):
-                if tag in (ORIENTATION, XMP):
+                if tag in (ORIENTATION, XMP, SUBFILE):
                     continue
                 raise UnreadableImage(f"the TIFF's tag {tag} points outside the file: is it complete?")
             if tag in _LISTS:
@@ -121,18 +127,61 @@ class _Directory:
         return b"".join((head, pointer, self.data[len(head) + len(pointer) :].ljust(place - 8 - 8 * self.big), table))
 
 
-def strip(data: bytes, limits: ImageLimits) -> Stripped:
-    """Returns a TIFF without metadata; see `vtagent.formats.strip`.
+def page_starts(data: bytes, limits: ImageLimits) -> list[int]:
+    """Returns where the directory of each page begins. Thumbnails and masks are no pages.
 
     Args:
         data: The encoded file.
         limits: Limits that its structure must meet.
 
     Raises:
+        UnreadableImage: It is no TIFF, has no page, or a directory points outside the file or back to an earlier one.
+        ImageTooLarge: It has too many pages.
+    """
+    try:
+        return _page_starts(data, limits)
+    except struct.error:
+        raise UnreadableImage("a directory of the TIFF lies outside the file: is it complete?") from None
+
+
+def _page_starts(data: bytes, limits: ImageLimits) -> list[int]:
+    if data[:4] not in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        raise UnreadableImage("not a TIFF")
+    order, big = "<" if data[:2] == b"II" else ">", 43 in data[2:4]
+    word, size, head = ("Q", 20, 8) if big else ("L", 12, 2)
+    pages: list[int] = []
+    seen: set[int] = set()
+    (start,) = struct.unpack_from(order + word, data, 8 if big else 4)
+    while start:
+        if start in seen:
+            raise UnreadableImage("the TIFF's pages form a circle: save it again with an ordinary program")
+        seen.add(start)
+        if len(seen) > limits.documents.max_pages:
+            raise ImageTooLarge(f"the TIFF has more than {limits.documents.max_pages} pages: split it")
+        (count,) = struct.unpack_from(order + ("Q" if big else "H"), data, start)
+        Counter("TIFF", "tags", limits).add(count)
+        (following,) = struct.unpack_from(order + word, data, start + head + count * size)
+        if not _Directory(data, limits, start).value(SUBFILE, 0) & _NO_PAGE:
+            pages.append(start)
+        start = following
+    if not pages:
+        raise UnreadableImage("the TIFF has no page")
+    return pages
+
+
+def strip(data: bytes, limits: ImageLimits, page: int | None = None) -> Stripped:
+    """Returns a TIFF without metadata; see `vtagent.formats.strip`.
+
+    Args:
+        data: The encoded file.
+        limits: Limits that its structure must meet.
+        page: Number of the page that is kept, counted from 1; None if there must be one only.
+
+    Raises:
         UnreadableImage: It is incomplete, has several pages, or signed samples.
         ImageTooLarge: It has too many tags or strips.
     """
-    directory = _Directory(data, limits)
+    directory = _Directory(data, limits, None if page is None else page_starts(data, limits)[page - 1])
     width, height = directory.value(WIDTH, 0), directory.value(HEIGHT, 0)
     bits, samples = directory.values(BITS) or (1,), directory.value(SAMPLES, 1)
     if bits[0] <= 16 and any(value not in (1, 4) for value in directory.values(SAMPLE_FORMAT)):

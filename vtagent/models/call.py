@@ -32,7 +32,7 @@ _MARK = f"reply-{token_hex(16)}"
 class Options:
     """The options of one call, including the model's defaults."""
 
-    defaults: ClassVar[tuple[str, ...]] = ("temperature", "top_p", "top_k", "max_tokens", "seed")
+    defaults: ClassVar[tuple[str, ...]] = ("temperature", "top_p", "top_k", "repetition_penalty", "max_tokens", "seed")
     _others: ClassVar[frozenset[str]] = frozenset({"tools", "tool_choice", "zoom_bias", "logit_bias", "prefill"})
 
     sampling: Sampling
@@ -74,6 +74,7 @@ class Options:
                 temperature=given["temperature"],
                 top_p=given["top_p"],
                 top_k=given["top_k"],
+                repetition_penalty=given["repetition_penalty"],
                 max_tokens=given["max_tokens"],
                 seed=given["seed"],
                 logit_bias=dict(given.get("logit_bias") or {}),

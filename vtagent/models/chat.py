@@ -26,7 +26,7 @@ from vtagent.images import ImageStore, default_store
 from vtagent.models.call import Call, Options, count_tokens, plan, shown_images, tool_options
 from vtagent.models.codec import Codec
 from vtagent.models.engine import Engine, EngineImage, Generation
-from vtagent.models.loading import connect, load_local
+from vtagent.models.loading import LoadedEngine, load_checkpoint, open_server
 from vtagent.models.placeholders import expand
 from vtagent.models.streaming import as_chunk, put_token, seconds_left
 from vtagent.views import ViewRenderer
@@ -59,8 +59,11 @@ class ChatVLM(BaseChatModel):
     """Nucleus sampling; 1 keeps all tokens."""
     top_k: int = 0
     """Keep the k likeliest tokens; 0 keeps all."""
-    max_tokens: int = 512
-    """Maximum length of a reply, in tokens."""
+    repetition_penalty: float = 1.0
+    """Makes tokens that were there before less likely; 1 does not."""
+    max_tokens: int = 8192
+    """Maximum length of a reply, its thought included, in tokens. A reply that reaches it is cut, and gives no answer
+    unless that was complete."""
     seed: int | None = None
     """Makes sampling repeatable; None samples anew on each call."""
     stop: list[str] | None = None
@@ -101,15 +104,21 @@ class ChatVLM(BaseChatModel):
         image_store: ImageStore | None = None,
         device: str | None = None,
         dtype: Any = None,
+        engine_options: Mapping[str, Any] | None = None,
         **defaults: Any,
     ) -> ChatVLM:
         """Load a dense Qwen3-VL or Qwen2.5-VL checkpoint with transformers.
 
+        If you set none of `temperature`, `top_p`, `top_k` and `repetition_penalty`, those of the checkpoint's
+        generation_config.json apply, as its authors recommend.
+
         Args:
             path: A folder, a hub id, or the name of a bundled policy ("base", "zoom").
             image_store: The store that holds the images of messages; this process's own if absent.
-            device: A torch device; "cuda" if available, else "cpu", if absent.
-            dtype: A torch dtype; bfloat16 on a GPU, float32 on a CPU, if absent.
+            device: A torch device; a GPU if available, else "cpu", if absent.
+            dtype: A torch dtype; bfloat16 on a GPU and mostly float32 on a CPU, if absent.
+            engine_options: Other options of `TransformersEngine.from_pretrained`: `device_map`, `memory_bytes`,
+                `max_rows`, `cache_tokens`, ….
             **defaults: Fields of this class, such as `temperature` or `max_tokens`.
 
         Raises:
@@ -117,9 +126,8 @@ class ChatVLM(BaseChatModel):
             TypeError: One of `defaults` is not a field.
         """
         cls._check_fields(defaults)
-        loaded = load_local(path, device=device, dtype=dtype)
-        own = {} if image_store is None else {"image_store": image_store}
-        return cls(**{**vars(loaded), **own, **defaults})
+        options = {"device": device, "dtype": dtype, **(engine_options or {})}
+        return cls._over(load_checkpoint(path, options), image_store, defaults)
 
     @classmethod
     @renamed_arguments(store="image_store")
@@ -147,9 +155,16 @@ class ChatVLM(BaseChatModel):
             TypeError: One of `defaults` is not a field.
         """
         cls._check_fields(defaults)
-        loaded = connect(url, processor, engine_options or {})
-        own = {} if image_store is None else {"image_store": image_store}
-        return cls(**{**vars(loaded), **own, **defaults})
+        return cls._over(open_server(url, processor, engine_options or {}), image_store, defaults)
+
+    @classmethod
+    def _over(cls, loaded: LoadedEngine, image_store: ImageStore | None, defaults: Mapping[str, Any]) -> ChatVLM:
+        fields: dict[str, Any] = {"model": loaded.name, "checkpoint": loaded.identity}
+        if not loaded.recommended.keys() & defaults:
+            fields |= loaded.recommended
+        if image_store is not None:
+            fields["image_store"] = image_store
+        return cls(engine=loaded.engine, processor=loaded.processor, **{**fields, **defaults})
 
     @classmethod
     def _check_fields(cls, defaults: Mapping[str, Any]) -> None:

@@ -31,6 +31,9 @@ class Sampling:
     """Nucleus sampling: keep the smallest set of tokens with at least this probability. 1 keeps all."""
     top_k: int = 0
     """Keep the k most likely tokens. 0 keeps all."""
+    repetition_penalty: float = 1.0
+    """Divides the positive raw logits of tokens that the prompt or the reply has, and multiplies their negative ones,
+    before any bias (CTRL, arXiv:1909.05858, section 4.1). 1 is none."""
     max_tokens: int = 512
     """Maximum length of the reply in tokens; a reply that reaches it has finish reason "length"."""
     seed: int | None = None

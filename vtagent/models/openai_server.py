@@ -24,6 +24,15 @@ _PAUSE = 0.5
 """Seconds between two tries if the server asks for no other pause."""
 _LONGEST_PAUSE = 60.0
 """Seconds; a longer `Retry-After` is cut to this."""
+_LISTED = 12
+"""Models that an error names."""
+_ADVICE = {
+    "does not support tools": "take a model that can call tools, or ask without zooming: --max-zooms 0",  # Ollama
+    "requires --jinja": "start llama-server with --jinja",
+    "exceeds the available context": "start the server with a larger context: docs/laptop.md",  # llama.cpp
+    "greater than the context length": "load the model with a larger context: docs/laptop.md",  # LM Studio
+}
+"""What helps against refusals of servers on a laptop, by words of theirs."""
 _NO_EVENT = "no event in the stream"
 """The client skips what is not an event, so an HTML page reads as an empty stream."""
 
@@ -54,6 +63,13 @@ class ServedVLM(ChatOpenAI):
     read (an HTML page, truncated JSON, no choices). A stream is retried only before its first chunk. The error names
     the server; its `__cause__` is the client's own error.
     """
+
+    def _get_request_payload(self, input_: Any, *, stop: Any = None, **kwargs: Any) -> dict[str, Any]:
+        payload = super()._get_request_payload(input_, stop=stop, **kwargs)
+        # OpenAI has renamed the limit and refuses the old name; servers that speak its dialect know the old one best.
+        if "max_completion_tokens" in payload and "openai.com" not in (self.openai_api_base or ""):
+            payload["max_tokens"] = payload.pop("max_completion_tokens")
+        return payload
 
     def _generate(self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> ChatResult:
         generate = super()._generate
@@ -107,44 +123,53 @@ class ServedVLM(ChatOpenAI):
                 yield chunk
 
 
-def served_vlm(name: str, base_url: str, timeout: float) -> ServedVLM:
+def served_vlm(name: str, base_url: str, timeout: float, *, max_tokens: int | None = None) -> ServedVLM:
     """A served model with greedy decoding, authenticated by OPENAI_API_KEY if that is set.
 
     Args:
         name: The model's name on the server.
         base_url: The server's URL, `/v1` included.
         timeout: Seconds that the server may stay silent in one try; there are two tries (see `ServedVLM`).
+        max_tokens: Most tokens of one reply; None leaves it to the server.
     """
     return ServedVLM(
         model=name,
         base_url=base_url,
         api_key=SecretStr(os.environ.get("OPENAI_API_KEY") or "none"),  # the client insists on one, most servers do not
         temperature=0,
+        max_completion_tokens=max_tokens,
         timeout=timeout,
         stream_chunk_timeout=None,  # the default ends an async stream after two minutes of silence
         max_retries=0,  # the client does not retry unreadable answers, so ServedVLM does all retries
     )
 
 
-def load_served(name: str | None, base_url: str, timeout: float) -> tuple[str, ServedVLM, Vision]:
+def load_served(
+    name: str | None, base_url: str, timeout: float, *, max_tokens: int | None = None
+) -> tuple[str, ServedVLM, Vision]:
     """The model's name, the model, and its image sizes.
 
     Args:
-        name: The model's name on the server; None takes the first that the server lists.
+        name: The model's name on the server; None takes its only one, models for embeddings apart.
         base_url: The server's URL, `/v1` included.
         timeout: Seconds that the server may stay silent in one try. The list of models is asked for once.
+        max_tokens: Most tokens of one reply; None leaves it to the server.
 
     Raises:
-        ModelError: The server lists no model or does not answer, or `base_url` is not a URL.
+        ModelError: The server lists no model, or several, or does not answer; or `base_url` is not a URL.
     """
     if name is None:
         with model_errors(base_url):
             listed = [model.id for model in _client(base_url, timeout).models.list().data or ()]
-        if not listed:
-            raise ModelError(f"the server at {base_url} lists no model; name one with --model")
-        name = listed[0]
+        chatting = [each for each in listed if "embed" not in each.lower()]
+        if not chatting:
+            raise ModelError(f"the server at {base_url} lists no model that chats; name one with --model")
+        if len(chatting) > 1:
+            names = ", ".join(chatting[:_LISTED]) + (", …" if len(chatting) > _LISTED else "")
+            raise ModelError(f"the server at {base_url} serves several models; name one with --model: {names}")
+        [name] = chatting
     with model_errors(base_url):  # the client refuses what cannot be a URL
-        model = served_vlm(name, base_url, timeout)
+        model = served_vlm(name, base_url, timeout, max_tokens=max_tokens)
     return name, model, eyes_of(model).vision
 
 
@@ -212,7 +237,8 @@ def _model_error(error: Exception, base_url: str | None) -> ModelError:
                 cause = cause.__cause__
             text = f"no server answers at {base_url} ({cause})"
         case openai.APIStatusError():
-            text = f"{server} refused ({error.status_code}): {error.message}"
+            advice = next((advice for words, advice in _ADVICE.items() if words in error.message), "")
+            text = f"{server} refused ({error.status_code}): {error.message}{advice and f' ({advice})'}"
         case openai.OpenAIError():
             text = f"{server} failed: {error}"
         case _:

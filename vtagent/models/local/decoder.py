@@ -9,34 +9,34 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from vtagent.errors import ModelError
 from vtagent.models.engine import EngineImage
 from vtagent.models.families import Family
-from vtagent.models.local.kv_cache import KVRows
+from vtagent.models.local.attention import RowAttention
+from vtagent.models.local.kv_cache import KVRows, Row
 from vtagent.models.local.ops import rotated
+from vtagent.models.local.products import Products
 from vtagent.models.local.sequence import SequenceState
 from vtagent.models.local.vision import ImageFeatures
 from vtagent.models.placeholders import identity
 
 _CHUNK = 1024
-"""Queries in one forward pass of a prefill. It bounds the attention mask, (rows, queries, columns)."""
+"""Queries of a row in one forward pass of a prefill. It bounds the attention mask and the activations."""
 
 
 class Decoder:
     """The language model of a Qwen vision-language model, with the KV of the sequences in progress.
 
+    Its attention is `RowAttention`, whatever attention the model was loaded with.
+
     Args:
-        model: A transformers model of a served family, loaded with "sdpa" or "eager" attention.
+        model: A transformers model of a served family.
         family: The model's family.
         image_token_id: The image placeholder.
 
     Attributes:
         kv: The KV of the sequences in progress.
-
-    Raises:
-        ModelError: The model was loaded with another attention.
+        device: Of the embeddings and of the logits.
     """
 
     def __init__(self, model: Any, family: Family, image_token_id: int) -> None:
@@ -44,130 +44,152 @@ class Decoder:
         self._text = model.model.language_model
         self._embed = model.get_input_embeddings()
         self._image_token_id = image_token_id
+        self._product = Products()
         self._deepstack, self._head_norm = family.deepstack, family.head_norm
-        self._device = model.device
+        self.device: torch.device = self._embed.weight.device
         config = model.config.text_config
-        self._additive = config._attn_implementation == "eager"
-        if config._attn_implementation not in ("sdpa", "eager"):
-            raise ModelError(f"attention {config._attn_implementation!r} is not served; load the model with 'sdpa'")
+        heads = config.num_key_value_heads
+        self._group = config.num_attention_heads // heads
+        self._devices = [layer.input_layernorm.weight.device for layer in self._text.layers]
         head_dim = self._text.layers[0].self_attn.head_dim
-        self.kv = KVRows(
-            config.num_hidden_layers, config.num_key_value_heads, head_dim, dtype=model.dtype, device=self._device
-        )
+        self.kv = KVRows(heads, head_dim, dtype=model.dtype, devices=self._devices)
+
+    @property
+    def devices(self) -> set[torch.device]:
+        """Of the layers."""
+        return set(self._devices)
 
     def prefill(
         self,
         sequences: Sequence[SequenceState],
         pieces: Sequence[Sequence[torch.Tensor]],
         features: Mapping[str, ImageFeatures],
-        slot: int,
+        rows: Sequence[Row],
     ) -> torch.Tensor:
-        """Compute prompts from their cached length on, into adjacent slots.
+        """Compute the known tokens of sequences from their cached length on.
 
         Args:
-            sequences: Whose prompts are computed.
+            sequences: Whose tokens are computed.
             pieces: Cached KV of each sequence, from its first token on: (layers, 2, heads, tokens, head_dim) each, in
                 the dtype of the weights.
             features: By image identity, for every image with tokens past the cached length of a sequence.
-            slot: Slot of the first sequence.
+            rows: Where their KV goes.
 
         Returns:
-            Logits (sequences, vocabulary) at the last token of each prompt, in the dtype of the weights.
+            Logits (sequences, vocabulary) at the last known token of each, in the dtype of the weights.
         """
-        starts = torch.tensor([sequence.cached_length for sequence in sequences], device=self._device)
-        lengths = [sequence.prompt_length - sequence.cached_length for sequence in sequences]
-        queries = max(lengths)
-        most_cached = max(sequence.cached_length for sequence in sequences)
-        self.kv.reserve(slot + len(sequences), most_cached + queries)
-        for place, cached in enumerate(pieces):
-            self.kv.load(slot + place, cached)
+        starts = [sequence.cached_length for sequence in sequences]
+        counts = [sequence.known_length - sequence.cached_length for sequence in sequences]
+        queries = max(counts)
+        for row, cached in zip(rows, pieces, strict=True):
+            self.kv.load(row, cached)
         ids = torch.zeros((len(sequences), queries), dtype=torch.long)
         positions = torch.zeros((3, len(sequences), queries), dtype=torch.long)
         for place, sequence in enumerate(sequences):
-            ids[place, : lengths[place]] = torch.tensor(sequence.ids[sequence.cached_length : sequence.prompt_length])
-            positions[:, place, : lengths[place]] = sequence.positions[:, sequence.cached_length :]
-        ids, positions = ids.to(self._device), positions.to(self._device)
+            ids[place, : counts[place]] = torch.tensor(sequence.ids[sequence.cached_length : sequence.known_length])
+            positions[:, place, : counts[place]] = sequence.known_positions()
+        ids, positions = ids.to(self.device), positions.to(self.device)
         is_image = ids == self._image_token_id
         embeds = self._embed(ids)
         new = [own for sequence in sequences for own in _uncached_features(sequence, features)]
         deepstack: list[torch.Tensor] = []
         if new:
-            embeds[is_image] = torch.cat([own.embeds for own in new]).to(embeds.dtype)
+            embeds[is_image] = torch.cat([own.embeds for own in new]).to(embeds)
             deepstack = [torch.cat(layer) for layer in zip(*(own.deepstack for own in new), strict=True)]
-        last = torch.tensor(lengths, device=self._device) - 1
         final = embeds.new_zeros((len(sequences), embeds.shape[-1]))
         for begin in range(0, queries, _CHUNK):
-            end = min(begin + _CHUNK, queries)
-            columns = starts[:, None] + torch.arange(begin, end, device=self._device)
-            self.kv.address(slice(slot, slot + len(sequences)), columns, most_cached + end)
+            own_counts = [min(max(0, count - begin), _CHUNK) for count in counts]
+            end = begin + max(own_counts)
+            own_starts = [start + min(begin, count) for start, count in zip(starts, counts, strict=True)]
             visual, order = None, None
             if new and self._deepstack and bool(is_image[:, begin:end].any()):
                 visual = is_image[:, begin:end]
                 order = is_image.flatten().cumsum(0).view_as(is_image)[:, begin:end][visual] - 1
-            ending = torch.nonzero((last >= begin) & (last < end)).flatten()
-            final[ending] = self._prompt_pass(
+            ending = [place for place, count in enumerate(counts) if begin < count <= end]
+            final[ending] = self._pass(
                 embeds[:, begin:end],
                 positions[:, :, begin:end],
-                self._mask(columns, embeds.dtype),
-                (ending, last[ending] - begin),
+                (rows, own_starts, own_counts),
+                ending,
                 visual,
                 [layer[order] for layer in deepstack] if order is not None else None,
-            )
+            ).to(final.device)
         return self._logits(final)
 
-    def _prompt_pass(
+    def step(
+        self, tokens: torch.Tensor, lengths: Sequence[int], positions: torch.Tensor, rows: Sequence[Row]
+    ) -> torch.Tensor:
+        """Feed one token to each of the sequences in progress.
+
+        Args:
+            tokens: (rows,) int64: the tokens sampled last.
+            lengths: How many tokens precede them.
+            positions: (rows,) int64: their rotary positions.
+            rows: Where their KV is.
+
+        Returns:
+            Logits (rows, vocabulary), in the dtype of the weights.
+        """
+        embeds = self._embed(tokens[:, None])
+        where = positions[None, :, None].expand(3, len(rows), 1)
+        return self._logits(self._pass(embeds, where, (rows, lengths, [1] * len(rows)), range(len(rows))))
+
+    def _pass(
         self,
         embeds: torch.Tensor,
         positions: torch.Tensor,
-        mask: torch.Tensor,
-        ends: tuple[torch.Tensor, torch.Tensor],
+        place: tuple[Sequence[Row], Sequence[int], Sequence[int]],
+        ending: Sequence[int],
         visual: torch.Tensor | None = None,
         deepstack: list[torch.Tensor] | None = None,
     ) -> torch.Tensor:
-        """The language model's forward pass over prompts, of which only the outputs of the last tokens are wanted.
+        """The language model's forward pass over new tokens, of which only the outputs of some are wanted.
 
-        It computes the tokens that `KVRows.address` was given. Every layer writes the KV of all of them. After the KV
-        of the last layer, only the last token of each prompt is computed further, which saves a good part of the work
-        in a model of few layers.
+        Every layer writes the KV of all of them. After the KV of the last layer, only the last token of each sequence
+        that ends here is computed further, which saves a good part of the work in a model of few layers.
 
         Args:
             embeds: (rows, queries, hidden), in the dtype of the weights.
             positions: (3, rows, queries) int64, rotary: time, height, width.
-            mask: (rows, 1, queries, columns), from `_mask`.
-            ends: The rows whose prompt ends here, and the place of the last token of each: (n,) int64 both.
+            place: The row of each sequence, the tokens that precede the pass, and its new tokens.
+            ending: The sequences whose last known token is in this pass.
             visual: (rows, queries) bool: True on visual tokens. Only for deepstack.
             deepstack: For each of the first layers, what it adds to the visual tokens: (visual tokens, hidden).
 
         Returns:
-            (n, hidden) in the dtype of the weights, ready for the head.
+            (sequences that end, hidden) in the dtype of the weights, ready for the head.
         """
-        cosines, sines = (part[:, :, None] for part in self._text.rotary_emb(embeds, positions))
-        rows, places = ends
+        rows, starts, counts = place
+        shared = [part[:, :, None] for part in self._text.rotary_emb(embeds, positions)]
+        attend = {device: RowAttention(rows, starts, counts, self._group, device) for device in self.devices}
         x = embeds
         last = len(self._text.layers) - 1
+        all_end = embeds.shape[1] == 1 and len(ending) == len(rows)
         for number, layer in enumerate(self._text.layers):
+            device = self._devices[number]
+            if x.device != device:
+                x, shared = x.to(device), [part.to(device) for part in shared]
             attention = layer.self_attn
             h = layer.input_layernorm(x)
-            k = rotated(self._queries_or_keys(attention, "k", h), cosines, sines)
-            v = _heads(attention.v_proj(h), attention.head_dim)
-            keys, values = self.kv.update(k.transpose(1, 2), v.transpose(1, 2), number)
-            if number == last and len(deepstack or ()) <= last:  # no layer adds to visual tokens any more
-                if not len(rows):
-                    return x[rows, places]
-                x, h, cosines, sines = (part[rows, places][:, None] for part in (x, h, cosines, sines))
-                mask = mask[rows, :, places][:, :, None]
-                if len(rows) < len(keys):
-                    keys, values = keys[rows], values[rows]
-                rows, places = torch.arange(len(rows), device=x.device), torch.zeros_like(places)
-            q = rotated(self._queries_or_keys(attention, "q", h), cosines, sines).transpose(1, 2)
-            mixed, _ = ALL_ATTENTION_FUNCTIONS["sdpa"](
-                attention, q, keys, values, mask, dropout=0.0, scaling=attention.scaling
-            )
-            x = x + attention.o_proj(mixed.flatten(2))
-            x = x + layer.mlp(layer.post_attention_layernorm(x))
+            k = rotated(self._queries_or_keys(attention, "k", h), *shared)
+            attend[device].write(number, k, _heads(self._product(attention.v_proj, h), attention.head_dim))
+            if number == last and not all_end and len(deepstack or ()) <= last:
+                if not ending:
+                    return x[:0, 0]
+                ends = [counts[own] - 1 for own in ending]
+                x, h, *shared = (part[list(ending), ends][:, None] for part in (x, h, *shared))
+                own_rows, lengths = [rows[own] for own in ending], [starts[own] + counts[own] - 1 for own in ending]
+                attend[device] = RowAttention(own_rows, lengths, [1] * len(ending), self._group, device)
+                all_end = True
+            q = rotated(self._queries_or_keys(attention, "q", h), *shared)
+            x = x + self._product(attention.o_proj, attend[device](number, q, attention.scaling))
+            x = x + self._mlp(layer.mlp, layer.post_attention_layernorm(x))
             if visual is not None and deepstack is not None and number < len(deepstack):
-                x[visual] += deepstack[number].to(x.dtype)
-        out: torch.Tensor = self._text.norm(x[rows, places])
+                x[visual.to(device)] += deepstack[number].to(x)
+        if not all_end:
+            x = x[list(ending), [counts[own] - 1 for own in ending]][:, None]
+        x = x.to(self._text.norm.weight.device)
+        out: torch.Tensor = self._text.norm(x[:, 0])
         return out
 
     def _queries_or_keys(self, attention: Any, which: str, x: torch.Tensor) -> torch.Tensor:
@@ -181,49 +203,22 @@ class Decoder:
         Returns:
             (rows, queries, heads, head_dim), in the same dtype.
         """
-        heads = _heads(getattr(attention, f"{which}_proj")(x), attention.head_dim)
+        heads = _heads(self._product(getattr(attention, f"{which}_proj"), x), attention.head_dim)
         normed: torch.Tensor = getattr(attention, f"{which}_norm")(heads) if self._head_norm else heads
         return normed
 
-    def step(self, tokens: torch.Tensor, lengths: torch.Tensor, positions: torch.Tensor, width: int) -> torch.Tensor:
-        """Feed one token to each of the rows in slots 0, 1, ….
+    def _mlp(self, mlp: Any, x: torch.Tensor) -> torch.Tensor:
+        """A layer's gated MLP (SwiGLU, arXiv:2002.05202).
 
         Args:
-            tokens: (rows,) int64: the tokens sampled last.
-            lengths: (rows,) int64: how many tokens precede them.
-            positions: (rows,) int64: their rotary positions.
-            width: Length of the longest row after this step.
+            mlp: The module.
+            x: (rows, queries, hidden), in the dtype of the weights.
 
         Returns:
-            Logits (rows, vocabulary), in the dtype of the weights.
+            As `x`.
         """
-        rows = tokens.shape[0]
-        self.kv.reserve(rows, width)
-        self.kv.address(slice(0, rows), lengths[:, None], width)
-        embeds = self._embed(tokens[:, None])
-        out = self._text(
-            inputs_embeds=embeds,
-            position_ids=positions[None, :, None].expand(3, rows, 1),
-            attention_mask=self._mask(lengths[:, None], embeds.dtype),
-            past_key_values=self.kv,
-            use_cache=True,
-        )
-        return self._logits(out.last_hidden_state[:, 0])
-
-    def _mask(self, columns: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        """The attention mask: a token may attend to its own column and those before it.
-
-        Args:
-            columns: (rows, queries) int64: the column of each query.
-            dtype: Of an additive mask, which "eager" attention takes.
-
-        Returns:
-            (rows, 1, queries, columns): True where a token may attend, or 0 there and the lowest number elsewhere.
-        """
-        mask = (torch.arange(self.kv.width, device=self._device) <= columns[:, :, None])[:, None]
-        if self._additive:
-            return torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)
-        return mask
+        gated = mlp.act_fn(self._product(mlp.gate_proj, x)) * self._product(mlp.up_proj, x)
+        return self._product(mlp.down_proj, gated)
 
     def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Apply the head.
@@ -232,10 +227,10 @@ class Decoder:
             hidden: (rows, hidden), in the dtype of the weights.
 
         Returns:
-            (rows, vocabulary), in the same dtype.
+            (rows, vocabulary), in the same dtype, on the device of the embeddings.
         """
-        logits: torch.Tensor = self._head(hidden)
-        return logits
+        logits = self._product(self._head, hidden.to(self._head.weight.device)[:, None])[:, 0]
+        return logits.to(self.device)
 
 
 def _heads(x: torch.Tensor, head_dim: int) -> torch.Tensor:

@@ -6,8 +6,10 @@ does not affect the others.
 
 from __future__ import annotations
 
+import atexit
 import threading
 import time
+import weakref
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
@@ -15,14 +17,12 @@ from os import PathLike
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForImageTextToText
 
-from vtagent.errors import ModelError, one_line
+from vtagent.errors import ModelError
 from vtagent.models.codec import never_sampled
 from vtagent.models.engine import Engine, Generation, Request
 from vtagent.models.families import checkpoint_path, family_of
+from vtagent.models.local.checkpoint import load_config, load_model
 from vtagent.models.local.scheduler import Counters, Scheduler
 from vtagent.models.local.sequence import prepare, set_error
 from vtagent.models.processor import VLProcessor
@@ -36,17 +36,30 @@ _GAP_SECONDS = 0.02
 _GATHER_SECONDS = 0.5
 """Seconds to wait for all announced requests, while the engine is idle."""
 
+_AT_WORK: weakref.WeakSet[TransformersEngine] = weakref.WeakSet()
+"""The engines that have had a worker thread."""
+
+
+@atexit.register
+def _close_all() -> None:
+    """Ends the worker threads at exit: an interpreter that ends while one of them is in torch's code aborts."""
+    for engine in list(_AT_WORK):
+        engine.close()
+
 
 class TransformersEngine(Engine):
     """Batched sampling from a transformers model, with reuse of KV and image features.
 
     Args:
-        model: A dense Qwen3-VL or Qwen2.5-VL, in evaluation mode, on one device, with or without PEFT adapters. It may
+        model: A dense Qwen3-VL or Qwen2.5-VL, in evaluation mode, with or without PEFT adapters. It may
             be a model under training: call `forget` after each change of its weights.
         processor: The checkpoint's processor.
         max_rows: Maximum requests decoded together; more wait.
-        cache_tokens: Bound on the KV kept for reuse, in tokens.
-        image_cache_tokens: Bound on the image features kept for reuse, in visual tokens.
+        memory_bytes: Bound on all KV, in progress and kept for reuse, and on the image features. By default four fifths
+            of what a GPU has free, or half of what a CPU has. More requests than fit wait; one that never fits is
+            refused.
+        cache_tokens: Bound on the KV kept for reuse, in tokens, inside `memory_bytes`.
+        image_cache_tokens: Bound on the image features kept for reuse, in visual tokens, inside `memory_bytes`.
         max_wave_tokens: Bound on the prompt tokens computed together.
 
     Attributes:
@@ -70,6 +83,7 @@ class TransformersEngine(Engine):
         processor: VLProcessor,
         *,
         max_rows: int = 128,
+        memory_bytes: int | None = None,
         cache_tokens: int = 65536,
         image_cache_tokens: int = 65536,
         max_wave_tokens: int = 16384,
@@ -90,6 +104,7 @@ class TransformersEngine(Engine):
             family,
             max_rows=max_rows,
             max_wave_tokens=max_wave_tokens,
+            memory_bytes=memory_bytes,
             cache_tokens=cache_tokens,
             image_cache_tokens=image_cache_tokens,
             banned=self.banned,
@@ -107,6 +122,7 @@ class TransformersEngine(Engine):
         path: str | PathLike[str],
         *,
         device: str | None = None,
+        device_map: Any = None,
         dtype: torch.dtype | str | None = None,
         **options: Any,
     ) -> TransformersEngine:
@@ -114,28 +130,20 @@ class TransformersEngine(Engine):
 
         Args:
             path: The folder, hub id or name.
-            device: By default "cuda" if there is a GPU, else "cpu".
-            dtype: By default bfloat16 on a GPU, and float32 on a CPU.
+            device: By default "cuda" or "mps" if there is a GPU, else "cpu".
+            device_map: Several devices, as transformers takes it: "auto" spreads the layers over all GPUs.
+            dtype: By default bfloat16 on a GPU. On a CPU float32; bfloat16 if the weights are stored so and the
+                processor multiplies bfloat16 in hardware.
             **options: Options of the constructor.
 
         Raises:
-            ModelError: There is no checkpoint, it cannot be loaded, or its family is not served.
+            ModelError: There is no checkpoint, it cannot be loaded, its family is not served, or a package is missing.
         """
         path = checkpoint_path(str(path))
-        try:
-            config = AutoConfig.from_pretrained(path)
-        except (OSError, ValueError, StrictDataclassError) as error:
-            places = "give a checkpoint folder, a hub id, or a bundled policy's name"
-            raise ModelError(f"no model at {path!r} ({places}): {one_line(error)}") from error
-        family_of(config.model_type)
+        config = load_config(path)
         processor = VLProcessor.from_pretrained(path)
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        dtype = dtype or (torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16)
-        try:
-            model: Any = AutoModelForImageTextToText.from_pretrained(path, dtype=dtype, attn_implementation="sdpa")
-        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-            raise ModelError(f"the weights at {path!r} cannot be loaded: {one_line(error)}") from error
-        return cls(model.to(torch.device(device)).eval(), processor, **options)
+        model = load_model(path, config, device=device, device_map=device_map, dtype=dtype)
+        return cls(model, processor, **options)
 
     def submit(self, request: Request) -> Future[Generation]:
         """Queue one request; see `Engine.submit`."""
@@ -197,7 +205,7 @@ class TransformersEngine(Engine):
     @property
     def cached_tokens(self) -> int:
         """Tokens whose KV is kept for reuse now."""
-        return self._scheduler.prefixes.tokens
+        return self._scheduler.memory.prefixes.tokens
 
     @property
     def unfinished_requests(self) -> int:
@@ -216,6 +224,7 @@ class TransformersEngine(Engine):
             if self._worker is None:
                 self._worker = threading.Thread(target=self._work, name="vtagent-engine", daemon=True)
                 self._worker.start()
+                _AT_WORK.add(self)
             self._changed.notify_all()
         return futures
 

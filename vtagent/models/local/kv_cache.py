@@ -1,7 +1,9 @@
-"""The KV of the sequences being decoded, in one tensor of slots and columns. Sequences come and go separately.
+"""The KV of the sequences being decoded: a row each, in blocks of rows of about the same length.
 
-A sequence of n tokens fills columns 0…n-1 of its slot; later columns are never attended to. There is no left padding,
-so sequences of different lengths share a batch without a change of their positions.
+A row of n tokens fills columns 0…n-1; later columns are never attended to. There is no left padding, so sequences of
+different lengths share a batch without a change of their positions. A block is a rectangle of rows that differ by an
+eighth at most, so a long row does not widen the short ones, and attention over a block is still one call. A block
+grows layer by layer: only one layer of it is in memory twice.
 """
 
 from __future__ import annotations
@@ -10,111 +12,190 @@ from collections.abc import Sequence
 
 import torch
 
-_ROUND = 64
-"""Columns are allocated in multiples of this."""
+_COLUMNS = 64
+"""Columns of a row are a multiple of this."""
+
+_SMALL_ROW = 2**20
+"""Bytes. Rows up to this size share a block: there, one rectangle costs less than several calls."""
+
+_SMALL_BLOCK = 2**26
+"""Bytes up to which a block grows by more rows than are wanted, so that rows that come one by one do not copy it."""
+
+
+class Row:
+    """The place of one sequence. It moves when the sequence outgrows its block, or when a neighbour leaves."""
+
+    def __init__(self, block: Block, slot: int) -> None:
+        self.block, self.slot = block, slot
+
+    @property
+    def columns(self) -> int:
+        """Most tokens that the row can hold."""
+        return self.block.columns
+
+
+class Block:
+    """A rectangle of rows.
+
+    Args:
+        columns: Columns of each row.
+
+    Attributes:
+        layers: For each layer, a tensor (2, slots, heads, columns, head_dim) on the layer's device.
+        rows: The rows; row i is in slot i.
+    """
+
+    def __init__(self, columns: int, layers: list[torch.Tensor]) -> None:
+        self.columns, self.layers = columns, layers
+        self.rows: list[Row] = []
+
+    @property
+    def slots(self) -> int:
+        """Rows for which there is memory."""
+        return int(self.layers[0].shape[1])
 
 
 class KVRows:
-    """Keys and values in a tensor (layers, 2, slots, heads, columns, head_dim); transformers' layers write to it.
+    """Keys and values of all sequences in progress.
 
     Args:
-        layers: Layers of the language model.
         heads: Key-value heads of a layer.
         head_dim: Size of a head.
         dtype: Of the weights.
-        device: Of the weights.
+        devices: The device of each layer.
 
     Attributes:
-        width: Columns that the next pass reads, 0…width-1.
+        token_bytes: Bytes of one token, in all layers.
     """
 
-    def __init__(self, layers: int, heads: int, head_dim: int, *, dtype: torch.dtype, device: torch.device) -> None:
-        self._shape = (layers, heads, head_dim)
-        self._data = torch.zeros((layers, 2, 0, heads, 0, head_dim), dtype=dtype, device=device)
-        self._slots = slice(0, 0)
-        self._columns = torch.zeros((0, 0), dtype=torch.long, device=device)
-        self._rows = torch.zeros((0, 1), dtype=torch.long, device=device)
-        self.width = 0
+    def __init__(self, heads: int, head_dim: int, *, dtype: torch.dtype, devices: Sequence[torch.device]) -> None:
+        self._heads, self._head_dim, self._dtype, self._devices = heads, head_dim, dtype, list(devices)
+        self.token_bytes = 2 * len(self._devices) * heads * head_dim * dtype.itemsize
+        self._least = _COLUMNS
+        while 2 * self._least * self.token_bytes <= _SMALL_ROW:
+            self._least *= 2
+        self._blocks: dict[int, Block] = {}
 
     @property
-    def tokens(self) -> int:
-        """Allocated columns of all slots, used or not, in tokens."""
-        return self._data.shape[2] * self._data.shape[4]
+    def bytes(self) -> int:
+        """Allocated memory of all blocks, used or not."""
+        return self.token_bytes * sum(block.columns * block.slots for block in self._blocks.values())
 
-    def reserve(self, slots: int, columns: int) -> None:
-        """Allocate at least this many slots and columns, and keep what they hold."""
-        layers, heads, head_dim = self._shape
-        have = self._data.shape[2], self._data.shape[4]
-        if slots <= have[0] and columns <= have[1]:
-            return
-        slots = have[0] if slots <= have[0] else max(slots, min(2 * have[0], slots + 16))
-        columns = max(have[1], -(-columns // _ROUND) * _ROUND)
-        data = self._data.new_zeros((layers, 2, slots, heads, columns, head_dim))
-        data[:, :, : have[0], :, : have[1]] = self._data
-        self._data = data
+    def columns_for(self, tokens: int) -> int:
+        """Columns of a row that is to hold so many tokens: at most an eighth or 63 more, or what small rows have."""
+        if tokens <= self._least:
+            return self._least
+        step = max(_COLUMNS, (1 << (tokens - 1).bit_length() - 1) // 8)
+        return -(-tokens // step) * step
 
-    def release(self) -> None:
-        """Free all memory."""
-        layers, heads, head_dim = self._shape
-        self._data = self._data.new_zeros((layers, 2, 0, heads, 0, head_dim))
+    def row_bytes(self, tokens: int) -> int:
+        """Memory of a row that is to hold so many tokens."""
+        return self.columns_for(tokens) * self.token_bytes
 
-    def load(self, slot: int, pieces: Sequence[torch.Tensor]) -> None:
-        """Copy KV into a slot.
+    def open(self, lengths: Sequence[int]) -> list[Row]:
+        """Allocate rows.
 
         Args:
-            slot: The slot.
+            lengths: Tokens that each row is to hold.
+        """
+        wanted = [self.columns_for(tokens) for tokens in lengths]
+        for columns in set(wanted):
+            self._reserve(columns, wanted.count(columns))
+        rows = []
+        for columns in wanted:
+            block = self._blocks[columns]
+            rows.append(Row(block, len(block.rows)))
+            block.rows.append(rows[-1])
+        return rows
+
+    def grow(self, rows: Sequence[Row], lengths: Sequence[int]) -> None:
+        """Move rows to larger ones, with what they hold.
+
+        Args:
+            rows: The rows.
+            lengths: Tokens that each row is to hold.
+        """
+        for row, larger in zip(rows, self.open(lengths), strict=True):
+            for old, new in zip(row.block.layers, larger.block.layers, strict=True):
+                new[:, larger.slot, :, : row.columns] = old[:, row.slot]
+            self._leave(row)
+            row.block, row.slot = larger.block, larger.slot
+            row.block.rows[row.slot] = row
+        self._trim()
+
+    def close(self, rows: Sequence[Row]) -> None:
+        """Free rows."""
+        for row in rows:
+            self._leave(row)
+        self._trim()
+
+    def load(self, row: Row, pieces: Sequence[torch.Tensor]) -> None:
+        """Copy KV into a row.
+
+        Args:
+            row: The row.
             pieces: (layers, 2, heads, tokens, head_dim) each, in the dtype of the weights; one after the other from
                 column 0 on.
         """
         at = 0
         for piece in pieces:
-            self._data[:, :, slot, :, at : at + piece.shape[3]] = piece
-            at += piece.shape[3]
+            end = at + piece.shape[3]
+            for layer, part in zip(row.block.layers, piece, strict=True):
+                layer[:, row.slot, :, at:end] = part
+            at = end
 
-    def copy_out(self, slot: int, start: int, end: int) -> torch.Tensor:
-        """A copy of a slot's columns start…end-1.
-
-        Returns:
-            (layers, 2, heads, end - start, head_dim), in the dtype of the weights.
-        """
-        return self._data[:, :, slot, :, start:end].clone()
-
-    def move(self, source: int, target: int, length: int) -> None:
-        """Copy the first `length` columns of one slot to another."""
-        self._data[:, :, target, :, :length] = self._data[:, :, source, :, :length]
-
-    def address(self, slots: slice, columns: torch.Tensor, width: int) -> None:
-        """Set where the next forward pass writes and how far it reads.
-
-        Args:
-            slots: One slot for each row of the batch.
-            columns: (rows, queries) int64: the column of each new token.
-            width: The pass reads columns 0…width-1.
-        """
-        self._slots, self._columns, self.width = slots, columns, width
-        self._rows = torch.arange(slots.start, slots.stop, device=columns.device)[:, None]
-
-    def update(
-        self, keys: torch.Tensor, values: torch.Tensor, layer_idx: int, *args: object, **kwargs: object
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write one layer's new keys and values. The signature is that of transformers' caches.
-
-        Args:
-            keys: (rows, heads, queries, head_dim), in the dtype of the weights.
-            values: As `keys`.
-            layer_idx: The layer.
-            *args: Not used.
-            **kwargs: Not used.
+    def copy_out(self, row: Row, start: int, end: int) -> torch.Tensor:
+        """A copy of a row's columns start…end-1.
 
         Returns:
-            The layer's keys and values up to `width`: (rows, heads, width, head_dim) each, in the same dtype.
+            (layers, 2, heads, end - start, head_dim), in the dtype of the weights, on the device of the first layer.
         """
-        own = self._data[layer_idx]
-        own[0].transpose(1, 2)[self._rows, self._columns] = keys.transpose(1, 2)
-        own[1].transpose(1, 2)[self._rows, self._columns] = values.transpose(1, 2)
-        seen = own[:, self._slots, :, : self.width]
-        return seen[0], seen[1]
+        out = row.block.layers[0].new_empty((len(self._devices), 2, self._heads, end - start, self._head_dim))
+        for layer, part in zip(row.block.layers, out, strict=True):
+            part.copy_(layer[:, row.slot, :, start:end])
+        return out
 
-    def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Columns that precede the new tokens of this pass. transformers asks, but does not need it: see `Decoder`."""
-        return self.width - self._columns.shape[1]
+    def copy(self, source: Row, target: Row, length: int) -> None:
+        """Copy the first `length` columns of one row to another."""
+        for old, new in zip(source.block.layers, target.block.layers, strict=True):
+            new[:, target.slot, :, :length] = old[:, source.slot, :, :length]
+
+    def _reserve(self, columns: int, more: int) -> None:
+        """Make room for `more` rows of so many columns."""
+        block = self._blocks.get(columns)
+        if block is None:
+            block = self._blocks[columns] = Block(columns, [self._empty(columns, 0, at) for at in self._devices])
+        need = len(block.rows) + more
+        if need > block.slots:
+            row_bytes = columns * self.token_bytes
+            spare = max(need // 8, min(16, need, _SMALL_BLOCK // row_bytes - need)) if block.rows else 0
+            self._resize(block, need + spare)
+
+    def _resize(self, block: Block, slots: int) -> None:
+        kept = len(block.rows)
+        for number, old in enumerate(block.layers):
+            new = self._empty(block.columns, slots, old.device)
+            new[:, :kept] = old[:, :kept]
+            block.layers[number] = new
+
+    def _empty(self, columns: int, slots: int, device: torch.device) -> torch.Tensor:
+        """Zeros, because a masked column counts 0 times what it holds, and 0 times nan is nan."""
+        shape = (2, slots, self._heads, columns, self._head_dim)
+        return torch.zeros(shape, dtype=self._dtype, device=device)
+
+    def _leave(self, row: Row) -> None:
+        """Take a row out of its block, and move the block's last row into the gap."""
+        last = row.block.rows.pop()
+        if last is not row:
+            for layer in row.block.layers:
+                layer[:, row.slot] = layer[:, last.slot]
+            last.slot = row.slot
+            row.block.rows[row.slot] = last
+
+    def _trim(self) -> None:
+        """Free blocks without rows, and what is not needed of large blocks."""
+        self._blocks = {columns: block for columns, block in self._blocks.items() if block.rows}
+        for block in self._blocks.values():
+            large = block.slots * block.columns * self.token_bytes > _SMALL_BLOCK
+            if large and 2 * len(block.rows) <= block.slots:
+                self._resize(block, len(block.rows))

@@ -93,10 +93,11 @@ class PrefixCache:
             if shared < len(child.tokens) and at < len(tokens):
                 child = _split(child, shared)
             node = child
-        self._evict()
+        self.shrink(self.max_tokens)
 
-    def _evict(self) -> None:
-        while self.tokens > self.max_tokens:
+    def shrink(self, tokens: int) -> None:
+        """Drop the least recently used leaves until no more than `tokens` are kept."""
+        while self.tokens > max(0, tokens):
             leaf = min(self._leaves(), key=lambda node: node.used)
             assert leaf.parent is not None
             del leaf.parent.children[leaf.tokens[0]]

@@ -16,7 +16,8 @@ import torch
 from vtagent.errors import ModelError
 from vtagent.models.families import Family
 from vtagent.models.local.decoder import Decoder, needed_images
-from vtagent.models.local.prefix_cache import PrefixCache
+from vtagent.models.local.kv_memory import KVMemory, row_of
+from vtagent.models.local.memory import default_bytes, is_out_of_memory, return_unused
 from vtagent.models.local.sampling import BatchSampler
 from vtagent.models.local.sequence import SequenceState
 from vtagent.models.local.vision import VisionEncoder
@@ -49,10 +50,16 @@ class Counters:
     """Waves that were prefilled."""
     decode_steps: int = 0
     """Decode steps, each for all sequences in progress."""
+    interruptions: int = 0
+    """Sequences that gave their memory to others, and were computed again."""
 
 
 class Scheduler:
-    """The sequences that wait and those being decoded. Sequence i of `active` is in slot i of the KV.
+    """The sequences that wait and those being decoded.
+
+    Memory: the KV in progress and the KV kept for reuse share one bound. New rows take the place of what is kept; when
+    nothing is left to drop, the sequences that came last are interrupted and computed again later. A sequence that does
+    not fit even alone is refused.
 
     Args:
         model: A transformers model of a served family.
@@ -60,6 +67,7 @@ class Scheduler:
         family: The model's family.
         max_rows: Maximum sequences decoded together.
         max_wave_tokens: Maximum prompt tokens of a wave, padding included.
+        memory_bytes: Bound on all KV and image features. An eighth of it is for the features.
         cache_tokens: Bound on the KV kept for reuse, in tokens.
         image_cache_tokens: Bound on the image features kept for reuse, in visual tokens.
         banned: Tokens that are never sampled.
@@ -70,7 +78,7 @@ class Scheduler:
         waiting: Sequences to prefill, oldest first.
         active: Sequences being decoded.
         vision: The vision encoder with its cache.
-        prefixes: The KV kept for reuse.
+        memory: The KV in progress and kept for reuse. Its limit falls when memory runs out before it is reached.
     """
 
     def __init__(
@@ -81,6 +89,7 @@ class Scheduler:
         *,
         max_rows: int,
         max_wave_tokens: int,
+        memory_bytes: int | None,
         cache_tokens: int,
         image_cache_tokens: int,
         banned: frozenset[int],
@@ -89,20 +98,22 @@ class Scheduler:
         self.epoch = 0
         self.waiting: list[SequenceState] = []
         self.active: list[SequenceState] = []
-        self.vision = VisionEncoder(model.model, processor, family, max_tokens=image_cache_tokens)
-        self.prefixes = PrefixCache(cache_tokens)
         self._decoder = Decoder(model, family, processor.image_token_id)
+        self._devices = self._decoder.devices
+        whole = default_bytes(self._devices) if memory_bytes is None else memory_bytes
+        self.memory = KVMemory(self._decoder.kv, limit=whole - whole // 8, cache_tokens=cache_tokens)
+        self.vision = VisionEncoder(model.model, processor, family, max_tokens=image_cache_tokens, max_bytes=whole // 8)
         self._max_rows = max_rows
         self._max_wave_tokens = max_wave_tokens
         self._banned = banned
-        self._device: torch.device = model.device
+        self._device: torch.device = self._decoder.device
         self._sampler: BatchSampler | None = None
         self._delayed = 0
 
     def forget(self) -> None:
         """Drop all caches, because the weights have changed. Sequences in progress go on, but are not cached."""
         self.epoch += 1
-        self.prefixes.clear()
+        self.memory.prefixes.clear()
         self.vision.clear()
 
     def add(self, sequence: SequenceState) -> None:
@@ -118,20 +129,20 @@ class Scheduler:
     def step(self) -> None:
         """Prefill one wave if sequences wait and there is room, then do one decode step."""
         self.waiting = [sequence for sequence in self.waiting if not sequence.future.cancelled()]
-        self._retire({slot: None for slot, sequence in enumerate(self.active) if sequence.future.cancelled()})
+        self._retire({sequence: None for sequence in self.active if sequence.future.cancelled()})
         if self.waiting and len(self.active) < self._max_rows and not self._delay_wave():
             self._admit(self._next_wave())
         if self.active:
             try:
                 self._decode()
             except Exception as error:
-                self.fail_active(error)
-        if not self.busy:
-            self._decoder.kv.release()
+                if not (is_out_of_memory(error) and self._make_do()):
+                    self.fail_active(error)
 
     def fail_active(self, error: BaseException) -> None:
         """End the sequences being decoded with an error."""
         failed, self.active, self._sampler = self.active, [], None
+        self.memory.close(failed)
         for sequence in failed:
             sequence.fail(error)
 
@@ -148,14 +159,22 @@ class Scheduler:
         self.waiting = []
         wave: list[SequenceState] = []
         leaders: list[SequenceState] = []
-        for sequence in near:
-            found = self.prefixes.find(sequence.keys[: sequence.prompt_length - 1])
-            sequence.cached_length = sum(piece.shape[3] for piece in found)
-            if len(wave) < room and any(sequence.keys == leader.keys for leader in leaders):
+        free = self.memory.free
+        for place, sequence in enumerate(near):
+            needed = self.memory.needed(sequence)
+            if needed > self.memory.limit and not self.active and not wave:
+                sequence.fail(self.memory.refusal(sequence))
+                continue
+            if needed > free:  # those behind it wait, too, or it would wait for ever
+                self.waiting += near[place:]
+                break
+            self.memory.find(sequence, self.active, self.epoch)
+            alike = not sequence.logprobs and any(sequence.keys == leader.keys for leader in leaders)
+            if len(wave) < room and (alike or self._fits(sequence, leaders)):
                 wave.append(sequence)
-            elif len(wave) < room and self._fits(sequence, leaders):
-                wave.append(sequence)
-                leaders.append(sequence)
+                free -= needed
+                if not alike:
+                    leaders.append(sequence)
             else:
                 self.waiting.append(sequence)
         self.waiting += later
@@ -169,24 +188,29 @@ class Scheduler:
         """
         if not leaders:
             return True
-        new = sequence.prompt_length - sequence.cached_length
-        first = leaders[0].prompt_length - leaders[0].cached_length
-        longest = max(new, *(leader.prompt_length - leader.cached_length for leader in leaders))
+        new = sequence.known_length - sequence.cached_length
+        first = leaders[0].known_length - leaders[0].cached_length
+        longest = max(new, *(leader.known_length - leader.cached_length for leader in leaders))
         if not first <= 2 * new <= 4 * first or (len(leaders) + 1) * longest > self._max_wave_tokens:
             return False
         half = sequence.cached_length + max(_MIN_SHARED, new // 2)
-        if half >= sequence.prompt_length:
+        if half >= sequence.known_length:
             return True
         return all(sequence.keys[:half] != leader.keys[:half] for leader in leaders)
 
     def _admit(self, wave: Sequence[SequenceState]) -> None:
         """Prefill a wave. If it fails, try each sequence alone, so that only the faulty one fails."""
+        if not wave:
+            return
         first = len(self.active)
         try:
             self._prefill(wave)
         except Exception as error:
             del self.active[first:]
             self._sampler = None
+            self.memory.close(wave)
+            if is_out_of_memory(error):
+                self._drop_kept()
             if len(wave) == 1:
                 wave[0].fail(error)
                 return
@@ -195,106 +219,145 @@ class Scheduler:
 
     def _prefill(self, wave: Sequence[SequenceState]) -> None:
         """Compute the different prompts of a wave, copy their KV to the equal ones, and sample the first tokens."""
-        leaders: dict[tuple[int, ...], SequenceState] = {}
+        leaders: dict[tuple[int, ...] | int, SequenceState] = {}
         for sequence in wave:
-            leaders.setdefault(tuple(sequence.keys), sequence)
+            leaders.setdefault(_sharing_key(sequence), sequence)
         sequences = list(leaders.values())
-        pieces = [self.prefixes.find(sequence.keys[: sequence.prompt_length - 1]) for sequence in sequences]
-        for sequence, found in zip(sequences, pieces, strict=True):
-            sequence.cached_length = sum(piece.shape[3] for piece in found)
+        pieces = [self.memory.find(sequence, self.active, self.epoch) for sequence in sequences]
         features = self.vision.encode([image for sequence in sequences for image in needed_images(sequence)])
-        first = len(self.active)
-        logits = self._decoder.prefill(sequences, pieces, features, first)
-        self.counters.prefill_passes += 1
-        place = {tuple(sequence.keys): index for index, sequence in enumerate(sequences)}
+        place = {key: index for index, key in enumerate(leaders)}
         source = list(range(len(sequences)))
         for sequence in wave:
-            if sequence not in sequences:  # an equal prompt was computed: its KV is copied
-                source.append(place[tuple(sequence.keys)])
+            if sequence not in sequences:  # an equal prompt is computed: its KV is copied
+                source.append(place[_sharing_key(sequence)])
                 sequence.cached_length = sequence.prompt_length
                 sequences.append(sequence)
-        kv = self._decoder.kv
-        kv.reserve(first + len(sequences), max(sequence.prompt_length for sequence in sequences) + 1)
-        for slot, (sequence, origin) in enumerate(zip(sequences, source, strict=True)):
-            if slot != origin:
-                kv.move(first + origin, first + slot, sequence.prompt_length)
-            else:
-                self._cache(sequence, first + slot, sequence.prompt_length)
-            self.counters.prompt_tokens += sequence.prompt_length
-            self.counters.prefilled_tokens += sequence.prompt_length - sequence.cached_length
+        rows = self.memory.open(sequences)
+        computed = len(leaders)
+        logits = self._decoder.prefill(sequences[:computed], pieces, features, rows[:computed])
+        self.counters.prefill_passes += 1
+        for number, (sequence, origin) in enumerate(zip(sequences, source, strict=True)):
+            if number != origin:
+                self.memory.rows.copy(rows[origin], rows[number], sequence.prompt_length)
+            if sequence.computed is None:
+                sequence.computed = sequence.prompt_length - sequence.cached_length
+                self.counters.prompt_tokens += sequence.prompt_length
+            self.counters.prefilled_tokens += sequence.known_length - sequence.cached_length
         self.active.extend(sequences)
         self._sampler = None
-        self._sample(sequences, logits[source], self._sampler_of(sequences), first)
+        fresh = [number for number, sequence in enumerate(sequences) if not sequence.logprobs]
+        if fresh:
+            begun = [sequences[number] for number in fresh]
+            self._sample(begun, logits[[source[number] for number in fresh]], self._sampler_of(begun))
 
     def _decode(self) -> None:
         """Feed the token sampled last to every active sequence, and sample the next one."""
+        self._make_room()
         active = self.active
+        if not active:
+            return
         if self._sampler is None:
             self._sampler = self._sampler_of(active)
         tokens = torch.tensor([sequence.ids[-1] for sequence in active], device=self._device)
-        lengths = torch.tensor([sequence.kv_length for sequence in active], device=self._device)
         positions = torch.tensor([sequence.kv_length + sequence.offset for sequence in active], device=self._device)
-        width = max(sequence.kv_length for sequence in active) + 1
-        logits = self._decoder.step(tokens, lengths, positions, width)
+        logits = self._decoder.step(
+            tokens, [sequence.kv_length for sequence in active], positions, [row_of(sequence) for sequence in active]
+        )
         self.counters.decode_steps += 1
-        self._sample(active, logits, self._sampler, 0)
+        self._sample(active, logits, self._sampler)
 
-    def _sample(
-        self, sequences: Sequence[SequenceState], logits: torch.Tensor, sampler: BatchSampler, first: int
-    ) -> None:
+    def _make_room(self) -> None:
+        """Enlarge the rows that are full. If memory does not suffice, interrupt the sequences that came last."""
+        while not self.memory.enlarge(self.active):
+            if len(self.active) == 1:
+                self.fail_active(self.memory.refusal(self.active[0]))
+                return
+            self._interrupt(1)
+
+    def _make_do(self) -> bool:
+        """After memory ran out in a step: drop what is kept, and go on with half of the sequences.
+
+        Returns:
+            Whether that is possible.
+        """
+        self._drop_kept()
+        if len(self.active) < 2:
+            return False
+        self._interrupt(len(self.active) // 2)
+        self.memory.limit = max(self.memory.rows.bytes, self.memory.limit // 2)
+        return True
+
+    def _interrupt(self, count: int) -> None:
+        """Let the sequences that came last wait again, in front of the others. What they sampled stays."""
+        kept = len(self.active) - count
+        interrupted = self.active[kept:]
+        del self.active[kept:]
+        self._sampler = None
+        self.memory.close(interrupted)
+        self.waiting[:0] = interrupted
+        self.counters.interruptions += count
+
+    def _drop_kept(self) -> None:
+        self.memory.prefixes.shrink(0)
+        self.vision.clear()
+        return_unused(self._devices)
+
+    def _sample(self, sequences: Sequence[SequenceState], logits: torch.Tensor, sampler: BatchSampler) -> None:
         """Sample the next token of sequences, and retire those that end with it.
 
         Args:
-            sequences: In the slots `first`, `first` + 1, ….
+            sequences: Some of the active ones.
             logits: (sequences, vocabulary), floating point.
             sampler: With the settings of these sequences.
-            first: Slot of the first one.
         """
-        ended: dict[int, FinishReason | BaseException | None] = {}
+        ended: dict[SequenceState, FinishReason | BaseException | None] = {}
         tokens, logprobs = sampler(logits)
         self.counters.sampled_tokens += len(sequences)
-        for slot, (sequence, token, logprob) in enumerate(zip(sequences, tokens, logprobs, strict=True), first):
+        for sequence, token, logprob in zip(sequences, tokens, logprobs, strict=True):
             try:
                 if logprob != logprob:
                     raise ModelError("the model's output is not a number; its weights or its dtype are at fault")
                 reason = sequence.append(token, logprob)
             except Exception as error:
-                ended[slot] = error
+                ended[sequence] = error
                 continue
             if reason is not None:
-                ended[slot] = reason
+                ended[sequence] = reason
         self._retire(ended)
 
-    def _retire(self, ended: dict[int, FinishReason | BaseException | None]) -> None:
-        """Remove sequences from their slots, and move the last sequence into each gap.
+    def _retire(self, ended: dict[SequenceState, FinishReason | BaseException | None]) -> None:
+        """Free the rows of sequences, and keep their KV for reuse.
 
         Args:
-            ended: By slot, why the sequence ended; None for one that was cancelled.
+            ended: Why each sequence ended; None for one that was cancelled.
         """
         if not ended:
             return
         self._sampler = None
-        for slot in sorted(ended, reverse=True):
-            sequence, outcome = self.active[slot], ended[slot]
+        self.active = [sequence for sequence in self.active if sequence not in ended]
+        for sequence, outcome in ended.items():
+            if not isinstance(outcome, BaseException):
+                self._cache(sequence, sequence.kv_length)
+        self.memory.close(list(ended))
+        for sequence, outcome in ended.items():
             if isinstance(outcome, BaseException):
                 sequence.fail(outcome)
             elif outcome is not None:
-                self._cache(sequence, slot, sequence.kv_length)
                 sequence.finish(outcome)
-            last = len(self.active) - 1
-            if slot != last:
-                self.active[slot] = self.active[last]
-                self._decoder.kv.move(last, slot, self.active[slot].kv_length)
-            self.active.pop()
 
-    def _cache(self, sequence: SequenceState, slot: int, length: int) -> None:
+    def _cache(self, sequence: SequenceState, length: int) -> None:
         """Keep the KV of a sequence's first `length` tokens, unless the weights have changed since it started."""
         if sequence.epoch == self.epoch:
-            kv = self._decoder.kv
-            self.prefixes.insert(sequence.keys[:length], lambda start, end: kv.copy_out(slot, start, end))
+            self.memory.keep(sequence, length)
 
     def _sampler_of(self, sequences: Sequence[SequenceState]) -> BatchSampler:
         settings = [sequence.request.sampling for sequence in sequences]
         streams = [sequence.stream for sequence in sequences]
         decisions = [sequence.decision for sequence in sequences]
-        return BatchSampler(settings, streams, self._banned, self._device, decisions)
+        texts = [sequence.ids for sequence in sequences]
+        return BatchSampler(settings, streams, self._banned, self._device, decisions, texts)
+
+
+def _sharing_key(sequence: SequenceState) -> tuple[int, ...] | int:
+    """Equal for sequences whose KV is computed once; one that was interrupted is computed by itself."""
+    return id(sequence) if sequence.logprobs else tuple(sequence.keys)

@@ -16,6 +16,7 @@ from vtagent.models.engine import FinishReason, Generation, Request, Sampling
 from vtagent.models.placeholders import cache_keys, expand, image_spans
 
 if TYPE_CHECKING:
+    from vtagent.models.local.kv_cache import Row
     from vtagent.models.processor import VLProcessor
 
 
@@ -49,6 +50,10 @@ class SequenceState:
     """Version of the weights that the sequence was started with."""
     cached_length: int = 0
     """Tokens at the start whose KV was found in the cache."""
+    row: Row | None = None
+    """Where its KV is; None while it waits."""
+    computed: int | None = None
+    """Tokens of the prompt that were computed for it; None before its first prefill."""
     logprobs: list[float] = field(default_factory=list)
     """One per sampled token."""
 
@@ -56,6 +61,19 @@ class SequenceState:
     def sampled(self) -> list[int]:
         """The tokens sampled so far."""
         return self.ids[self.prompt_length :]
+
+    @property
+    def known_length(self) -> int:
+        """Tokens to compute before the next one is sampled or fed.
+
+        They are the prompt; of a sequence that was interrupted, all but the token sampled last.
+        """
+        return self.kv_length if self.logprobs else self.prompt_length
+
+    def known_positions(self) -> torch.Tensor:
+        """Rotary positions from the cached length to the known length: (3, tokens) int64."""
+        past = torch.arange(max(self.prompt_length, self.cached_length), self.known_length) + self.offset
+        return torch.cat([self.positions[:, self.cached_length :], past.expand(3, -1)], dim=1)
 
     @property
     def kv_length(self) -> int:
@@ -91,7 +109,7 @@ class SequenceState:
             finish_reason=reason,
             prompt_tokens=self.prompt_length,
             image_tokens=sum(end - start for start, end in self.spans),
-            prefilled_tokens=self.prompt_length - self.cached_length,
+            prefilled_tokens=self.computed or 0,
         )
         with suppress(InvalidStateError):  # the caller has cancelled it
             self.future.set_result(reply)
@@ -161,6 +179,8 @@ def _check(sampling: Sampling, vocabulary: int) -> None:
         raise ModelError(f"max_tokens is {sampling.max_tokens}; ask for at least one token")
     if sampling.temperature < 0 or not 0 < sampling.top_p <= 1 or sampling.top_k < 0:
         raise ModelError("temperature and top_k must be 0 or more, and top_p between 0 and 1")
+    if not sampling.repetition_penalty > 0:
+        raise ModelError(f"repetition_penalty is {sampling.repetition_penalty}; it must be above 0, and 1 is none")
     steered = sampling.banned | sampling.logit_bias.keys()
     if sampling.call_bias is not None:
         steered |= {sampling.call_bias.call_id, sampling.call_bias.thought_id}

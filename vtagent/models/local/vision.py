@@ -40,15 +40,19 @@ class VisionEncoder:
         processor: The checkpoint's processor.
         family: The model's family.
         max_tokens: Bound on the cache, in visual tokens.
+        max_bytes: Bound on the cache, in bytes.
 
     Attributes:
         encoded: Images that went through the tower so far.
     """
 
-    def __init__(self, model: Any, processor: VLProcessor, family: Family, *, max_tokens: int) -> None:
+    def __init__(self, model: Any, processor: VLProcessor, family: Family, *, max_tokens: int, max_bytes: int) -> None:
         self.encoded = 0
+        layers = 1 + (len(model.visual.deepstack_visual_indexes) if family.deepstack else 0)
+        token_bytes = layers * model.config.text_config.hidden_size * model.dtype.itemsize
+        max_tokens = min(max_tokens, max_bytes // token_bytes)
         self._tower = VisionTower(model.visual, family)
-        self._device: torch.device = model.device
+        self._device: torch.device = model.visual.patch_embed.proj.weight.device
         self._processor = processor
         self._cache: LRU[str, ImageFeatures] = LRU(max_tokens, size=lambda features: features.embeds.shape[0])
 

@@ -88,6 +88,7 @@ def request_body(
         "temperature": own.temperature,
         "top_p": own.top_p,
         "top_k": own.top_k,
+        "repetition_penalty": own.repetition_penalty,
         "max_tokens": own.max_tokens,
         "stop_token_ids": sorted(stop | own.stop),
         "logit_bias": {**own.logit_bias, **never},
