@@ -13,7 +13,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check
 CREATE := $(PYTHON) -m venv
 INSTALL := bin/python -m pip --disable-pip-version-check install --quiet --only-binary :all:
 
-.PHONY: help demo test test-fuzz test-versions test-vllm test-server lint types check pretrain wheel clean
+.PHONY: help demo test test-fuzz test-versions test-vllm test-server lint types check pretrain wheel dist clean
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*##/\1 #/p' $(MAKEFILE_LIST) | awk -F' # *' '{ printf "  make %-13s  %s\n", $$1, $$2 }'
@@ -28,7 +28,7 @@ test: $(VENV)/.dev  ## Run the tests
 # The newest versions are those of the day: the environment is brought up to date in every run.
 test-versions: $(OLDEST)/.made  ## Run the core tests with the oldest allowed and with the newest versions, in separate environments
 	$(CREATE) $(NEWEST)
-	$(NEWEST)/$(INSTALL) --upgrade --upgrade-strategy eager --editable '.[agents,cli,openai,postgres]' --requirement tests/versions/requirements.txt
+	$(NEWEST)/$(INSTALL) --upgrade --upgrade-strategy eager --editable '.[agents,cli,openai,postgres]' --requirement tests/versions/requirements.txt deepagents
 	tests/versions/run.sh $(OLDEST) $(NEWEST)
 test-fuzz: $(VENV)/.dev  ## Put 100,000 random replies through the graph and the middleware (an hour on one core)
 	OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m tests.fuzz_replies 100000
@@ -54,6 +54,11 @@ pretrain: $(VENV)/.dev  ## Train the bundled policy `base` from scratch (about 1
 
 wheel: $(VENV)/.dev  ## Build dist/vtagent-*.whl
 	$(BIN)/python -m build --wheel
+
+dist: $(VENV)/.dev  ## Build the source distribution and, from it, the wheel; check both
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
 
 clean:  ## Remove the environments and all build outputs
 	rm -rf $(VENV) $(VLLM) $(SERVER) $(OLDEST) $(NEWEST) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
