@@ -1,6 +1,6 @@
 """Compares the local engine with plain transformers at the sizes of real models, with random weights.
 
-    python -m benchmarks.real_size [--size 200M] [--device cpu] [--dtype float32] [--repeats 1]
+    python -m benchmarks.real_size [--size 20M] [--device cpu] [--dtype float32] [--repeats 1] [--name real_size]
 
 Each side runs in a process of its own, in turns, over the same token ids and images. In *two turns*, a run first sees a
 page at half of both sides, and then all of it, 64 greedy tokens each. In *four questions*, each question has the whole
@@ -217,12 +217,12 @@ def rows_against_need(size: str) -> tuple[float, float]:
 def main() -> None:
     """Measures, and writes the report to benchmarks/results/."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", choices=SHAPES, default="200M", help="default: %(default)s")
+    parser.add_argument("--size", choices=SHAPES, default="20M", help="default: %(default)s")
     parser.add_argument("--device", default="cpu", help="cpu or cuda; default: %(default)s")
     parser.add_argument("--dtype", default="float32", help="default: %(default)s")
     parser.add_argument("--repeats", type=int, default=1, help="default: %(default)s")
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS, help="default: all")
-    parser.add_argument("--name", help="of the report; default: real_size_SIZE")
+    parser.add_argument("--name", default="real_size", help="of the report; default: %(default)s")
     parser.add_argument("--only", choices=("engine", "plain"), help=argparse.SUPPRESS)  # a process of its own
     options = parser.parse_args()
     if options.only:
@@ -251,7 +251,7 @@ def main() -> None:
         f"Random weights in the shape of {options.size}, {options.dtype}, on {where}, medians of {options.repeats}. "
         f"{rows_note}"
     )
-    report(options.name or f"real_size_{options.size}", table, note=note)
+    report(options.name, table, note=note)
 
 
 if __name__ == "__main__":
