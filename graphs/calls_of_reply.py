@@ -14,9 +14,7 @@ from vtagent.protocol import THINK, InvalidCall, new_call_id, parse_call
 
 __all__ = ["bounded", "with_untagged_calls", "without_calls_of"]
 
-_FENCE = re.compile(
-    r"(?:```(?:json|tool_call)?|\[TOOL_REQUEST\])\s*\n?(.*?)\n?\s*(?:```|\[END_TOOL_REQUEST\])", re.DOTALL
-)
+_FENCE = re.compile(r"```(?:json|tool_call)?\s*\n?(.*?)\n?\s*```|\[TOOL_REQUEST\](.*?)\[END_TOOL_REQUEST\]", re.DOTALL)
 """What stands around a call that a server leaves as text: a code fence, or LM Studio's marks."""
 _LONGEST = 100_000  # characters: a longer text is no call
 _SHOWN = 1000  # characters of a call that could not be read, as they are kept
@@ -48,7 +46,7 @@ def with_untagged_calls(message: AIMessage, names: Collection[str]) -> AIMessage
     if not text.startswith(("{", "`", "[TOOL_REQUEST]")) or len(text) > _LONGEST:
         return message
     if fenced := _FENCE.fullmatch(text):
-        text = fenced[1].strip()
+        text = (fenced[1] or fenced[2] or "").strip()
     name = _tool_named(text, names)
     if name is None:
         return message

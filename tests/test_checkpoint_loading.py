@@ -115,7 +115,7 @@ def test_a_device_that_is_not_here_is_refused_in_one_line(folder: Path) -> None:
 def test_the_default_format_is_what_is_fast_on_the_device(
     stored: str, device: str, hardware: bool, expected: torch.dtype, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checkpoint, "_multiplies_bfloat16", lambda: hardware)
+    monkeypatch.setattr(checkpoint, "multiplies_bfloat16", lambda: hardware)
     config = AutoConfig.from_pretrained(folder)
     config.dtype = getattr(torch, stored)
     assert checkpoint.default_dtype(config, torch.device(device)) == expected
@@ -125,7 +125,7 @@ def test_a_bfloat16_checkpoint_loads_in_the_format_that_this_processor_is_fast_i
     with TransformersEngine.from_pretrained(folder, dtype=torch.bfloat16) as engine:
         engine.model.save_pretrained(folder)
     with TransformersEngine.from_pretrained(folder) as engine:
-        assert engine.model.dtype == (torch.bfloat16 if checkpoint._multiplies_bfloat16() else torch.float32)
+        assert engine.model.dtype == (torch.bfloat16 if checkpoint.multiplies_bfloat16() else torch.float32)
         assert engine.generate([ask(engine, "What?")])[0].token_ids
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import json
 import os
-import shutil
 import subprocess
 import sys
 import zipfile
@@ -14,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from tests.distributions import ROOT, copy_repository, run_python
 
 # Everything that the core may not need. The extras bring it; httpx, which one of them names, comes with LangChain too.
 HEAVY = {"torch", "transformers", "numpy", "trl", "accelerate", "peft", "datasets", "matplotlib", "vllm"}
@@ -123,13 +122,6 @@ sys.meta_path.insert(0, Blocked())
     run_python("-c", blocker + code)
 
 
-def run_python(*arguments: str, cwd: Path = ROOT) -> str:
-    """What a fresh interpreter printed; fails with its traceback."""
-    done = subprocess.run([sys.executable, *arguments], cwd=cwd, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
 def test_the_editable_install_is_a_path_that_type_checkers_can_follow() -> None:
     found = metadata.distributions(name="vtagent")  # the checkout's own egg-info is one of them
     files = [file for each in found for file in each.files or []]
@@ -149,13 +141,8 @@ def test_training_commands_run_from_a_checkout(command: str) -> None:
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel, built from a copy of what the repository would hold."""
     work = tmp_path_factory.mktemp("wheel")
-    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
-    listed = subprocess.run(command, cwd=ROOT, capture_output=True, check=True, text=True).stdout
-    for name in filter(None, listed.split("\0")):
-        if os.path.lexists(ROOT / name):
-            (work / "tree" / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, work / "tree" / name, follow_symlinks=False)
-    run_python("-m", "build", "--wheel", "--no-isolation", "--outdir", str(work / "dist"), str(work / "tree"))
+    tree = copy_repository(work / "tree")
+    run_python("-m", "build", "--wheel", "--no-isolation", "--outdir", str(work / "dist"), str(tree))
     (built,) = (work / "dist").glob("*.whl")
     return built
 

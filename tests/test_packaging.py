@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
-import sys
 import tarfile
 import tomllib
 import zipfile
@@ -15,37 +13,25 @@ from pathlib import Path
 import pytest
 import yaml  # type: ignore[import-untyped]
 
-ROOT = Path(__file__).parent.parent
+from tests.distributions import ROOT, copy_repository, run_python
+
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 GITHUB = sorted((ROOT / ".github").rglob("*.yml"))
-
-
-def run_python(*arguments: str, cwd: Path, **environment: str) -> str:
-    """What a fresh interpreter printed; fails with all its output."""
-    command, known = [sys.executable, *arguments], {**os.environ, **environment}
-    done = subprocess.run(command, cwd=cwd, env=known, capture_output=True, text=True, timeout=280)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
 
 
 @pytest.fixture(scope="module")
 def distributions(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """The source distribution, built from what the repository would hold, and the wheel that is built from it."""
     work = tmp_path_factory.mktemp("dist")
-    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
-    listed = subprocess.run(command, cwd=ROOT, capture_output=True, check=True, text=True).stdout
-    for name in filter(None, listed.split("\0")):
-        if os.path.lexists(ROOT / name):
-            (work / "tree" / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, work / "tree" / name, follow_symlinks=False)
-    run_python("-m", "build", "--no-isolation", "--outdir", str(work / "dist"), ".", cwd=work / "tree")
+    tree = copy_repository(work / "tree")
+    run_python("-m", "build", "--no-isolation", "--outdir", str(work / "dist"), ".", cwd=tree, seconds=280)
     [source] = (work / "dist").glob("*.tar.gz")
     [wheel] = (work / "dist").glob("*.whl")
     return source, wheel
 
 
 def test_both_pass_twines_check(distributions: tuple[Path, Path]) -> None:
-    said = run_python("-m", "twine", "--no-color", "check", "--strict", *map(str, distributions), cwd=ROOT)
+    said = run_python("-m", "twine", "--no-color", "check", "--strict", *map(str, distributions), seconds=280)
     assert said.count("PASSED") == 2
 
 
@@ -62,7 +48,8 @@ def test_tests_run_from_the_source_distribution(distributions: tuple[Path, Path]
         archive.extractall(tmp_path, filter="data")
     [tree] = tmp_path.iterdir()
     files = ["tests/test_regions.py", "tests/test_zoom_graph.py", "tests/test_mcp.py", "tests/test_readme.py"]
-    said = run_python("-m", "pytest", "-q", "-p", "no:cacheprovider", *files, cwd=tree, PYTHONPATH=str(tree))
+    command = ("-m", "pytest", "-q", "-p", "no:cacheprovider", *files)
+    said = run_python(*command, cwd=tree, seconds=280, PYTHONPATH=str(tree))
     assert re.search(r"\d+ passed", said)
 
 

@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from vtagent.models.local.checkpoint import multiplies_bfloat16
 from vtagent.training.durable import replacing
 from vtagent.training.measure.plots import Series, plot_curves
 from vtagent.training.pretraining.batched import ATTENTION, encode_views, hidden_states, packed_loss
@@ -175,8 +176,8 @@ def move(module: nn.Module, device: torch.device) -> None:
 
 
 def fast_bfloat16(device: torch.device) -> bool:
-    """Whether the device multiplies bfloat16 matrices in hardware. On a CPU without AMX float32 is faster."""
-    return device.type != "cpu" or bool(torch.cpu._is_amx_tile_supported())
+    """Whether the device multiplies bfloat16 matrices in hardware."""
+    return device.type != "cpu" or multiplies_bfloat16()
 
 
 def run(

@@ -68,8 +68,16 @@ def _run(arguments: Sequence[str]) -> int:
     options = command.parse_intermixed_args(arguments[1:])
     warnings.filterwarnings("ignore", module="PIL")  # what Pillow warns of is harmless, or vtagent itself refuses it
     try:
-        run_command = {"ask": _ask, "samples": _samples, "chat": _chat, "forget": _forget, "models": _models}
-        {**run_command, "savings": _savings, "mcp": _mcp}[arguments[0]](options)
+        run_command = {
+            "ask": _ask,
+            "samples": _samples,
+            "chat": _chat,
+            "forget": _forget,
+            "models": _models,
+            "savings": _savings,
+            "mcp": _mcp,
+        }[arguments[0]]
+        run_command(options)
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:

@@ -16,7 +16,7 @@ from typing import Any
 import PIL
 from PIL import Image
 
-__all__ = ["decode_alone"]
+__all__ = ["decode_alone", "script_command"]
 
 _START = 256 * 2**20
 """Bytes of address space that Python and Pillow take before they decode."""
@@ -26,11 +26,23 @@ _PATIENCE = 10.0
 
 
 _RUN = "import runpy, sys; sys.path.append(sys.argv[1]); runpy.run_path(sys.argv[2], run_name='__main__')"
-"""Runs a script that finds Pillow where this process has found it, and nothing else that was not installed."""
+"""Runs a script that finds packages where this process has found one, and nothing else that was not installed."""
 
 
 class TookTooMuch(Exception):
     """The decoder process has used up its time or memory."""
+
+
+def script_command(package: str, script: str, *arguments: str) -> list[str]:
+    """The command that runs a script in a process of its own, isolated from this one's folder and environment.
+
+    Args:
+        package: The file of a package's `__init__`: the script finds that package, and those beside it.
+        script: The script's file. Nothing of vtagent is imported by it.
+        *arguments: Its arguments, from `sys.argv[3]` on.
+    """
+    home = str(Path(package).parent.parent)
+    return [sys.executable, "-I", "-c", _RUN, home, str(Path(script).resolve()), *arguments]
 
 
 def decode_alone(data: bytes, format: str, *, seconds: float, memory: int) -> Image.Image:
@@ -49,8 +61,7 @@ def decode_alone(data: bytes, format: str, *, seconds: float, memory: int) -> Im
         TookTooMuch: It took more time or memory.
         OSError: It cannot be decoded; the text says why.
     """
-    paths = [str(Path(PIL.__file__).parent.parent), str(Path(__file__).resolve())]
-    command = [sys.executable, "-I", "-c", _RUN, *paths, format, str(seconds), str(memory + _START)]
+    command = script_command(PIL.__file__, __file__, format, str(seconds), str(memory + _START))
     try:
         done = subprocess.run(command, input=data, capture_output=True, timeout=1 + _PATIENCE * seconds, check=False)
     except subprocess.TimeoutExpired:

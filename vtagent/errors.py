@@ -15,6 +15,8 @@ VtagentError
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 __all__ = [
     "DataError",
     "ImageError",
@@ -28,6 +30,7 @@ __all__ = [
     "UnreadableImage",
     "VtagentError",
     "described",
+    "named",
     "one_line",
 ]
 
@@ -74,6 +77,15 @@ class DataError(VtagentError):
 
 class SettingsError(VtagentError):
     """Training cannot work with these settings or with an installed library."""
+
+
+Failure = TypeVar("Failure", bound=VtagentError)
+
+
+def named(error: Failure, path: str) -> Failure:
+    """An error of a file with the file's name in front of its text, unless the text has it."""
+    said = str(error)
+    return type(error)(said if repr(path) in said else f"{path!r}: {said}")
 
 
 def one_line(error: BaseException, *, limit: int = 300) -> str:

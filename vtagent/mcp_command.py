@@ -101,14 +101,16 @@ class Asker:
 
         check_question(question)
         store = self._viewer.store
-        blocks: list[Any] = [View(self._viewer.folders.put(name, store)).block() for name in images]
+        refs = [self._viewer.folders.put(name, store) for name in images]
+        blocks: list[Any] = [View(ref).block() for ref in refs]
         self._prepare()
         message = HumanMessage([*blocks, {"type": "text", "text": question}])
         state = self._agent.invoke({"messages": [message]}, context=self._context)
         if not state["answer"]:
             raise ModelError("the model gave no answer")
         used, full = state["usage"]["visual_tokens"], state["usage"]["full_visual_tokens"]
-        lines = [state["answer"], "", *self._looks(images, state["views"])]
+        names = {ref.url: name for ref, name in zip(refs, images, strict=True)}
+        lines = [state["answer"], "", *(self._look(view, names) for view in state["views"])]
         lines.append(f"{used:,} visual tokens; at full resolution at once: {full:,}.")
         facts = {"answer": state["answer"], "views": state["views"], "usage": state["usage"], "stop": state["stop"]}
         return Shown("\n".join(lines), facts=facts)
@@ -129,12 +131,8 @@ class Asker:
             )
             self._agent = create_zoom_agent(model, image_store=store, vision=vision)
 
-    def _looks(self, images: Sequence[str], views: Sequence[dict[str, Any]]) -> list[str]:
-        """A line for each view that the model saw."""
-        names = {self._viewer.folders.put(name, self._viewer.store).url: name for name in images}
-        lines = []
-        for view in views:
-            ref = View.from_url(view["url"], self._viewer.store).ref
-            part = f"region {list(view['region'])}" if view["region"] else "whole"
-            lines.append(f"Seen: {names[ref.url]}, {part}, at {view['width']} × {view['height']}.")
-        return lines
+    def _look(self, view: dict[str, Any], names: dict[str, str]) -> str:
+        """The line of a view that the model saw; `names` are those of the images, by their URLs."""
+        ref = View.from_url(view["url"], self._viewer.store).ref
+        part = f"region {list(view['region'])}" if view["region"] else "whole"
+        return f"Seen: {names[ref.url]}, {part}, at {view['width']} × {view['height']}."

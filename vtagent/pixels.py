@@ -37,13 +37,13 @@ _BAND = 2**20
 """Pixels to convert at a time."""
 
 
-def inspect(data: bytes, *, limits: ImageLimits, page: int | None = None) -> tuple[str, int, int]:
+def inspect(data: bytes, *, limits: ImageLimits, directory: int | None = None) -> tuple[str, int, int]:
     """Reads type and size of an encoded image from its header.
 
     Args:
         data: The encoded file.
         limits: Limits that the image must meet.
-        page: Number of the page of a TIFF, counted from 1; None if the file must be one image.
+        directory: Where the directory of a TIFF's page begins; None if the file must be one image.
 
     Returns:
         (mime type, width, height), in pixels after EXIF rotation.
@@ -52,7 +52,7 @@ def inspect(data: bytes, *, limits: ImageLimits, page: int | None = None) -> tup
         UnreadableImage: It is empty, animated, or not an image in one of `limits.formats`.
         ImageTooLarge: It has more bytes, pixels or parts, or costs more to decode, than `limits` allow.
     """
-    stripped = _stripped(data, limits, page)
+    stripped = _stripped(data, limits, directory)
     with _open(stripped, limits) as image:
         width, height = image.size
     if stripped.orientation in _SIDEWAYS:
@@ -71,7 +71,7 @@ def is_drafted(data: bytes, *, limits: ImageLimits) -> bool:
 
 
 def decode(
-    data: bytes, *, limits: ImageLimits, size_hint: tuple[int, int] | None = None, page: int | None = None
+    data: bytes, *, limits: ImageLimits, size_hint: tuple[int, int] | None = None, directory: int | None = None
 ) -> Image.Image:
     """Decodes an image completely: upright, RGB, transparency on white, samples of more than 8 bits cut to 8.
 
@@ -85,7 +85,7 @@ def decode(
         size_hint: Upright (width, height) in pixels beyond which the caller needs no detail. A JPEG is then decoded at
             the smallest of 1/1, 1/2, 1/4 and 1/8 of its size that is at least this large on both sides. Other formats,
             and JPEGs of very many scans, ignore the hint.
-        page: As for `inspect`.
+        directory: As for `inspect`.
 
     Returns:
         The pixels, at full size unless `size_hint` reduces them.
@@ -94,7 +94,7 @@ def decode(
         UnreadableImage: As in `inspect`; or it is truncated or corrupt, or has 32-bit samples, whose range is unknown.
         ImageTooLarge: As in `inspect`; or the decoder process has been ended.
     """
-    stripped = _stripped(data, limits, page)
+    stripped = _stripped(data, limits, directory)
     with _open(stripped, limits) as image:
         if size_hint is not None and stripped.format == "JPEG" and stripped.scanned <= _MANY_SAMPLES:
             image.draft(None, size_hint[::-1] if stripped.orientation in _SIDEWAYS else size_hint)
@@ -121,13 +121,13 @@ def turned(image: Image.Image, degrees: int) -> Image.Image:
     return image if degrees == 0 else image.transpose(_UPRIGHT[{90: 6, 180: 3, 270: 8}[degrees]])
 
 
-def _stripped(data: bytes, limits: ImageLimits, page: int | None = None) -> Stripped:
-    most = limits.max_bytes if page is None else limits.documents.max_bytes
+def _stripped(data: bytes, limits: ImageLimits, directory: int | None = None) -> Stripped:
+    most = limits.max_bytes if directory is None else limits.documents.max_bytes
     if not data:
         raise UnreadableImage("the image is empty: 0 bytes")
     if len(data) > most:
         raise ImageTooLarge(f"the image has {len(data)} bytes; at most {most} are allowed")
-    return strip(data, limits, page)
+    return strip(data, limits, directory)
 
 
 def _open(stripped: Stripped, limits: ImageLimits) -> Image.Image:

@@ -44,6 +44,16 @@ class Bill:
         return self.low + self.zoom
 
     @property
+    def low_share(self) -> float:
+        """The low views, as a share of the images at once."""
+        return self.low / self.whole
+
+    @property
+    def low_and_zoom_share(self) -> float:
+        """The low views and a zoom into each image, as a share of the images at once."""
+        return self.low_and_zoom / self.whole
+
+    @property
     def break_even(self) -> float:
         """Zooms per image at which looking low first costs as much as all at once; below it is cheaper."""
         return max(0, self.whole - self.low) / self.zoom

@@ -76,8 +76,7 @@ def table(rows: list[ModelBill]) -> str:
     cells = [list(_HEAD)]
     for row in rows:
         bill = row.bill
-        shares = (f"{part / bill.whole:.0%}" for part in (bill.low, bill.low_and_zoom))
-        low, zoomed = shares
+        low, zoomed = f"{bill.low_share:.0%}", f"{bill.low_and_zoom_share:.0%}"
         cells.append([row.eyes.name, f"{bill.whole:,}", f"{bill.low:,}", low])
         cells[-1] += [f"{bill.low_and_zoom:,}", zoomed, f"{bill.break_even * 100:.0f}"]
     widths = [max(len(line[column]) for line in cells) for column in range(len(_HEAD))]
@@ -113,8 +112,8 @@ def _numbers(bill: Bill) -> dict[str, Any]:
         "whole": bill.whole,
         "low": bill.low,
         "low_and_zoom": bill.low_and_zoom,
-        "low_share": round(bill.low / bill.whole, 4),
-        "low_and_zoom_share": round(bill.low_and_zoom / bill.whole, 4),
+        "low_share": round(bill.low_share, 4),
+        "low_and_zoom_share": round(bill.low_and_zoom_share, 4),
         "break_even_zooms": round(bill.break_even, 4),
     }
 
@@ -133,8 +132,8 @@ def draw(rows: list[ModelBill], path: Path, *, title: str) -> None:
     figure = Figure(figsize=(8, 1.6 + 0.34 * len(rows)), layout="constrained")
     axis = figure.add_subplot()
     places = range(len(rows))
-    zoomed = [100 * row.bill.low_and_zoom / row.bill.whole for row in rows]
-    low = [100 * row.bill.low / row.bill.whole for row in rows]
+    zoomed = [100 * row.bill.low_and_zoom_share for row in rows]
+    low = [100 * row.bill.low_share for row in rows]
     axis.barh(places, zoomed, color="#E69F00", height=0.7, label="low view and one zoom")
     axis.barh(places, low, color="#0072B2", height=0.7, label="low view")
     axis.axvline(100, color="black", linewidth=1, label="whole images at once")

@@ -6,8 +6,9 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from vtagent.errors import DataError, ImageError, ImageNotFound, UnreadableImage
+from vtagent.errors import DataError, ImageError, ImageNotFound, UnreadableImage, named
 from vtagent.images import ImageStore
+from vtagent.pages.shelf import is_pdf
 from vtagent.views import View
 
 __all__ = ["check_question", "image_block"]
@@ -47,13 +48,12 @@ def image_block(path: Path, store: ImageStore) -> dict[str, Any]:
         if _is_pdf(path):
             render = f"pdftoppm -r 150 -png {shlex.quote(str(path))} page"
             raise UnreadableImage(f"{str(path)!r} is a PDF: turn its pages into images first: {render}") from error
-        said = str(error)
-        raise type(error)(said if repr(str(path)) in said else f"{str(path)!r}: {said}") from error
+        raise named(error, str(path)) from error
 
 
 def _is_pdf(path: Path) -> bool:
-    """Returns whether a file is a PDF; some have a few bytes before their header."""
+    """Returns whether a file is a PDF."""
     if not path.is_file():
         return False
     with path.open("rb") as file:
-        return b"%PDF-" in file.read(1024)
+        return is_pdf(file.read(1024))

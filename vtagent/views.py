@@ -294,9 +294,7 @@ class ViewRenderer:
 
     def _encode(self, view: View, encoding: Encoding) -> EncodedImage:
         image = self._views.get(view, lambda: self._render(view))
-        if view.region is not None:
-            return encode(image, encoding)
-        if view.ref.page or view.ref.turn:  # the file is not this image
+        if view.region is not None or view.ref.page or view.ref.turn:  # the file is not this image
             return encode(image, encoding)
         data = self.store.get(view.ref.sha256)
         original = None

@@ -13,7 +13,10 @@ from vtagent.formats import bmp, gif, jpeg, png, tiff, webp
 from vtagent.formats.stripped import Stripped
 from vtagent.limits import ImageLimits
 
-__all__ = ["Stripped", "check_size", "strip"]
+__all__ = ["IMAGE_SUFFIXES", "Stripped", "check_size", "strip"]
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
+"""Endings, in lower case, of files that are taken for images before they are opened."""
 
 _READERS: dict[str, Callable[[bytes, ImageLimits], Stripped]] = {
     "JPEG": jpeg.strip,
@@ -32,23 +35,24 @@ _MAGIC = {
 }
 
 
-def strip(data: bytes, limits: ImageLimits, page: int | None = None) -> Stripped:
+def strip(data: bytes, limits: ImageLimits, directory: int | None = None) -> Stripped:
     """Returns a file without its metadata, in the same format and with the same pixels.
 
     Args:
         data: The encoded file.
         limits: Limits that its structure must meet.
-        page: Number of the page of a TIFF, counted from 1; None if the file must be one image.
+        directory: Where the directory of a TIFF's page begins, as `tiff.page_starts` gives it; None if the file must be
+            one image.
 
     Raises:
         UnreadableImage: It is in none of `limits.formats`, incomplete, animated, or coded in a way that is not read.
         ImageTooLarge: It has more parts, pixels or decoded bytes, or costs more to decode, than `limits` allow.
     """
     format = _format(data)
-    if format is None or format not in limits.formats or (page is not None and format != "TIFF"):
+    if format is None or format not in limits.formats or (directory is not None and format != "TIFF"):
         raise UnreadableImage(f"not a complete image ({_guess(data)}): expected {', '.join(limits.formats)}")
     try:
-        stripped = _READERS[format](data, limits) if page is None else tiff.strip(data, limits, page)
+        stripped = _READERS[format](data, limits) if directory is None else tiff.strip(data, limits, directory)
     except (UnreadableImage, ImageTooLarge):
         raise
     except Exception as error:  # an offset or a length that points outside the file

@@ -169,19 +169,19 @@ def _page_starts(data: bytes, limits: ImageLimits) -> list[int]:
     return pages
 
 
-def strip(data: bytes, limits: ImageLimits, page: int | None = None) -> Stripped:
+def strip(data: bytes, limits: ImageLimits, start: int | None = None) -> Stripped:
     """Returns a TIFF without metadata; see `vtagent.formats.strip`.
 
     Args:
         data: The encoded file.
         limits: Limits that its structure must meet.
-        page: Number of the page that is kept, counted from 1; None if there must be one only.
+        start: Where the directory of the page that is kept begins; None if there must be one only.
 
     Raises:
         UnreadableImage: It is incomplete, has several pages, or signed samples.
         ImageTooLarge: It has too many tags or strips.
     """
-    directory = _Directory(data, limits, None if page is None else page_starts(data, limits)[page - 1])
+    directory = _Directory(data, limits, start)
     width, height = directory.value(WIDTH, 0), directory.value(HEIGHT, 0)
     bits, samples = directory.values(BITS) or (1,), directory.value(SAMPLES, 1)
     if bits[0] <= 16 and any(value not in (1, 4) for value in directory.values(SAMPLE_FORMAT)):

@@ -9,13 +9,11 @@ from itertools import islice
 from pathlib import Path
 
 from vtagent.errors import DataError, ImageError, ImageNotFound, ImageRefused
+from vtagent.formats import IMAGE_SUFFIXES
 from vtagent.images import ImageRef, ImageStore
 from vtagent.store import read_regular
 
 __all__ = ["Folders", "Listing"]
-
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
-"""Endings of the files that are listed. Any file can be opened if its bytes are an image."""
 
 MOST_LISTED = 100
 MOST_CHARACTERS = 10_000
@@ -65,7 +63,7 @@ class Folders:
             self.roots[name] = resolved
 
     def list_images(self, folder: str = "", contains: str = "") -> Listing:
-        """Returns the images in the folders and below. Hidden files are left out.
+        """Returns the images in the folders and below, by the endings of their names. Hidden files are left out.
 
         Args:
             folder: Only below this folder, named as images are.
@@ -82,7 +80,7 @@ class Folders:
         for path in islice((path for start in starts for path in _files(start)), MOST_VISITED):
             visited += 1
             name = self._name(path)
-            if path.suffix.lower() in SUFFIXES and contains.lower() in name.lower() and name.isprintable():
+            if path.suffix.lower() in IMAGE_SUFFIXES and contains.lower() in name.lower() and name.isprintable():
                 found.append((name, path))
         found.sort()
         shown, characters = [], 0

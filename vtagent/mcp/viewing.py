@@ -115,7 +115,7 @@ class Viewer:
             f"{image} ({ref.width} × {ref.height} pixels), the whole image, shown at {width} × {height}. {costs} "
             f"For what is too small to read, call zoom_image with a region: {self.boxes}"
         )
-        return Shown(text, encoded, {**_facts(view, self.eyes)})
+        return Shown(text, encoded, _facts(view, self.eyes))
 
     def zoom_image(self, image: str, region: object = None) -> Shown:
         """Returns a region of an image, or all of it, at full resolution.
@@ -157,8 +157,8 @@ class Viewer:
             eyes = eyes_of(model)
             bills.setdefault(eyes.name, bill_of(refs, eyes.vision))
         lines = [
-            f"{name}: {bill.whole:,} tokens at once, {bill.low:,} low ({bill.low / bill.whole:.0%}), "
-            f"{bill.low_and_zoom:,} low and one zoom each ({bill.low_and_zoom / bill.whole:.0%})"
+            f"{name}: {bill.whole:,} tokens at once, {bill.low:,} low ({bill.low_share:.0%}), "
+            f"{bill.low_and_zoom:,} low and one zoom each ({bill.low_and_zoom_share:.0%})"
             for name, bill in bills.items()
         ]
         facts = {name: {"whole": b.whole, "low": b.low, "low_and_zoom": b.low_and_zoom} for name, b in bills.items()}

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from typing_extensions import TypedDict
 
-from vtagent.errors import DataError, ImageError, ImageNotFound, one_line
+from vtagent.errors import DataError, ImageError, ImageNotFound, named, one_line
+from vtagent.formats import IMAGE_SUFFIXES
 from vtagent.names import ImageName
 from vtagent.pages.ocr import Ocr, recognised
 from vtagent.pages.shelf import is_document
@@ -22,7 +23,7 @@ from vtagent.store import ImageRef, ImageStore, read_regular
 
 __all__ = ["DocumentRecord", "Library", "PageAt", "parse_pages", "take_in_paths"]
 
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".pdf")
+_SUFFIXES = IMAGE_SUFFIXES | {".pdf"}
 """Files of a folder that are read; all others are left out."""
 
 
@@ -233,8 +234,7 @@ def _file(path: Path, store: ImageStore) -> DocumentRecord:
     except FileNotFoundError:
         raise ImageNotFound(f"no file {str(path)!r}") from None
     except ImageError as error:
-        said = one_line(error, limit=1000)
-        raise type(error)(said if repr(str(path)) in said else f"{str(path)!r}: {said}") from error
+        raise named(type(error)(one_line(error, limit=1000)), str(path)) from error
     return DocumentRecord(name=path.name, pages=1, url="", images=[ref.url], labels=[path.name], damage=None)
 
 

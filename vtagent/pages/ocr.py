@@ -22,6 +22,7 @@ from typing import Any, Literal, TypeAlias
 
 from PIL import Image
 
+from vtagent.encoding import encode
 from vtagent.errors import ModelError, UnreadableImage, one_line
 from vtagent.names import ImageName
 from vtagent.pages.words import PageText, Word
@@ -148,7 +149,7 @@ class Tesseract(Ocr):
         turn = self._turn(image)
         upright = turned(image, turn)
         table = self._run(
-            ["stdin", "stdout", "-l", self._languages, "--psm", "3", "--dpi", "200", "tsv"], _png(upright)
+            ["stdin", "stdout", "-l", self._languages, "--psm", "3", "--dpi", "200", "tsv"], encode(upright).data
         )
         words: list[Word] = []
         lines: dict[tuple[str, ...], int] = {}
@@ -163,7 +164,7 @@ class Tesseract(Ocr):
 
     def _turn(self, image: Image.Image) -> int:
         try:
-            said = self._run(["stdin", "stdout", "--psm", "0", "--dpi", "200"], _png(image))
+            said = self._run(["stdin", "stdout", "--psm", "0", "--dpi", "200"], encode(image).data)
         except ModelError:  # too few letters to tell
             return 0
         facts = dict(line.split(": ", 1) for line in said.splitlines() if ": " in line)
@@ -175,12 +176,6 @@ class Tesseract(Ocr):
         except (OSError, subprocess.SubprocessError) as error:
             raise ModelError(f"tesseract failed: {one_line(error)}") from error
         return done.stdout.decode("utf-8", "replace")
-
-
-def _png(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG", compress_level=1)
-    return buffer.getvalue()
 
 
 def _split(text: str, box: Sequence[float], size: tuple[int, int], line: int) -> list[Word]:

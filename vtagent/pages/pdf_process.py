@@ -10,13 +10,13 @@ import importlib.util
 import json
 import os
 import subprocess
-import sys
 import threading
 import weakref
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from vtagent.decoder_process import script_command
 from vtagent.errors import ImageTooLarge, UnreadableImage
 from vtagent.limits import DocumentLimits
 
@@ -27,9 +27,6 @@ _START = 2**30
 
 _PATIENCE = 5.0
 """Seconds of wall time for each second of processor time: the machine may be busy."""
-
-_RUN = "import runpy, sys; sys.path.append(sys.argv[1]); runpy.run_path(sys.argv[2], run_name='__main__')"
-"""Runs a script that finds the packages where this process has found them."""
 
 
 class PdfProcess:
@@ -50,7 +47,7 @@ class PdfProcess:
         if found is None or found.origin is None:
             raise ModuleNotFoundError("No module named 'pypdfium2'", name="pypdfium2")
         self._data, self._limits = data, limits
-        self._home = str(Path(found.origin).parent.parent)
+        self._package = found.origin
         self._lock = threading.RLock()
         self._process: subprocess.Popen[bytes] | None = None
         self._owner = os.getpid()
@@ -85,10 +82,10 @@ class PdfProcess:
                 self._finalize()
 
     def _open(self) -> dict[str, Any]:
-        script = str(Path(__file__).with_name("pdf_worker.py").resolve())
+        script = str(Path(__file__).with_name("pdf_worker.py"))
         memory = _START + self._limits.max_memory + 2 * len(self._data)
         self._process = subprocess.Popen(
-            [sys.executable, "-I", "-c", _RUN, self._home, script, str(self._limits.max_seconds), str(memory)],
+            script_command(self._package, script, str(self._limits.max_seconds), str(memory)),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

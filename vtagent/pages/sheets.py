@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from PIL import Image, ImageDraw, ImageFont
 
+from vtagent.encoding import encode
 from vtagent.errors import ImageError
 from vtagent.pages.library import Library, PageAt
 from vtagent.store import ImageRef
@@ -60,6 +60,4 @@ def make_sheet(library: Library, pages: Sequence[PageAt], *, width: int = 240, c
             canvas.paste(library.store.part(ref.id, (0, 0, ref.width, ref.height), size), (x, y + _BAR))
         except ImageError:  # broken pages do not keep the others from being seen
             continue
-    buffer = io.BytesIO()
-    canvas.save(buffer, "PNG", compress_level=1)
-    return Sheet(library.store.put(buffer.getvalue()), tuple(pages))
+    return Sheet(library.store.put(encode(canvas).data), tuple(pages))

@@ -19,7 +19,7 @@ from vtagent.pages.words import PageText
 if TYPE_CHECKING:
     from vtagent.store import ImageStore
 
-__all__ = ["DocumentRef", "DocumentShelf", "is_document", "open_source"]
+__all__ = ["DocumentRef", "DocumentShelf", "is_document", "is_pdf", "open_source"]
 
 _OPEN = 4
 """Documents that stay open."""
@@ -50,9 +50,14 @@ class DocumentRef:
         return str(ImageName(self.sha256, number))
 
 
+def is_pdf(data: bytes) -> bool:
+    """Returns whether bytes look like a PDF; some have a few bytes before their header."""
+    return b"%PDF-" in data[:1024]
+
+
 def is_document(data: bytes) -> bool:
     """Returns whether bytes look like a file of pages: a PDF, or a TIFF of any number of pages."""
-    return b"%PDF-" in data[:1024] or data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+    return is_pdf(data) or data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
 def open_source(data: bytes, limits: ImageLimits) -> PageSource:
@@ -70,7 +75,7 @@ def open_source(data: bytes, limits: ImageLimits) -> PageSource:
     most = limits.documents.max_bytes
     if len(data) > most:
         raise ImageTooLarge(f"the document has {len(data)} bytes; at most {most} are allowed: split it")
-    if b"%PDF-" in data[:1024]:
+    if is_pdf(data):
         from vtagent.pages.pdf_pages import PdfPages
 
         return PdfPages(data, limits)

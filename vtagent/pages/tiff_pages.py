@@ -32,7 +32,8 @@ class TiffPages(PageSource):
 
     def __init__(self, data: bytes, limits: ImageLimits, *, kept_pixels: int = 2**27) -> None:
         self._data, self._limits = data, limits
-        self.count = len(page_starts(data, limits))
+        self._starts = page_starts(data, limits)
+        self.count = len(self._starts)
         self._decoded: SharedCache[int, Image.Image] = SharedCache(
             kept_pixels, lambda image: 4 * image.width * image.height
         )
@@ -41,14 +42,15 @@ class TiffPages(PageSource):
     def size(self, page: int) -> tuple[int, int]:
         """As `PageSource.size`."""
         if page not in self._sizes:
-            _, width, height = inspect(self._data, limits=self._limits, page=self.check(page))
+            start = self._starts[self.check(page) - 1]
+            _, width, height = inspect(self._data, limits=self._limits, directory=start)
             self._sizes[page] = width, height
         return self._sizes[page]
 
     def render(self, page: int, box: tuple[int, int, int, int], size: tuple[int, int], *, turn: int = 0) -> Image.Image:
         """As `PageSource.render`."""
         across, down = self.size(page)
-        make = partial(decode, self._data, limits=self._limits, page=page)
+        make = partial(decode, self._data, limits=self._limits, directory=self._starts[page - 1])
         whole = turned(self._decoded.get(page, make, expected=4 * across * down), turn)
         return whole.crop(box).resize(size, Image.Resampling.BICUBIC)
 

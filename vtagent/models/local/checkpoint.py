@@ -107,10 +107,11 @@ def default_dtype(config: Any, device: torch.device) -> torch.dtype | str:
     if device.type != "cpu":
         return torch.bfloat16
     stored = getattr(config, "dtype", None) or getattr(config.text_config, "dtype", None)
-    return torch.bfloat16 if stored == torch.bfloat16 and _multiplies_bfloat16() else torch.float32
+    return torch.bfloat16 if stored == torch.bfloat16 and multiplies_bfloat16() else torch.float32
 
 
-def _multiplies_bfloat16() -> bool:
+def multiplies_bfloat16() -> bool:
+    """Whether the processor multiplies bfloat16 matrices in hardware (AMX). Without that, float32 is faster."""
     return bool(torch.cpu._is_amx_tile_supported())
 
 

@@ -12,8 +12,8 @@ from vtagent.models.local.memory import in_words
 from vtagent.models.local.prefix_cache import PrefixCache
 from vtagent.models.local.sequence import SequenceState
 
-_MIN_SHARED = 32
-"""KV in progress is copied for another prompt only if that saves at least this many tokens."""
+MIN_SHARED = 32
+"""KV is copied or waited for by another prompt only if that saves at least this many tokens."""
 
 _FIRST_TOKENS = 64
 """Tokens of a reply for which a row has room at first."""
@@ -56,7 +56,7 @@ class KVMemory:
         wanted = sequence.keys[: sequence.known_length - 1]
         found = self.prefixes.find(wanted)
         known = sum(piece.shape[3] for piece in found)
-        enough = known + _MIN_SHARED
+        enough = known + MIN_SHARED
         for other in active:
             shares = other.keys[known:enough] == wanted[known:enough] and other.keys[:known] == wanted[:known]
             if shares and other.epoch == epoch and enough <= min(len(wanted), other.prompt_length):

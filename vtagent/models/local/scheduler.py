@@ -16,7 +16,7 @@ import torch
 from vtagent.errors import ModelError
 from vtagent.models.families import Family
 from vtagent.models.local.decoder import Decoder, needed_images
-from vtagent.models.local.kv_memory import KVMemory, row_of
+from vtagent.models.local.kv_memory import MIN_SHARED, KVMemory, row_of
 from vtagent.models.local.memory import default_bytes, is_out_of_memory, return_unused
 from vtagent.models.local.sampling import BatchSampler
 from vtagent.models.local.sequence import SequenceState
@@ -25,9 +25,6 @@ from vtagent.models.local.vision import VisionEncoder
 if TYPE_CHECKING:
     from vtagent.models.engine import FinishReason
     from vtagent.models.processor import VLProcessor
-
-_MIN_SHARED = 32
-"""A prompt waits for another one only if that saves at least this many tokens."""
 
 _MAX_DELAY = 8
 """Maximum decode steps to delay a small wave so that others can join it."""
@@ -193,7 +190,7 @@ class Scheduler:
         longest = max(new, *(leader.known_length - leader.cached_length for leader in leaders))
         if not first <= 2 * new <= 4 * first or (len(leaders) + 1) * longest > self._max_wave_tokens:
             return False
-        half = sequence.cached_length + max(_MIN_SHARED, new // 2)
+        half = sequence.cached_length + max(MIN_SHARED, new // 2)
         if half >= sequence.known_length:
             return True
         return all(sequence.keys[:half] != leader.keys[:half] for leader in leaders)
