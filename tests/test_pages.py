@@ -183,6 +183,52 @@ def test_what_cannot_be_drawn_is_refused(wrong: Any, says: str) -> None:
         render_page(1, **wrong)
 
 
+@given(st.integers(0, 10**6))
+@settings(max_examples=30, deadline=None)
+def test_each_visual_token_of_a_section_bears_its_kind_and_no_other_does(seed: int) -> None:
+    page = render_page(seed)
+    for columns, rows in ((28, 20), (14, 10)):
+        kinds = np.array(page.sections_in((columns, rows))).reshape(rows, columns)
+        drawn = np.zeros((rows, columns), int)
+        for section in page.sections:
+            scale = 16 * 28 // columns
+            left, top, right, bottom = (round(value / scale) for value in cell_pixels(section.cell))
+            drawn[top:bottom, left:right] = list(SECTIONS).index(section.heading) + 1
+        different = (kinds != drawn).mean()
+        assert different == 0 if columns == 28 else different <= 0.1, "a token of the low view may cover two sections"
+
+
+@given(st.integers(0, 10**6))
+@settings(max_examples=30, deadline=None)
+def test_contested_fields_are_those_whose_label_another_section_prints(seed: int) -> None:
+    page = render_page(seed)
+    labels = Counter(f.label for section in page.sections for f in section.fields)
+    assert {page.sections[i].fields[place].label for i, place in page.contested} == {
+        label for label, times in labels.items() if times > 1
+    }
+    question = page.ask_absent(random.Random(seed), contested=True)
+    printed = {section.heading: {f.label for f in section.fields} for section in page.sections}
+    assert question.asked.label not in printed.get(question.asked.section or "", set())
+    could_be = any(
+        label in labels and label not in printed[heading] for heading in printed for label in SECTIONS[heading]
+    )
+    if could_be:
+        assert question.asked.label in labels
+        assert question.asked.section in printed
+
+
+def test_half_of_the_lessons_questions_cannot_be_answered_by_the_label_alone() -> None:
+    rng = random.Random(0)
+    contested = possible = 0
+    for seed in range(60):
+        page = render_page(f"contested/{seed}")
+        labels = Counter(f.label for section in page.sections for f in section.fields)
+        for question in page_lessons.questions(rng, page, 6) if page.contested else ():
+            possible += question.box is not None
+            contested += question.box is not None and labels[question.asked.label] > 1
+    assert 0.5 < contested / possible < 0.75
+
+
 @pytest.mark.parametrize("print_size", ["large", "medium", "small"])
 def test_a_print_size_that_is_asked_for_is_on_the_page(print_size: PrintSize) -> None:
     for seed in range(8):

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from vtagent.models.local.checkpoint import multiplies_bfloat16
+from vtagent.training.documents.sections import SECTIONS
 from vtagent.training.durable import replacing
 from vtagent.training.measure.plots import Series, plot_curves
 from vtagent.training.pretraining.batched import ATTENTION, encode_views, hidden_states, packed_loss
@@ -52,6 +53,8 @@ class Settings:
     """Steps in which the learning rates rise to their full value."""
     glyph_weight: float = 0.3
     """Weight of the glyph loss beside the language loss."""
+    section_weight: float = 0.3
+    """Weight of the section loss: which section each visual token lies in."""
 
 
 class Trainer:
@@ -74,10 +77,12 @@ class Trainer:
         self.model.model.language_model.config._attn_implementation = ATTENTION
         width = self.model.lm_head.in_features
         self.glyph_head = nn.Linear(width, SLOTS[0] * SLOTS[1] * (len(GLYPH_INDEX) + 1))
+        self.section_head = nn.Linear(width, len(SECTIONS) + 1)
         move(self.model, self.device)
         self.glyph_head.to(self.device)
+        self.section_head.to(self.device)
         matrices: list[nn.Parameter] = []
-        rest = list(self.glyph_head.parameters())
+        rest = [*self.glyph_head.parameters(), *self.section_head.parameters()]
         for name, parameter in self.model.named_parameters():
             hidden = parameter.ndim == 2 and "embed" not in name
             (matrices if hidden else rest).append(parameter)
@@ -98,7 +103,7 @@ class Trainer:
             batch: Views of pages, the glyphs in their slots, and packed questions where the lesson has any.
 
         Returns:
-            "glyph_accuracy", and "loss" where the lesson has questions.
+            "glyph_accuracy"; "section_accuracy" where the lesson shows sections; "loss" where it has questions.
         """
         self.model.train()
         batch = batch.to(self.device)
@@ -107,6 +112,11 @@ class Trainer:
             glyph_loss, glyph_accuracy = self._glyphs(views[-1], batch.slots)
             loss = glyph_loss * (self.settings.glyph_weight if batch.packed is not None else 1.0)
             losses = {"glyph_accuracy": glyph_accuracy}
+            if batch.sections is not None:
+                logits = self.section_head(views[-1]).float()  # (B, tokens, kinds)
+                section_loss = F.cross_entropy(logits.flatten(0, 1), batch.sections.flatten())
+                losses["section_accuracy"] = (logits.argmax(-1) == batch.sections).float().mean().item()
+                loss = loss + self.settings.section_weight * section_loss
             if batch.packed is not None:
                 language_loss = packed_loss(self.model, batch.packed, hidden_states(self.model, batch.packed, views))
                 losses["loss"] = language_loss.item()
@@ -146,6 +156,7 @@ class Trainer:
             "seconds": self.seconds,
             "model": self.model.state_dict(),
             "glyph_head": self.glyph_head.state_dict(),
+            "section_head": self.section_head.state_dict(),
             "optimizers": [o.state_dict() for o in self.optimizers],
             "schedules": [s.state_dict() for s in self.schedules],
         }
@@ -163,6 +174,7 @@ class Trainer:
             raise SystemExit(f"{folder / STATE} belongs to a run with other settings: {state['settings']}")
         self.model.load_state_dict(state["model"])
         self.glyph_head.load_state_dict(state["glyph_head"])
+        self.section_head.load_state_dict(state["section_head"])
         for o, s in zip(self.optimizers, state["optimizers"], strict=True):
             o.load_state_dict(s)
         for schedule, s in zip(self.schedules, state["schedules"], strict=True):

@@ -9,6 +9,7 @@ them, so that they tell where to look.
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import get_args
@@ -131,6 +132,37 @@ class Page:
             if em * scale >= LEAST_EM
         ]
 
+    def sections_in(self, size: tuple[int, int]) -> list[int]:
+        """The kind of section under which each visual token of the whole page lies, row by row.
+
+        Args:
+            size: Visual tokens of the view in a row and in a column.
+
+        Returns:
+            The place of the section's heading in `SECTIONS`, counted from 1; 0 outside of all sections.
+        """
+        columns, rows = size
+        kinds = {heading: place for place, heading in enumerate(SECTIONS, 1)}
+        found = [0] * (columns * rows)
+        for section in self.sections:
+            left, top, right, bottom = section.cell
+            for token in range(columns * rows):
+                x, y = (token % columns + 0.5) * 1000 / columns, (token // columns + 0.5) * 1000 / rows
+                if left <= x < right and top <= y < bottom:
+                    found[token] = kinds[section.heading]
+        return found
+
+    @property
+    def contested(self) -> list[tuple[int, int]]:
+        """The section and place of each field whose label is printed in another section, too."""
+        labels = Counter(f.label for section in self.sections for f in section.fields)
+        return [
+            (i, place)
+            for i, section in enumerate(self.sections)
+            for place, f in enumerate(section.fields)
+            if labels[f.label] > 1
+        ]
+
     @property
     def headings(self) -> tuple[str, ...]:
         """The headings of the sections, row by row."""
@@ -148,10 +180,15 @@ class Page:
         wanted = asked_for(rng, chosen.fields[place].label, chosen.heading, self.headings)
         return PageQuestion(wanted, chosen.fields[place].value, chosen.cell, chosen.boxes[place], chosen.print_size)
 
-    def ask_absent(self, rng: random.Random) -> PageQuestion:
-        """Ask for something that is not on the page."""
+    def ask_absent(self, rng: random.Random, *, contested: bool = False) -> PageQuestion:
+        """Ask for something that is not on the page.
+
+        Args:
+            rng: Draws the question.
+            contested: Whether to ask for a label that another section holds, where the page has such a one.
+        """
         labels = {section.heading: {f.label for f in section.fields} for section in self.sections}
-        wanted, heading = draw_absent(rng, labels)
+        wanted, heading = draw_absent(rng, labels, elsewhere=contested)
         chosen = next((section for section in self.sections if section.heading == heading), None)
         cell, print_size = (chosen.cell, chosen.print_size) if chosen else (None, None)
         return PageQuestion(wanted, ABSENT, cell, None, print_size)

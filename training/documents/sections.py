@@ -98,12 +98,16 @@ def asked_for(rng: random.Random, label: str, heading: str, headings: Sequence[s
     return Asked(label, heading if must_be_named or rng.random() < 0.5 else None)
 
 
-def draw_absent(rng: random.Random, printed: Mapping[str, Collection[str]]) -> tuple[Asked, str | None]:
+def draw_absent(
+    rng: random.Random, printed: Mapping[str, Collection[str]], *, elsewhere: bool = False
+) -> tuple[Asked, str | None]:
     """Draw a question whose answer is not on the page.
 
     Args:
         rng: Draws it.
         printed: The labels that are printed, by heading.
+        elsewhere: Whether to ask for a label that is printed under another heading than the one that is named, if there
+            is one.
 
     Returns:
         What is asked for, and the heading of the section that must be read to know; None if the headings alone tell.
@@ -111,6 +115,12 @@ def draw_absent(rng: random.Random, printed: Mapping[str, Collection[str]]) -> t
     unprinted = [
         (heading, label) for heading, labels in printed.items() for label in SECTIONS[heading] if label not in labels
     ]
+    if elsewhere:
+        anywhere = {label for labels in printed.values() for label in labels}
+        contested = [(heading, label) for heading, label in unprinted if label in anywhere]
+        if contested:
+            heading, label = rng.choice(contested)
+            return Asked(label, heading), heading
     if unprinted and rng.random() < 0.5:
         heading, label = rng.choice(unprinted)
         return asked_for(rng, label, heading, tuple(printed)), heading

@@ -20,6 +20,8 @@ class LessonPage:
     glyphs: Sequence[Glyph]
     """Those of the last view, in its pixels; empty if they are too small to be read."""
     packed: PackedSequence
+    sections: Sequence[int] | None = None
+    """The kind of section of each visual token of the last view (`Page.sections_in`); None: not learned."""
 
 
 def half(image: Image.Image) -> Image.Image:

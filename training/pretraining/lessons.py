@@ -81,12 +81,15 @@ class LessonBatch:
     """(B, tokens, slots) int64: the glyphs of the last view."""
     packed: PackedBatch | None
     """The conversations; None for `glyphs`, which trains the vision tower alone."""
+    sections: Tensor | None = None
+    """(B, tokens) int64: the kind of section of each visual token of the last view; None: not learned."""
 
     def to(self, device: torch.device) -> LessonBatch:
         """The batch on a device."""
         views = tuple(view.to(device, non_blocking=True) for view in self.views)
         packed = None if self.packed is None else self.packed.to(device)
-        return LessonBatch(self.lesson, views, self.slots.to(device, non_blocking=True), packed)
+        sections = None if self.sections is None else self.sections.to(device, non_blocking=True)
+        return LessonBatch(self.lesson, views, self.slots.to(device, non_blocking=True), packed, sections)
 
 
 @dataclass(frozen=True)
@@ -175,7 +178,9 @@ def draw_batch(lesson: Lesson, step: int, *, read_all: float = 0.0) -> LessonBat
     views = tuple(stack_pixels([page.views[i] for page in pages]) for i in range(len(pages[0].views)))
     slots = torch.stack([glyph_slots(page.glyphs, views[-1].shape[-1], views[-1].shape[-2]) for page in pages])
     packed = collate([page.packed for page in pages], pad=tokenizer().pad_token_id)
-    return LessonBatch(lesson, views, slots, packed)
+    rows = [page.sections for page in pages]
+    sections = None if any(row is None for row in rows) else torch.tensor(rows)
+    return LessonBatch(lesson, views, slots, packed, sections)
 
 
 def stack_pixels(images: Sequence[Image.Image]) -> Tensor:

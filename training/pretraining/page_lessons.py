@@ -37,6 +37,7 @@ from vtagent.training.pretraining.lesson_page import LessonPage, half
 from vtagent.training.pretraining.packing import PackedSequence
 from vtagent.training.pretraining.supervision import (
     FORMAT_WEIGHT,
+    TOKEN,
     add_image,
     answer,
     ask,
@@ -54,6 +55,9 @@ THUMBNAIL = (PAGE[0] // 4, PAGE[1] // 4)
 
 ABSENT_SHARE = 0.2
 """Probability that a question asks for something that is not on the page."""
+CONTESTED_SHARE = 0.5
+"""Probability that a question asks for a label that stands in another section, too. Such questions cannot be answered
+by the label alone; drawn by chance they are too few to teach that the named section counts."""
 TEXT_FIRST_SHARE = 0.3
 """Probability that the question stands before the image."""
 THUMBNAILS = (2, 3, 4, 6, 8, 12)
@@ -73,7 +77,7 @@ def low(rng: random.Random, seed: str) -> LessonPage:
     page = render_page(seed)
     tools = rng.random() < 0.6
     packed = _asked(rng, page, questions(rng, page, 6), LOW, tools=tools, readable=("large", "medium"), longest="low")
-    return LessonPage([half(page.image)], page.glyphs_in(scale=0.5), packed)
+    return LessonPage([half(page.image)], page.glyphs_in(scale=0.5), packed, page.sections_in(_in_tokens(LOW)))
 
 
 def region(rng: random.Random, seed: str, grid: str) -> LessonPage:
@@ -94,7 +98,7 @@ def whole(rng: random.Random, seed: str) -> LessonPage:
     """A row of `page`."""
     page = render_page(seed)
     packed = _asked(rng, page, questions(rng, page, 6), PAGE, tools=False, longest="page")
-    return LessonPage([page.image], page.glyphs_in(), packed)
+    return LessonPage([page.image], page.glyphs_in(), packed, page.sections_in(_in_tokens(PAGE)))
 
 
 def look(rng: random.Random, seed: str, grid: str | None) -> LessonPage:
@@ -195,11 +199,20 @@ def show(rng: random.Random, page: Page, asked: Sequence[PageQuestion], view: Pa
 
 
 def questions(rng: random.Random, page: Page, count: int) -> list[PageQuestion]:
-    """Draw questions about a page, of which a share of `ABSENT_SHARE` has no answer on it; small print more often."""
-    drawn = []
+    """Draw questions about a page; small print more often.
+
+    A share of `ABSENT_SHARE` has no answer on it. A share of `CONTESTED_SHARE` is about labels that another section
+    holds, too, where the page has any.
+    """
+    drawn, fields = [], page.contested
     for _ in range(count):
+        contested = rng.random() < CONTESTED_SHARE
         if rng.random() < ABSENT_SHARE:
-            drawn.append(page.ask_absent(rng))
+            drawn.append(page.ask_absent(rng, contested=contested))
+        elif contested and fields:
+            weights = [_PRINT_WEIGHTS[page.sections[section].print_size] for section, _ in fields]
+            [(section, place)] = rng.choices(fields, weights)
+            drawn.append(page.ask(rng, section, place))
         else:
             weights = [_PRINT_WEIGHTS[section.print_size] for section in page.sections]
             [section] = rng.choices(range(len(page.sections)), weights)
@@ -266,6 +279,11 @@ def _reply(
     can_be_known = question.print_size is None or question.print_size in readable
     weight, decision = float(can_be_known), 1.0 if tools else FORMAT_WEIGHT
     answer(packed, thought, question.answer, weight, decision=decision)
+
+
+def _in_tokens(size: tuple[int, int]) -> tuple[int, int]:
+    """The columns and rows of visual tokens of a view of `size` (width, height in pixels)."""
+    return size[0] // TOKEN, size[1] // TOKEN
 
 
 def _as_absent(question: PageQuestion) -> PageQuestion:
