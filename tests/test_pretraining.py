@@ -137,6 +137,21 @@ def test_the_curriculum_goes_from_glyphs_over_cards_to_pages_and_two_turns() -> 
     assert {draw_lesson(step, 1000)[0] for step in range(460, 1000)} == set(lessons.BATCH) - {"glyphs", "line"}
 
 
+def test_what_goes_on_with_a_policy_teaches_pages_above_all() -> None:
+    drawn = [draw_lesson(step, 1000, "further")[0] for step in range(1000)]
+    pages = [lesson for lesson in drawn if lesson in ("low", "region", "page", "look", "pages")]
+    assert len(pages) > 900
+    assert drawn.count("page") > 2 * [draw_lesson(step, 1000)[0] for step in range(460, 1000)].count("page")
+    assert set(drawn) == set(lessons.BATCH) - {"glyphs", "line"}
+
+
+def test_going_on_needs_a_policy_to_go_on_with(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        pretrain.main(["--out", str(tmp_path / "run"), "--curriculum", "further"])
+    assert "name one with --policy DIR" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_run_that_begins_in_the_middle_takes_up_the_steps_that_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[int] = []
     monkeypatch.setattr(lessons, "draw_batch", lambda lesson, step, read_all: drawn.append(step))

@@ -1,6 +1,7 @@
-"""Train the bundled policy `base` from scratch.
+"""Train the bundled policy `base` from scratch, or go on with one.
 
     python -m vtagent.training.pretrain --out runs/base
+    python -m vtagent.training.pretrain --out runs/further --policy runs/base/policy --curriculum further --steps 1000
 
 It shows its progress, writes a learning curve (curve.csv, curve.png), and saves its whole state every few minutes and
 when it is interrupted. The same command continues where it stopped, on another kind of device, too. It trains on
@@ -27,7 +28,7 @@ from vtagent.training.documents.sections import SECTIONS
 from vtagent.training.durable import replacing
 from vtagent.training.measure.plots import Series, plot_curves
 from vtagent.training.pretraining.batched import ATTENTION, encode_views, hidden_states, packed_loss
-from vtagent.training.pretraining.lessons import GLYPH_INDEX, SLOTS, LessonBatch, LessonDataset
+from vtagent.training.pretraining.lessons import CURRICULA, GLYPH_INDEX, SLOTS, Curriculum, LessonBatch, LessonDataset
 from vtagent.training.pretraining.policy import build_model, load_weights, save_policy
 from vtagent.training.pretraining.probe import probe
 from vtagent.training.pretraining.supervision import tokenizer
@@ -43,6 +44,8 @@ class Settings:
     """Settings of a run. A saved state can be continued only with the same settings."""
 
     steps: int = 9695
+    curriculum: Curriculum = "whole"
+    """What is taught: all from the first glyph on, or, to a policy that reads, pages above all."""
     seed: int = 0
     """Seed of the initial weights. The pages depend on the step number alone."""
     muon_lr: float = 2e-3
@@ -224,7 +227,7 @@ def run(
     stop = StopRequest()
     curve = Curve(out / "curve.csv", trainer.step)
     loader = DataLoader(
-        LessonDataset(start=trainer.step, steps=settings.steps),
+        LessonDataset(start=trainer.step, steps=settings.steps, curriculum=settings.curriculum),
         batch_size=None,
         num_workers=workers,
         prefetch_factor=4 if workers else None,
@@ -324,6 +327,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.add_argument(
             f"--{name.replace('_', '-')}", type=kind, default=getattr(Settings, name), help="default: %(default)s"
         )
+    parser.add_argument(
+        "--curriculum",
+        choices=CURRICULA,
+        default=Settings.curriculum,
+        help="what is taught: all from the first glyph on (whole), or, with --policy, pages above all (further); "
+        "default: %(default)s",
+    )
     parser.add_argument("--device", help="a torch device (default: cuda if there is one, else cpu)")
     parser.add_argument("--workers", type=int, default=1, help="processes that render pages (default: %(default)s)")
     parser.add_argument("--policy", type=Path, metavar="DIR", help="begin with the weights of this policy")
@@ -331,6 +341,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     out, device, workers, policy = (options.pop(name) for name in ("out", "device", "workers", "policy"))
     if workers < 0:
         parser.error(f"--workers {workers}: it must be 0 or more")
+    if options["curriculum"] == "further" and policy is None:
+        parser.error("--curriculum further: it goes on with a policy that reads; name one with --policy DIR")
     run(Settings(**options), out, workers=workers, device=device, policy=policy)
 
 

@@ -58,7 +58,7 @@ BATCH: dict[Lesson, int] = {
     "zoomed": 12,
     "low": 10,
     "region": 14,
-    "page": 4,
+    "page": 8,
     "look": 10,
     "pages": 6,
 }
@@ -115,27 +115,45 @@ _PAGES: dict[Lesson, float] = {
     "pages": 0.06,
 }
 
-PHASES = (
-    Phase(0.0, {"glyphs": 1.0}),
-    Phase(0.1, {"glyphs": 0.1, "line": 0.9}, read_all=1.0),
-    Phase(0.18, {"line": 0.2, "near": 0.8}, read_all=0.3),
-    Phase(0.28, {"near": 0.6, "full": 0.4}, read_all=0.05),
-    Phase(0.46, _PAGES),
-)
-"""The phases of a run, from its first step to its last."""
+_FURTHER: dict[Lesson, float] = {
+    "near": 0.03,
+    "full": 0.03,
+    "zoomed": 0.02,
+    "low": 0.24,
+    "region": 0.10,
+    "page": 0.40,
+    "look": 0.14,
+    "pages": 0.04,
+}
+"""Whole pages are what a policy that has learned `_PAGES` still reads worst, and what costs most."""
+
+Curriculum = Literal["whole", "further"]
+CURRICULA: dict[Curriculum, tuple[Phase, ...]] = {
+    "whole": (
+        Phase(0.0, {"glyphs": 1.0}),
+        Phase(0.1, {"glyphs": 0.1, "line": 0.9}, read_all=1.0),
+        Phase(0.18, {"line": 0.2, "near": 0.8}, read_all=0.3),
+        Phase(0.28, {"near": 0.6, "full": 0.4}, read_all=0.05),
+        Phase(0.46, _PAGES),
+    ),
+    "further": (Phase(0.0, _FURTHER),),
+}
+"""The phases of a run, from its first step to its last: one that begins with random weights, and one that goes on with
+a policy that reads."""
 
 
-def draw_lesson(step: int, steps: int) -> tuple[Lesson, float]:
+def draw_lesson(step: int, steps: int, curriculum: Curriculum = "whole") -> tuple[Lesson, float]:
     """Draw the lesson of a step.
 
     Args:
         step: Number of the step, from 0.
         steps: Number of steps of the run.
+        curriculum: A key of `CURRICULA`.
 
     Returns:
         The lesson, and the probability of a branch that reads all fields.
     """
-    phase = next(phase for phase in reversed(PHASES) if step / steps >= phase.start)
+    phase = next(phase for phase in reversed(CURRICULA[curriculum]) if step / steps >= phase.start)
     rng = random.Random(f"lesson/{step}")
     return rng.choices(list(phase.shares), list(phase.shares.values()))[0], phase.read_all
 
@@ -146,16 +164,17 @@ class LessonDataset(IterableDataset[LessonBatch]):
     Args:
         start: The first step.
         steps: Number of steps of the run; the last step is `steps - 1`.
+        curriculum: A key of `CURRICULA`.
     """
 
-    def __init__(self, *, start: int, steps: int) -> None:
-        self.start, self.steps = start, steps
+    def __init__(self, *, start: int, steps: int, curriculum: Curriculum = "whole") -> None:
+        self.start, self.steps, self.curriculum = start, steps, curriculum
 
     def __iter__(self) -> Iterator[LessonBatch]:
         worker = torch.utils.data.get_worker_info()
         offset, stride = (worker.id, worker.num_workers) if worker else (0, 1)
         for step in range(self.start + offset, self.steps, stride):
-            lesson, read_all = draw_lesson(step, self.steps)
+            lesson, read_all = draw_lesson(step, self.steps, self.curriculum)
             yield draw_batch(lesson, step, read_all=read_all)
 
 
