@@ -16,7 +16,7 @@ from trl import get_peft_config
 from vtagent.training import select
 from vtagent.training.data import DRAWN, Columns, mixed, open_examples
 from vtagent.training.grpo import parse
-from vtagent.training.rewards import RewardSettings
+from vtagent.training.rewards import RewardSettings, Verdict, group_rewards
 from vtagent.training.rl.guards import check_dropout, check_settings
 
 ROOT = Path(__file__).parent.parent
@@ -115,7 +115,7 @@ def test_the_selection_that_the_small_recipe_begins_with_is_a_command_of_ours() 
     assert Path(selected) == options.out / "selected.jsonl"
 
 
-@pytest.mark.parametrize("recipe", ["tiny", "region", "ablation"])
+@pytest.mark.parametrize("recipe", ["tiny", "where", "region", "ablation"])
 def test_the_recipes_for_two_cores_can_be_read_and_name_sources_that_their_data_have(recipe: str) -> None:
     run, args, model_args = parse(["--config", f"training/recipes/{recipe}.yaml"])
     check_settings(args, examples=1000, external_engine=False)
@@ -123,7 +123,17 @@ def test_the_recipes_for_two_cores_can_be_read_and_name_sources_that_their_data_
     assert mixed(examples, run.mix).weights.keys() <= set(examples.sources)
     weighed = [word.rpartition("=")[0] for word in run.evaluate_mix]
     assert set(weighed) <= {example.source for example in DRAWN[run.data].fresh(1, 0)}
-    assert model_args.model_name_or_path == "base"
+    begins = parse(["--config", "training/recipes/where.yaml"])[1].output_dir + "/policy"
+    assert model_args.model_name_or_path == (begins if recipe == "region" else "base")
+
+
+def test_before_regions_are_weighed_the_whole_page_earns_what_a_wrong_answer_earns() -> None:
+    run, args, _ = parse(["--config", "training/recipes/where.yaml"])
+    low_and_whole = 1 / 4 + 1
+    [reward] = group_rewards([Verdict(True, True, True, shown=low_and_whole)], args.rewards)
+    assert reward is not None
+    assert reward.accuracy - reward.penalty == pytest.approx(0)
+    assert run.mix == ["large print=1", "small print=2"]
 
 
 def test_the_recipe_for_regions_pays_by_tokens_on_pages_half_in_large_print() -> None:
