@@ -52,7 +52,7 @@ MODULES: Mapping[str, str] = {
     "vtagent.training.measure.ablation": "vtagent.training.ablation",
     "vtagent.training.measure.identity": "vtagent.training.measure.journal",
     "vtagent.training.measure.progress": "vtagent.training.progress",
-    "vtagent.training.measure.tables": "vtagent.training.measure.summaries",
+    "vtagent.training.measure.tables": "vtagent.training.measure.markdown",
     "vtagent.training.pages": "vtagent.training.documents",
     "vtagent.training.pages.documents": "vtagent.training.documents.render",
     "vtagent.training.pages.values": "vtagent.training.documents.values",
