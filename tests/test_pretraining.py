@@ -154,7 +154,7 @@ def test_going_on_needs_a_policy_to_go_on_with(tmp_path: Path, capsys: pytest.Ca
 
 def test_a_run_that_begins_in_the_middle_takes_up_the_steps_that_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[int] = []
-    monkeypatch.setattr(lessons, "draw_batch", lambda lesson, step, read_all: drawn.append(step))
+    monkeypatch.setattr(lessons, "draw_batch", lambda lesson, step, read_all, times: drawn.append(step))
     assert len(list(LessonDataset(start=3, steps=9))) == 6
     assert drawn == [3, 4, 5, 6, 7, 8]
 
@@ -168,7 +168,7 @@ def test_a_run_that_was_interrupted_ends_with_the_same_weights(tmp_path: Path, m
 
     update = Trainer.update
 
-    def interrupted(self: Trainer, batch: lessons.LessonBatch) -> dict[str, float]:
+    def interrupted(self: Trainer, batch: lessons.LessonBatch) -> dict[str, torch.Tensor]:
         if self.step == 3:
             raise KeyboardInterrupt  # as a kill would: between two saves
         return update(self, batch)
@@ -194,7 +194,7 @@ def test_an_interrupt_ends_the_step_saves_it_and_the_same_command_goes_on(
     settings = Settings(steps=4, warmup=2)
     update = Trainer.update
 
-    def interrupted(self: Trainer, batch: lessons.LessonBatch) -> dict[str, float]:
+    def interrupted(self: Trainer, batch: lessons.LessonBatch) -> dict[str, torch.Tensor]:
         if self.step == 1:
             os.kill(os.getpid(), signal.SIGINT)
         return update(self, batch)

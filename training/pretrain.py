@@ -28,7 +28,15 @@ from vtagent.training.documents.sections import SECTIONS
 from vtagent.training.durable import replacing
 from vtagent.training.measure.plots import Series, plot_curves
 from vtagent.training.pretraining.batched import ATTENTION, encode_views, hidden_states, packed_loss
-from vtagent.training.pretraining.lessons import CURRICULA, GLYPH_INDEX, SLOTS, Curriculum, LessonBatch, LessonDataset
+from vtagent.training.pretraining.lessons import (
+    CURRICULA,
+    GLYPH_INDEX,
+    LABEL_INDEX,
+    SLOTS,
+    Curriculum,
+    LessonBatch,
+    LessonDataset,
+)
 from vtagent.training.pretraining.policy import build_model, load_weights, save_policy
 from vtagent.training.pretraining.probe import probe
 from vtagent.training.pretraining.supervision import tokenizer
@@ -46,6 +54,8 @@ class Settings:
     steps: int = 9695
     curriculum: Curriculum = "whole"
     """What is taught: all from the first glyph on, or, to a policy that reads, pages above all."""
+    times: int = 1
+    """Times the rows of a lesson's batch. Where there is a GPU, a step of four times the rows takes hardly longer."""
     seed: int = 0
     """Seed of the initial weights. The pages depend on the step number alone."""
     muon_lr: float = 2e-3
@@ -58,6 +68,8 @@ class Settings:
     """Weight of the glyph loss beside the language loss."""
     section_weight: float = 0.3
     """Weight of the section loss: which section each visual token lies in."""
+    label_weight: float = 0.3
+    """Weight of the label loss: whose field's print each visual token shows."""
 
 
 class Trainer:
@@ -81,11 +93,12 @@ class Trainer:
         width = self.model.lm_head.in_features
         self.glyph_head = nn.Linear(width, SLOTS[0] * SLOTS[1] * (len(GLYPH_INDEX) + 1))
         self.section_head = nn.Linear(width, len(SECTIONS) + 1)
+        self.label_head = nn.Linear(width, SLOTS[0] * (len(LABEL_INDEX) + 1))
+        self.heads = nn.ModuleDict({"glyph": self.glyph_head, "section": self.section_head, "label": self.label_head})
         move(self.model, self.device)
-        self.glyph_head.to(self.device)
-        self.section_head.to(self.device)
+        move(self.heads, self.device)
         matrices: list[nn.Parameter] = []
-        rest = [*self.glyph_head.parameters(), *self.section_head.parameters()]
+        rest = list(self.heads.parameters())
         for name, parameter in self.model.named_parameters():
             hidden = parameter.ndim == 2 and "embed" not in name
             (matrices if hidden else rest).append(parameter)
@@ -99,30 +112,34 @@ class Trainer:
         """Linear warm-up, then linear decay to zero."""
         return min((step + 1) / self.settings.warmup, 1.0) * max(0.0, 1 - step / self.settings.steps)
 
-    def update(self, batch: LessonBatch) -> dict[str, float]:
+    def update(self, batch: LessonBatch) -> dict[str, Tensor]:
         """Make one optimiser step.
 
         Args:
             batch: Views of pages, the glyphs in their slots, and packed questions where the lesson has any.
 
         Returns:
-            "glyph_accuracy"; "section_accuracy" where the lesson shows sections; "loss" where it has questions.
+            Scalars on the device: "glyph_accuracy"; "section_accuracy" and "label_accuracy" where the lesson shows
+            sections and their fields; "loss" where it has questions.
         """
         self.model.train()
         batch = batch.to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=fast_bfloat16(self.device)):
             views = encode_views(self.model.model.visual, batch.views)
-            glyph_loss, glyph_accuracy = self._glyphs(views[-1], batch.slots)
+            glyph_loss, glyph_accuracy = _filled_loss(self.glyph_head(views[-1]), batch.slots)
             loss = glyph_loss * (self.settings.glyph_weight if batch.packed is not None else 1.0)
             losses = {"glyph_accuracy": glyph_accuracy}
             if batch.sections is not None:
                 logits = self.section_head(views[-1]).float()  # (B, tokens, kinds)
                 section_loss = F.cross_entropy(logits.flatten(0, 1), batch.sections.flatten())
-                losses["section_accuracy"] = (logits.argmax(-1) == batch.sections).float().mean().item()
+                losses["section_accuracy"] = (logits.argmax(-1) == batch.sections).float().mean()
                 loss = loss + self.settings.section_weight * section_loss
+            if batch.labels is not None:
+                label_loss, losses["label_accuracy"] = _filled_loss(self.label_head(views[-1]), batch.labels)
+                loss = loss + self.settings.label_weight * label_loss
             if batch.packed is not None:
                 language_loss = packed_loss(self.model, batch.packed, hidden_states(self.model, batch.packed, views))
-                losses["loss"] = language_loss.item()
+                losses["loss"] = language_loss.detach()
                 loss = loss + language_loss
         loss.backward()
         parameters = [p for o in self.optimizers for group in o.param_groups for p in group["params"]]
@@ -134,23 +151,6 @@ class Trainer:
         self.step += 1
         return losses
 
-    def _glyphs(self, tokens: Tensor, slots: Tensor) -> tuple[Tensor, float]:
-        """Cross-entropy over slots, where an empty slot has an eighth of the weight of a filled one.
-
-        Args:
-            tokens: Visual tokens, shape (batch, tokens, width).
-            slots: Glyph numbers, 0 for an empty slot, shape (batch, tokens, slots), int64.
-
-        Returns:
-            The loss, a scalar, and the share of filled slots that are right.
-        """
-        logits = self.glyph_head(tokens).view(*slots.shape, -1).float()
-        filled = slots > 0
-        losses = F.cross_entropy(logits.flatten(0, -2), slots.flatten(), reduction="none").view(slots.shape)
-        weights = torch.where(filled, 1.0, 0.125)
-        right = (logits.argmax(-1) == slots) & filled
-        return (losses * weights).sum() / weights.sum(), (right.sum() / filled.sum().clamp(min=1)).item()
-
     def save(self, folder: Path) -> None:
         """Write the state to `folder`. An interrupt at any moment leaves a whole file."""
         state = {
@@ -158,8 +158,7 @@ class Trainer:
             "step": self.step,
             "seconds": self.seconds,
             "model": self.model.state_dict(),
-            "glyph_head": self.glyph_head.state_dict(),
-            "section_head": self.section_head.state_dict(),
+            "heads": self.heads.state_dict(),
             "optimizers": [o.state_dict() for o in self.optimizers],
             "schedules": [s.state_dict() for s in self.schedules],
         }
@@ -176,13 +175,30 @@ class Trainer:
         if state["settings"] != asdict(self.settings):
             raise SystemExit(f"{folder / STATE} belongs to a run with other settings: {state['settings']}")
         self.model.load_state_dict(state["model"])
-        self.glyph_head.load_state_dict(state["glyph_head"])
-        self.section_head.load_state_dict(state["section_head"])
+        self.heads.load_state_dict(state["heads"])
         for o, s in zip(self.optimizers, state["optimizers"], strict=True):
             o.load_state_dict(s)
         for schedule, s in zip(self.schedules, state["schedules"], strict=True):
             schedule.load_state_dict(s)
         self.step, self.seconds = state["step"], state["seconds"]
+
+
+def _filled_loss(logits: Tensor, slots: Tensor) -> tuple[Tensor, Tensor]:
+    """Cross-entropy over slots, where an empty slot has an eighth of the weight of a filled one.
+
+    Args:
+        logits: (batch, tokens, slots * classes), floating point.
+        slots: The class of each slot, 0 for an empty one, (batch, tokens, slots), int64.
+
+    Returns:
+        The loss and the share of filled slots that are right, both scalars.
+    """
+    logits = logits.view(*slots.shape, -1).float()
+    filled = slots > 0
+    losses = F.cross_entropy(logits.flatten(0, -2), slots.flatten(), reduction="none").view(slots.shape)
+    weights = torch.where(filled, 1.0, 0.125)
+    right = (logits.argmax(-1) == slots) & filled
+    return (losses * weights).sum() / weights.sum(), right.sum() / filled.sum().clamp(min=1)
 
 
 def move(module: nn.Module, device: torch.device) -> None:
@@ -227,7 +243,7 @@ def run(
     stop = StopRequest()
     curve = Curve(out / "curve.csv", trainer.step)
     loader = DataLoader(
-        LessonDataset(start=trainer.step, steps=settings.steps, curriculum=settings.curriculum),
+        LessonDataset(start=trainer.step, steps=settings.steps, curriculum=settings.curriculum, times=settings.times),
         batch_size=None,
         num_workers=workers,
         prefetch_factor=4 if workers else None,
@@ -272,18 +288,21 @@ class Curve:
 
     def __init__(self, path: Path, step: int) -> None:
         self.path = path
-        self.recent: dict[str, list[float]] = {}
+        self.recent: dict[str, list[Tensor]] = {}
         rows = csv.DictReader(path.read_text().splitlines()) if path.exists() else []
         self.rows: list[dict[str, str]] = [row for row in rows if int(row["step"]) <= step]
 
-    def add(self, lesson: str, losses: dict[str, float]) -> None:
-        """Remember the figures of one step under the name of its lesson."""
+    def add(self, lesson: str, losses: dict[str, Tensor]) -> None:
+        """Remember the figures of one step under the name of its lesson.
+
+        They are read when they are shown: a GPU that is asked for a figure cannot run ahead.
+        """
         for name, value in losses.items():
             self.recent.setdefault(f"{lesson}/{name}", []).append(value)
 
     def line(self, trainer: Trainer) -> str:
         """One line of progress, with the minutes spent and left."""
-        means = "  ".join(f"{name} {sum(v[-25:]) / len(v[-25:]):.3f}" for name, v in sorted(self.recent.items()))
+        means = "  ".join(f"{name} {_mean(v[-25:]):.3f}" for name, v in sorted(self.recent.items()))
         left = trainer.seconds / trainer.step * (trainer.settings.steps - trainer.step)
         spent = f"{trainer.seconds / 60:.1f} min, {left / 60:.0f} left"
         return f"step {trainer.step}/{trainer.settings.steps}  {spent}  {means}"
@@ -297,7 +316,7 @@ class Curve:
         """
         row: dict[str, object] = {"step": trainer.step, "minutes": round(trainer.seconds / 60, 2)}
         row |= {name: round(value, 4) for name, value in measured.items()}
-        row |= {name: round(sum(v) / len(v), 4) for name, v in self.recent.items()}
+        row |= {name: round(_mean(v), 4) for name, v in self.recent.items()}
         print("probe  " + "  ".join(f"{k} {v:.3f}" for k, v in measured.items()), flush=True)
         self.rows.append({k: str(v) for k, v in row.items()})
         self.recent.clear()
@@ -315,6 +334,10 @@ class Curve:
         plot_curves(panels, self.path.with_suffix(".png"), x="minutes")
 
 
+def _mean(figures: Sequence[Tensor]) -> float:
+    return torch.stack(list(figures)).float().mean().item()
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command.
 
@@ -323,7 +346,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/base"), help="folder of this run (default: %(default)s)")
-    for name, kind in (("steps", int), ("seed", int), ("muon_lr", float), ("adam_lr", float)):
+    for name, kind in (("steps", int), ("times", int), ("seed", int), ("muon_lr", float), ("adam_lr", float)):
         parser.add_argument(
             f"--{name.replace('_', '-')}", type=kind, default=getattr(Settings, name), help="default: %(default)s"
         )
@@ -336,14 +359,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--device", help="a torch device (default: cuda if there is one, else cpu)")
     parser.add_argument("--workers", type=int, default=1, help="processes that render pages (default: %(default)s)")
+    parser.add_argument(
+        "--probe-every", type=int, default=250, help="steps between two points of the curve (default: %(default)s)"
+    )
     parser.add_argument("--policy", type=Path, metavar="DIR", help="begin with the weights of this policy")
     options = vars(parser.parse_args(arguments))
-    out, device, workers, policy = (options.pop(name) for name in ("out", "device", "workers", "policy"))
+    out, device, workers, probe_every, policy = (
+        options.pop(name) for name in ("out", "device", "workers", "probe_every", "policy")
+    )
+    for name, value in (("times", options["times"]), ("probe-every", probe_every)):
+        if value < 1:
+            parser.error(f"--{name} {value}: it must be 1 or more")
     if workers < 0:
         parser.error(f"--workers {workers}: it must be 0 or more")
     if options["curriculum"] == "further" and policy is None:
         parser.error("--curriculum further: it goes on with a policy that reads; name one with --policy DIR")
-    run(Settings(**options), out, workers=workers, device=device, policy=policy)
+    run(Settings(**options), out, probe_every=probe_every, workers=workers, device=device, policy=policy)
 
 
 if __name__ == "__main__":

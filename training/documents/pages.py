@@ -117,6 +117,8 @@ class Page:
     glyphs: tuple[Glyph, ...] = field(repr=False)
     ems: tuple[int, ...] = field(repr=False)
     """The font size of each glyph in pixels."""
+    labels: tuple[str | None, ...] = field(repr=False)
+    """The label of the field that each glyph belongs to, as a part of the label or of the value."""
 
     def glyphs_in(self, cell: Cell | None = None, *, scale: float = 1.0) -> list[Glyph]:
         """The glyphs that can be read in a view, in its pixels. Some may lie outside of it.
@@ -125,10 +127,14 @@ class Page:
             cell: What the view shows; None: the page.
             scale: Its sides in relation to those of the page.
         """
+        return [glyph for glyph, _ in self.print_in(cell, scale=scale)]
+
+    def print_in(self, cell: Cell | None = None, *, scale: float = 1.0) -> list[tuple[Glyph, str | None]]:
+        """The glyphs of `glyphs_in`, each with the label of its field; None outside of fields."""
         left, top = cell_pixels(cell)[:2] if cell else (0, 0)
         return [
-            Glyph(glyph.char, (glyph.x - left) * scale, (glyph.y - top) * scale)
-            for glyph, em in zip(self.glyphs, self.ems, strict=True)
+            (Glyph(glyph.char, (glyph.x - left) * scale, (glyph.y - top) * scale), label)
+            for glyph, em, label in zip(self.glyphs, self.ems, self.labels, strict=True)
             if em * scale >= LEAST_EM
         ]
 
@@ -275,6 +281,7 @@ def render_page(
         tilt,
         tuple(glyph for line in glyphs for glyph in line),
         tuple(round(line.font.size) for line, row in zip(lines, glyphs, strict=True) for _ in row),
+        tuple(line.label for line, row in zip(lines, glyphs, strict=True) for _ in row),
     )
 
 
@@ -286,6 +293,8 @@ class _Line:
     y: float
     text: str
     font: ImageFont.FreeTypeFont
+    label: str | None = None
+    """The label of its field."""
 
 
 @dataclass(frozen=True)
@@ -345,8 +354,8 @@ def _lay_out(
         value_x = {"card": start + labels[row] + gap, "form": start + aligned, "receipt": end - values[row]}[style]
         baseline = round(y + row * pitch)
         lines += [
-            _Line(round(start), baseline, f.label + colon, font),
-            _Line(round(value_x), baseline, f.value, font),
+            _Line(round(start), baseline, f.label + colon, font, f.label),
+            _Line(round(value_x), baseline, f.value, font, f.label),
         ]
     return _Block(fields, lines, tuple(range(2, len(lines), 2)))
 

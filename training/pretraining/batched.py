@@ -1,9 +1,9 @@
 """The forward pass of a Qwen3-VL over many pages of one size, with gradients: transformers' numbers, faster on a CPU.
 
 On a CPU, transformers runs vision attention image by image, and the patch embedding as a 3-D convolution. For pages of
-one size, attention is one batched call and the patch embedding one matrix product. Attention is written out, because in
-bfloat16 the backward pass of PyTorch's fused CPU kernel is slower than plain products. Importing this module registers
-that attention with transformers, under the name `ATTENTION`.
+one size, attention is one batched call and the patch embedding one matrix product. On a CPU, attention is written out,
+because in bfloat16 the backward pass of PyTorch's fused CPU kernel is slower than plain products. Importing this module
+registers that attention with transformers, under the name `ATTENTION`.
 """
 
 from __future__ import annotations
@@ -52,6 +52,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
     Returns:
         (batch, heads, tokens, head_dim), in the dtype of `q`.
     """
+    if q.device.type != "cpu":
+        return F.scaled_dot_product_attention(q, k, v, mask)
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
     if mask is not None:
         scores = scores.masked_fill(~mask, float("-inf"))
@@ -175,7 +177,7 @@ def hidden_states(model: Qwen3VLForConditionalGeneration, batch: PackedBatch, im
     features = torch.cat(images, 1).to(embedded.dtype)
     embedded = embedded.masked_scatter((batch.ids == model.config.image_token_id)[..., None], features)
     states: Tensor = language(
-        inputs_embeds=embedded, attention_mask=batch.attend, position_ids=batch.positions, use_cache=False
+        inputs_embeds=embedded, attention_mask=batch.attend(), position_ids=batch.positions, use_cache=False
     ).last_hidden_state
     return states
 

@@ -29,6 +29,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from vtagent.training.documents import CARD, Document, Glyph, PrintSize, render_document, render_strings
+from vtagent.training.documents.sections import PAGE_LABELS
 from vtagent.training.documents.values import PRINTED, draw_lesson_page, draw_line
 from vtagent.training.pretraining import page_lessons
 from vtagent.training.pretraining.lesson_page import LessonPage, half
@@ -62,10 +63,12 @@ BATCH: dict[Lesson, int] = {
     "look": 10,
     "pages": 6,
 }
-"""Rows in a batch."""
+"""Rows in a batch, before `times`."""
 _WHOLE_PAGES = 3
-"""Rows in a batch of `look` or `pages` whose last view is a page at full resolution."""
+"""Rows in a batch of `look` or `pages` whose last view is a page at full resolution, before `times`."""
 
+LABEL_INDEX = {label: i + 1 for i, label in enumerate(PAGE_LABELS)}
+"""The class of each label in half a token; class 0 is print outside of fields, or none."""
 GLYPH_INDEX = {char: i + 1 for i, char in enumerate(PRINTED)}
 """The class of each character in a slot; class 0 is an empty slot."""
 
@@ -83,13 +86,17 @@ class LessonBatch:
     """The conversations; None for `glyphs`, which trains the vision tower alone."""
     sections: Tensor | None = None
     """(B, tokens) int64: the kind of section of each visual token of the last view; None: not learned."""
+    labels: Tensor | None = None
+    """(B, tokens, `SLOTS[0]`) int64: whose field's print each row of slots of the last view holds, a value of
+    `LABEL_INDEX` or 0; None: not learned."""
 
     def to(self, device: torch.device) -> LessonBatch:
         """The batch on a device."""
         views = tuple(view.to(device, non_blocking=True) for view in self.views)
         packed = None if self.packed is None else self.packed.to(device)
         sections = None if self.sections is None else self.sections.to(device, non_blocking=True)
-        return LessonBatch(self.lesson, views, self.slots.to(device, non_blocking=True), packed, sections)
+        labels = None if self.labels is None else self.labels.to(device, non_blocking=True)
+        return LessonBatch(self.lesson, views, self.slots.to(device, non_blocking=True), packed, sections, labels)
 
 
 @dataclass(frozen=True)
@@ -117,12 +124,12 @@ _PAGES: dict[Lesson, float] = {
 
 _FURTHER: dict[Lesson, float] = {
     "near": 0.03,
-    "full": 0.03,
-    "zoomed": 0.02,
+    "full": 0.04,
+    "zoomed": 0.03,
     "low": 0.24,
-    "region": 0.10,
-    "page": 0.40,
-    "look": 0.14,
+    "region": 0.12,
+    "page": 0.34,
+    "look": 0.16,
     "pages": 0.04,
 }
 """Whole pages are what a policy that has learned `_PAGES` still reads worst, and what costs most."""
@@ -165,41 +172,46 @@ class LessonDataset(IterableDataset[LessonBatch]):
         start: The first step.
         steps: Number of steps of the run; the last step is `steps - 1`.
         curriculum: A key of `CURRICULA`.
+        times: As for `draw_batch`.
     """
 
-    def __init__(self, *, start: int, steps: int, curriculum: Curriculum = "whole") -> None:
-        self.start, self.steps, self.curriculum = start, steps, curriculum
+    def __init__(self, *, start: int, steps: int, curriculum: Curriculum = "whole", times: int = 1) -> None:
+        self.start, self.steps, self.curriculum, self.times = start, steps, curriculum, times
 
     def __iter__(self) -> Iterator[LessonBatch]:
         worker = torch.utils.data.get_worker_info()
         offset, stride = (worker.id, worker.num_workers) if worker else (0, 1)
         for step in range(self.start + offset, self.steps, stride):
             lesson, read_all = draw_lesson(step, self.steps, self.curriculum)
-            yield draw_batch(lesson, step, read_all=read_all)
+            yield draw_batch(lesson, step, read_all=read_all, times=self.times)
 
 
-def draw_batch(lesson: Lesson, step: int, *, read_all: float = 0.0) -> LessonBatch:
+def draw_batch(lesson: Lesson, step: int, *, read_all: float = 0.0, times: int = 1) -> LessonBatch:
     """Render the pages of one step.
 
     Args:
         lesson: What the step teaches.
         step: Number of the step; the seed of its pages.
         read_all: Probability of a branch that reads all fields of a page. `line` always has one and `zoomed` never.
+        times: How many times the rows of `BATCH` it has; `glyphs` always has them once.
 
     Returns:
         The batch.
     """
     rng = random.Random(f"{lesson}/{step}")
-    seeds = [f"train/{lesson}/{step}/{i}" for i in range(BATCH[lesson])]
+    seeds = [f"train/{lesson}/{step}/{i}" for i in range(times * BATCH[lesson])]
     if lesson == "glyphs":
         return _glyph_batch(rng, step)
-    pages = _rows(lesson, rng, seeds, read_all)
+    pages = _rows(lesson, rng, seeds, read_all, times)
     views = tuple(stack_pixels([page.views[i] for page in pages]) for i in range(len(pages[0].views)))
     slots = torch.stack([glyph_slots(page.glyphs, views[-1].shape[-1], views[-1].shape[-2]) for page in pages])
     packed = collate([page.packed for page in pages], pad=tokenizer().pad_token_id)
     rows = [page.sections for page in pages]
     sections = None if any(row is None for row in rows) else torch.tensor(rows)
-    return LessonBatch(lesson, views, slots, packed, sections)
+    labels = None
+    if all(page.labels is not None for page in pages):
+        labels = torch.stack([label_rows(page, views[-1].shape[-1], views[-1].shape[-2]) for page in pages])
+    return LessonBatch(lesson, views, slots, packed, sections, labels)
 
 
 def stack_pixels(images: Sequence[Image.Image]) -> Tensor:
@@ -226,6 +238,26 @@ def glyph_slots(glyphs: Sequence[Glyph], width: int, height: int) -> Tensor:
             slot = (y // TOKEN, x // TOKEN, y % TOKEN * rows // TOKEN, x % TOKEN * columns // TOKEN)
             grid[slot] = GLYPH_INDEX[glyph.char]
     return torch.from_numpy(grid).flatten(0, 1).flatten(1)
+
+
+def label_rows(page: LessonPage, width: int, height: int) -> Tensor:
+    """Find the field whose print stands in each row of slots.
+
+    Args:
+        page: A row of a batch whose labels are learned.
+        width: Width of the last view in pixels.
+        height: Height of the last view in pixels.
+
+    Returns:
+        (tokens, `SLOTS[0]`) int64: a value of `LABEL_INDEX`, or 0.
+    """
+    rows = SLOTS[0]
+    grid = np.zeros((height // TOKEN, width // TOKEN, rows), np.int64)
+    for glyph, label in zip(page.glyphs, page.labels or (), strict=True):
+        x, y = int(glyph.x), int(glyph.y)
+        if label is not None and 0 <= x < width and 0 <= y < height:
+            grid[y // TOKEN, x // TOKEN, y % TOKEN * rows // TOKEN] = LABEL_INDEX[label]
+    return torch.from_numpy(grid).flatten(0, 1)
 
 
 def _shifted(glyphs: Sequence[Glyph], *, left: float = 0, top: float = 0, scale: float = 1.0) -> list[Glyph]:
@@ -258,8 +290,9 @@ def _glyph_batch(rng: random.Random, step: int) -> LessonBatch:
     return LessonBatch("glyphs", (stack_pixels(images),), torch.stack(slots), None)
 
 
-def _rows(lesson: Lesson, rng: random.Random, seeds: Sequence[str], read_all: float) -> list[LessonPage]:
+def _rows(lesson: Lesson, rng: random.Random, seeds: Sequence[str], read_all: float, times: int) -> list[LessonPage]:
     """The rows of a batch, whose views have the same sizes."""
+    with_whole_pages = seeds[: times * _WHOLE_PAGES]
     match lesson:
         case "low":
             return [page_lessons.low(rng, seed) for seed in seeds]
@@ -269,13 +302,13 @@ def _rows(lesson: Lesson, rng: random.Random, seeds: Sequence[str], read_all: fl
             grid = page_lessons.draw_grid(rng)
             return [page_lessons.region(rng, seed, grid) for seed in seeds]
         case "look" if rng.random() < 0.2:
-            return [page_lessons.look(rng, seed, None) for seed in seeds[:_WHOLE_PAGES]]
+            return [page_lessons.look(rng, seed, None) for seed in with_whole_pages]
         case "look":
             grid = page_lessons.draw_grid(rng)
             return [page_lessons.look(rng, seed, grid) for seed in seeds]
         case "pages" if rng.random() < 0.3:
             count = rng.choice(page_lessons.THUMBNAILS[:3])
-            return [page_lessons.several(rng, seed, count, True) for seed in seeds[:_WHOLE_PAGES]]
+            return [page_lessons.several(rng, seed, count, True) for seed in with_whole_pages]
         case "pages":
             count = rng.choice(page_lessons.THUMBNAILS)
             return [page_lessons.several(rng, seed, count, False) for seed in seeds]

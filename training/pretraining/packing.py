@@ -18,6 +18,8 @@ IGNORED = -100
 """Target of a token after which nothing is learned."""
 TRUNK = 0
 """Segment of the trunk; the branches are segments 1, 2 and so on."""
+PADDING = -1
+"""Segment of the padding."""
 BUCKET = 32
 """Sequences are padded to a multiple of this many tokens: oneDNN compiles a kernel for each shape, so few may occur."""
 
@@ -91,8 +93,8 @@ class PackedBatch:
     """(B, T) int64."""
     positions: Tensor
     """(3, B, T) int64."""
-    attend: Tensor
-    """(B, 1, T, T) bool, True where the query (third axis) attends to the key (fourth axis)."""
+    segments: Tensor
+    """(B, T) int64: `TRUNK`, the number of the branch, or `PADDING`."""
     targets: Tensor
     """(B, T) int64, `IGNORED` where nothing is learned."""
     weights: Tensor
@@ -102,12 +104,21 @@ class PackedBatch:
         """The batch on a device."""
         return PackedBatch(**{f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)})
 
+    def attend(self) -> Tensor:
+        """(B, 1, T, T) bool, True where the query (third axis) attends to the key (fourth axis).
+
+        Padding attends to padding, so that every softmax has a key.
+        """
+        queries, keys = self.segments[:, :, None], self.segments[:, None, :]
+        causal = torch.ones(2 * self.ids.shape[-1:], dtype=torch.bool, device=self.segments.device).tril()
+        return (((queries == keys) | ((keys == TRUNK) & (queries != PADDING))) & causal)[:, None]
+
     def part(self, places: slice) -> PackedBatch:
         """The sequences at these places of the batch, still padded to T tokens."""
         return PackedBatch(
             self.ids[places],
             self.positions[:, places],
-            self.attend[places],
+            self.segments[places],
             self.targets[places],
             self.weights[places],
         )
@@ -121,8 +132,7 @@ def collate(sequences: Sequence[PackedSequence], *, pad: int) -> PackedBatch:
         pad: Id of the padding token.
 
     Returns:
-        The batch. T is the length of the longest sequence, rounded up to a multiple of `BUCKET`. Padding attends to
-        padding, so that every softmax has a key.
+        The batch. T is the length of the longest sequence, rounded up to a multiple of `BUCKET`.
     """
     longest = -(-max(len(sequence.ids) for sequence in sequences) // BUCKET) * BUCKET
 
@@ -136,14 +146,10 @@ def collate(sequences: Sequence[PackedSequence], *, pad: int) -> PackedBatch:
             array[i, : len(values)] = values
         return torch.from_numpy(array)
 
-    segments = stack("segments", -1)
-    same = segments[:, :, None] == segments[:, None, :]
-    trunk = (segments == TRUNK)[:, None, :] & (segments >= 0)[:, :, None]
-    causal = torch.ones(longest, longest, dtype=torch.bool).tril()
     return PackedBatch(
         ids=stack("ids", pad),
         positions=stack("positions", 0).permute(2, 0, 1).contiguous(),
-        attend=((same | trunk) & causal)[:, None],
+        segments=stack("segments", PADDING),
         targets=stack("targets", IGNORED),
         weights=stack("weights", 0.0),
     )

@@ -33,7 +33,7 @@ from vtagent.training.documents import (
 )
 from vtagent.training.documents.pages import GRIDS
 from vtagent.training.documents.sections import WHICH_PAGE, draw_title, holders
-from vtagent.training.pretraining.lesson_page import LessonPage, half
+from vtagent.training.pretraining.lesson_page import LessonPage, half, of_page
 from vtagent.training.pretraining.packing import PackedSequence
 from vtagent.training.pretraining.supervision import (
     FORMAT_WEIGHT,
@@ -77,7 +77,7 @@ def low(rng: random.Random, seed: str) -> LessonPage:
     page = render_page(seed)
     tools = rng.random() < 0.6
     packed = _asked(rng, page, questions(rng, page, 6), LOW, tools=tools, readable=("large", "medium"), longest="low")
-    return LessonPage([half(page.image)], page.glyphs_in(scale=0.5), packed, page.sections_in(_in_tokens(LOW)))
+    return of_page([half(page.image)], packed, page, scale=0.5, sections=_in_tokens(LOW))
 
 
 def region(rng: random.Random, seed: str, grid: str) -> LessonPage:
@@ -91,14 +91,14 @@ def region(rng: random.Random, seed: str, grid: str) -> LessonPage:
     left, top, right, bottom = cell_pixels(section.cell)
     size = (right - left, bottom - top)
     packed = _asked(rng, page, asked, size, tools=False, longest="region")
-    return LessonPage([page.image.crop((left, top, right, bottom))], page.glyphs_in(section.cell), packed)
+    return of_page([page.image.crop((left, top, right, bottom))], packed, page, cell=section.cell)
 
 
 def whole(rng: random.Random, seed: str) -> LessonPage:
     """A row of `page`."""
     page = render_page(seed)
     packed = _asked(rng, page, questions(rng, page, 6), PAGE, tools=False, longest="page")
-    return LessonPage([page.image], page.glyphs_in(), packed, page.sections_in(_in_tokens(PAGE)))
+    return of_page([page.image], packed, page, sections=_in_tokens(PAGE))
 
 
 def look(rng: random.Random, seed: str, grid: str | None) -> LessonPage:
@@ -133,7 +133,7 @@ def look(rng: random.Random, seed: str, grid: str | None) -> LessonPage:
             said = ABSENT
     answer(packed, thought, said, weight)
     views = [half(page.image), page.image.crop((left, top, right, bottom))]
-    return LessonPage(views, page.glyphs_in(cell), packed)
+    return of_page(views, packed, page, cell=cell)
 
 
 def several(rng: random.Random, seed: str, count: int, zoomed: bool) -> LessonPage:
@@ -159,7 +159,7 @@ def several(rng: random.Random, seed: str, count: int, zoomed: bool) -> LessonPa
         call_zoom(packed, titles[place], image=place + 1, decision=FORMAT_WEIGHT)
         show_zoomed(packed, PAGE)
         answer(packed, thought_of(pages[place], question), question.answer, 1.0)
-        return LessonPage([*views, pages[place].image], pages[place].glyphs_in(), packed)
+        return of_page([*views, pages[place].image], packed, pages[place])
     while len(packed.ids) + _BRANCH <= _LONGEST["pages"] and packed.branches < 5:
         packed.branch()
         present = rng.random() > ABSENT_SHARE
@@ -175,7 +175,7 @@ def several(rng: random.Random, seed: str, count: int, zoomed: bool) -> LessonPa
             answer(packed, title, ABSENT, 1.0, decision=1.0)
         else:
             call_zoom(packed, title, image=number, decision=1.0)
-    return LessonPage(views, pages[-1].glyphs_in(scale=0.25), packed)
+    return of_page(views, packed, pages[-1], scale=0.25)
 
 
 def show(rng: random.Random, page: Page, asked: Sequence[PageQuestion], view: PageView) -> LessonPage:
@@ -195,7 +195,7 @@ def show(rng: random.Random, page: Page, asked: Sequence[PageQuestion], view: Pa
         packed.branch()
         ask(packed, question.asked.question(rng))
         answer(packed, thought_of(page, question), question.answer, 1.0)
-    return LessonPage([image], page.glyphs_in(cell, scale=0.5 if view == "low" else 1.0), packed)
+    return of_page([image], packed, page, cell=cell, scale=0.5 if view == "low" else 1.0)
 
 
 def questions(rng: random.Random, page: Page, count: int) -> list[PageQuestion]:
