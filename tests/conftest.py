@@ -7,9 +7,14 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import cache
 
+import hypothesis
 import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported
+
+# A slow machine is no fault of what is tested.
+hypothesis.settings.register_profile("any machine", deadline=None)
+hypothesis.settings.load_profile("any machine")
 
 
 @pytest.fixture(scope="session")

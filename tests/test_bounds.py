@@ -214,7 +214,7 @@ def test_json_that_names_no_tool_is_an_answer(text: str) -> None:
 
 
 @given(st.text(st.sampled_from('{}[]":, \nname"zoom_image"arguments`\\'), max_size=60) | st.text())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_any_text_is_read_as_a_call_or_left_alone(text: str) -> None:
     for whole in (text, f'{{"name": "zoom_image", {text}', f'{{"name": "zoom_image", "arguments": {text}}}'):
         message = AIMessage(whole)
@@ -291,7 +291,6 @@ CALLS = st.lists(st.tuples(st.sampled_from(["zoom_image", "multiply", ""]), st.b
 
 
 @given(calls=CALLS, most=st.integers(1, 6), form=st.sampled_from(["tool_use", "function_call", None]))
-@settings(deadline=None)
 def test_bounded_keeps_the_first_calls_and_names_the_rest_once(
     calls: list[tuple[str, bool]], most: int, form: str | None
 ) -> None:

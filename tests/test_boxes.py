@@ -179,7 +179,7 @@ def test_ten_thousand_random_boxes_land_where_they_were_meant_or_are_refused(nam
     assert refused > 900
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(seed=st.integers(0, 2**32), name=st.sampled_from(list(CONVENTIONS)))
 def test_any_box_lands_where_it_was_meant_or_is_refused(seed: int, name: str) -> None:
     run(seed, CONVENTIONS[name])

@@ -90,7 +90,7 @@ def test_no_messages_count_nothing() -> None:
     assert scripted_vlm([]).get_num_tokens_from_messages([]) == 0
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.lists(st.tuples(st.sampled_from(["user", "ai", "tool", "image"]), st.text(max_size=20)), min_size=1, max_size=6)
 )

@@ -159,7 +159,7 @@ values = st.recursive(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(value=values)
 def test_whatever_the_state_it_reads_back_as_without_us(value: Any) -> None:
     plain = JsonPlusSerializer()

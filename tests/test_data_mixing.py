@@ -6,7 +6,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from vtagent.errors import DataError
@@ -25,7 +25,6 @@ def mixture(of: dict[str, tuple[int, int]], seed: int = 0, length: int | None = 
     return Mixture(parts, {source: weight for source, (_, weight) in of.items()}, seed=seed, length=length)
 
 
-@settings(deadline=None)
 @given(sizes, st.integers(0, 3))
 def test_every_block_holds_each_source_as_often_as_its_weight_says(of: dict[str, tuple[int, int]], seed: int) -> None:
     weights = {source: weight for source, (_, weight) in of.items()}
@@ -35,7 +34,6 @@ def test_every_block_holds_each_source_as_often_as_its_weight_says(of: dict[str,
         assert Counter(mixed.place(start + offset)[0] for offset in range(block)) == weights
 
 
-@settings(deadline=None)
 @given(sizes, st.integers(0, 3))
 def test_each_source_is_gone_through_whole_before_it_starts_again(of: dict[str, tuple[int, int]], seed: int) -> None:
     mixed = mixture(of, seed)
@@ -50,7 +48,6 @@ def test_each_source_is_gone_through_whole_before_it_starts_again(of: dict[str, 
         assert set(seen[source]) == set(range(count))
 
 
-@settings(deadline=None)
 @given(sizes, st.integers(0, 200))
 def test_any_place_is_found_without_walking_there(of: dict[str, tuple[int, int]], index: int) -> None:
     walked, jumped = mixture(of, length=201), mixture(of, length=201)

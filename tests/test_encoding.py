@@ -75,7 +75,7 @@ def test_a_jpeg_looks_like_the_pixels() -> None:
     assert max(difference.rms) < 30  # the noise differs from call to call
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(most=st.integers(2_000, 200_000))
 def test_the_bytes_of_the_receiver_are_kept(most: int) -> None:
     image = NOISE
@@ -110,7 +110,7 @@ def difference(one: Image.Image, other: Image.Image) -> float:
     return float(max(ImageStat.Stat(ImageChops.difference(one, other)).rms))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     format=st.sampled_from(["JPEG", "PNG", "WEBP", "TIFF"]),
     mode=st.sampled_from(["RGB", "L", "P", "RGBA", "I;16", "CMYK"]),

@@ -75,7 +75,7 @@ def test_a_row_is_an_eighth_longer_than_asked_at_most(tokens: int) -> None:
     assert tokens <= columns <= max(tokens + 63, tokens * 9 / 8)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.lists(st.tuples(st.sampled_from(["open", "grow", "close"]), st.integers(0, 10**6)), max_size=40))
 def test_rows_keep_what_they_hold_whatever_their_neighbours_do(events: list[tuple[str, int]]) -> None:
     rows = KVRows(2, 4, dtype=torch.float32, devices=[CPU] * 2)

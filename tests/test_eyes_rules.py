@@ -49,7 +49,7 @@ def test_it_is_a_vision(vision: Vision) -> None:
 
 
 @EVERY
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(size=sizes())
 def test_what_fits_is_not_shrunk_again(vision: Vision, size: tuple[int, int]) -> None:
     fitted = vision.fit(*size)
@@ -58,7 +58,7 @@ def test_what_fits_is_not_shrunk_again(vision: Vision, size: tuple[int, int]) ->
 
 
 @EVERY
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(size=sizes())
 def test_shrinking_before_sending_changes_no_bill(vision: Vision, size: tuple[int, int]) -> None:
     if isinstance(vision, VisionSpec) and vision.snap(*size) != vision.fit(*size):
@@ -67,7 +67,7 @@ def test_shrinking_before_sending_changes_no_bill(vision: Vision, size: tuple[in
 
 
 @EVERY
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(size=sizes(), scale=scales)
 def test_a_low_view_costs_no_more_than_the_whole_and_is_not_shrunk_again(
     vision: Vision, size: tuple[int, int], scale: float
@@ -78,7 +78,7 @@ def test_a_low_view_costs_no_more_than_the_whole_and_is_not_shrunk_again(
 
 
 @EVERY_HOSTED
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(size=sizes(), scale=scales)
 def test_hosted_models_are_sent_no_more_pixels_than_there_are(
     vision: Vision, size: tuple[int, int], scale: float
@@ -89,7 +89,7 @@ def test_hosted_models_are_sent_no_more_pixels_than_there_are(
 
 
 @pytest.mark.parametrize("vision", BY_PIXELS.values(), ids=BY_PIXELS)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(size=sizes(), cut=st.tuples(st.floats(0.05, 1), st.floats(0.05, 1)))
 def test_a_larger_image_costs_no_less_while_nothing_is_shrunk(
     vision: Vision, size: tuple[int, int], cut: tuple[float, float]
@@ -101,7 +101,7 @@ def test_a_larger_image_costs_no_less_while_nothing_is_shrunk(
 
 
 @pytest.mark.parametrize("vision", BY_PIXELS.values(), ids=BY_PIXELS)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(size=sizes(), one=scales, other=scales)
 def test_a_larger_scale_costs_no_less(vision: Vision, size: tuple[int, int], one: float, other: float) -> None:
     less, more = sorted([one, other])
@@ -110,7 +110,7 @@ def test_a_larger_scale_costs_no_less(vision: Vision, size: tuple[int, int], one
 
 
 @EVERY
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(size=sizes())
 def test_full_scale_is_the_whole(vision: Vision, size: tuple[int, int]) -> None:
     assert vision.low(*size, 1.0) == vision.fit(*size)
@@ -143,7 +143,7 @@ def test_half_the_sides_of_the_file_would_save_nothing_where_the_provider_shrink
 
 
 @pytest.mark.parametrize("spec", [QWEN2_5_VL, QWEN3_VL], ids=["qwen2.5-vl", "qwen3-vl"])
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(size=sizes(), scale=scales)
 def test_a_low_view_of_the_qwen_grids_is_the_size_that_views_have(
     spec: VisionSpec, size: tuple[int, int], scale: float
@@ -175,7 +175,7 @@ LIMITED = {name: vision for name, vision in VISIONS.items() if isinstance(vision
 
 
 @pytest.mark.parametrize("vision", LIMITED.values(), ids=LIMITED)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(size=sizes())
 def test_what_fits_is_within_both_limits(vision: ClaudePatches | GptPatches, size: tuple[int, int]) -> None:
     width, height = vision.fit(*size)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.scripted_chat import ScriptedChat
@@ -85,21 +85,18 @@ def test_any_gold_number_will_do_and_a_gold_text_leaves_the_verdict_open() -> No
     assert numeric(["7", "a hundred"], "50") is None
 
 
-@settings(deadline=None)
 @given(st.floats(-1e9, 1e9).filter(bool))
 def test_a_number_is_within_tolerance_of_itself(value: float) -> None:
     text = f"{value:.6f}"
     assert numeric([text], text) is True
 
 
-@settings(deadline=None)
 @given(texts)
 def test_reading_a_number_never_raises(text: str) -> None:
     found = number(text)
     assert found is None or isinstance(found[0], float)
 
 
-@settings(deadline=None)
 @given(st.text("aB3 .'", max_size=20))
 def test_normalising_twice_changes_nothing(text: str) -> None:
     assert normalise(normalise(text)) == normalise(text)
@@ -122,7 +119,6 @@ def test_anls_is_one_minus_the_share_of_edits(answers: list[str], prediction: st
     assert anls(answers, prediction) == score
 
 
-@settings(deadline=None)
 @given(texts.filter(str.strip), texts)
 def test_anls_is_a_similarity(gold: str, prediction: str) -> None:
     assert 0 <= anls([gold], prediction) <= 1
@@ -199,7 +195,6 @@ def test_math_without_math_verify_says_how_to_get_it(monkeypatch: pytest.MonkeyP
         build_grader("math")
 
 
-@settings(deadline=None)
 @given(texts)
 def test_what_passes_for_an_expression_has_no_words(text: str) -> None:
     bare = expression(text)

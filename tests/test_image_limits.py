@@ -108,7 +108,7 @@ def test_the_parts_of_a_file_are_counted(make: Callable[[int], bytes], part: str
         accepted(make(1000), ImageLimits(max_chunks=6000))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(scans=st.integers(10, 60), most=st.integers(1, 4))
 def test_the_samples_that_scans_cover_are_counted(scans: int, most: int) -> None:
     data = costly.jpeg_of_scans(scans, (64, 64))
@@ -302,7 +302,7 @@ def by_pillow(exif: bytes) -> int:
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's: as errors, they would hide what it found
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(
     order=st.sampled_from(["<", ">"]),
     entries=st.lists(
@@ -368,7 +368,7 @@ SEEDS = {
 }
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 2**32))
 @pytest.mark.parametrize("name", SEEDS)
 @pytest.mark.filterwarnings("ignore")  # codecs grumble about broken files in their own ways

@@ -243,7 +243,7 @@ def test_one_pixel_is_fine_and_a_hair_is_refused(store: ImageStore) -> None:
     assert store.put(encode(solid((600, 3)))).height == 3
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(format=st.sampled_from(FORMATS), seed=st.integers(0, 2**32))
 @pytest.mark.filterwarnings("ignore")  # codecs grumble about broken files in their own ways
 def test_flipped_bytes_give_an_image_or_an_image_error(format: str, seed: int) -> None:

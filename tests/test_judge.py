@@ -15,7 +15,7 @@ from threading import Thread
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel
@@ -172,7 +172,6 @@ async def test_a_prediction_cannot_leave_its_line_or_speak_in_another_voice(atta
     assert not any(sign in shown for sign in "<>[]|\u2028\u202e\u200b\ud800\U000e0041")
 
 
-@settings(deadline=None)
 @given(st.text(), st.lists(st.text(), min_size=1, max_size=3), st.text())
 def test_whatever_the_texts_are_the_prompt_is_three_lines_that_say_them(
     question: str, answers: list[str], prediction: str

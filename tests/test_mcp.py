@@ -220,7 +220,7 @@ async def test_nonsense_is_answered_with_one_sentence(
         assert not (await session.call_tool("look", {"image": "noise.png"})).isError
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.text(max_size=60) | st.lists(st.sampled_from(["..", ".", "", "scans", "x.png"]), max_size=6).map("/".join))
 def test_no_name_leads_out_of_the_folders(tmp_path_factory: pytest.TempPathFactory, name: str) -> None:
     folder = tmp_path_factory.getbasetemp() / "hypothesis-scans"

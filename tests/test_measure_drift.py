@@ -46,7 +46,7 @@ def test_a_penalty_on_every_zoom_drives_easy_pages_to_none(penalty: str) -> None
     assert drift(penalty).rest_points([NEEDS_A_ZOOM]) == [1.0]
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(
     st.sampled_from(PENALTIES),
     st.floats(0.05, 0.95),

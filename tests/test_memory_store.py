@@ -78,7 +78,7 @@ def test_a_store_without_bound_takes_all() -> None:
     assert len({store.put(image(n)).sha256 for n in range(300)}) == 300
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     steps=st.lists(st.tuples(st.integers(0, 12), st.sampled_from([0.0, 3.0, 30.0])), max_size=40),
     most=st.integers(500, 3000),

@@ -171,14 +171,14 @@ def ainvoked(agent: Any) -> Any:
 @example(numbers=[2])
 @example(numbers=[17])
 @example(numbers=[9])
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.too_slow])
 def test_runs_are_the_same(format: str, numbers: list[int]) -> None:
     options = {"response_format": FORMATS[format], "system_prompt": "Be kind.", "name": "helper"}
     same(invoked, lambda: script(numbers), **options)
 
 
 @given(numbers=SCRIPTS)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_asynchronous_runs_are_the_same(numbers: list[int]) -> None:
     same(ainvoked, lambda: script(numbers), tools=[multiply, slow, final])
 

@@ -184,7 +184,7 @@ def test_what_cannot_be_drawn_is_refused(wrong: Any, says: str) -> None:
 
 
 @given(st.integers(0, 10**6))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_each_visual_token_of_a_section_bears_its_kind_and_no_other_does(seed: int) -> None:
     page = render_page(seed)
     for columns, rows in ((28, 20), (14, 10)):
@@ -199,7 +199,7 @@ def test_each_visual_token_of_a_section_bears_its_kind_and_no_other_does(seed: i
 
 
 @given(st.integers(0, 10**6))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_contested_fields_are_those_whose_label_another_section_prints(seed: int) -> None:
     page = render_page(seed)
     labels = Counter(f.label for section in page.sections for f in section.fields)
@@ -235,3 +235,21 @@ def test_a_print_size_that_is_asked_for_is_on_the_page(print_size: PrintSize) ->
         question: PageQuestion = render_page(seed, print_size=print_size).ask_about(random.Random(seed), print_size)
         assert question.print_size == print_size
     assert set(GRIDS) == {"four", "six"}
+
+
+@given(st.integers(0, 10**6), st.sampled_from((1.0, 0.5)))
+@settings(max_examples=30)
+def test_print_bears_the_label_of_its_field_and_print_outside_of_fields_none(seed: int, scale: float) -> None:
+    page = render_page(seed)
+    shown = page.print_in(scale=scale)
+    assert [glyph for glyph, _ in shown] == page.glyphs_in(scale=scale)
+    spelt = Counter(glyph.char for glyph, label in page.print_in(scale=100.0) if label is None)
+    assert spelt == Counter("".join((page.title, *page.headings)).replace(" ", ""))
+    for section in page.sections:
+        for f, (left, top, right, bottom) in zip(section.fields, section.boxes, strict=True):
+            inside = [
+                label
+                for glyph, label in shown
+                if left < glyph.x / scale * 1000 / PAGE[0] < right and top < glyph.y / scale * 1000 / PAGE[1] < bottom
+            ]
+            assert set(inside) <= {f.label}

@@ -18,7 +18,8 @@ from vtagent.training.documents import Glyph, render_document
 from vtagent.training.pretrain import STATE, Curve, Settings, Trainer, run
 from vtagent.training.pretraining import lessons
 from vtagent.training.pretraining.batched import ATTENTION, encode_pages, hidden_states, packed_loss, patchify
-from vtagent.training.pretraining.lessons import LessonDataset, draw_batch, draw_lesson, glyph_slots
+from vtagent.training.pretraining.lesson_page import LessonPage
+from vtagent.training.pretraining.lessons import LessonDataset, draw_batch, draw_lesson, glyph_slots, label_rows
 from vtagent.training.pretraining.packing import PackedSequence, collate
 from vtagent.training.pretraining.policy import (
     CHAT_TEMPLATE,
@@ -102,6 +103,35 @@ def test_a_glyph_falls_in_the_slot_that_holds_its_centre() -> None:
     assert slots[1, 0] == lessons.GLYPH_INDEX["A"]
     assert slots[1, 7] == lessons.GLYPH_INDEX["b"]
     assert (slots > 0).sum() == 2
+
+
+def test_the_label_of_a_field_falls_in_the_half_token_that_holds_its_print() -> None:
+    glyphs = [Glyph("a", 17.0, 3.0), Glyph("b", 17.0, 9.0), Glyph("T", 40.0, 20.0), Glyph("x", 99.0, 3.0)]
+    page = LessonPage([], glyphs, PackedSequence(0), labels=["Date", "Total", None, "Date"])
+    rows = label_rows(page, 64, 32)
+    assert rows.shape == (8, 2)
+    assert rows.nonzero().tolist() == [[1, 0], [1, 1]]
+    assert rows[1].tolist() == [lessons.LABEL_INDEX["Date"], lessons.LABEL_INDEX["Total"]]
+
+
+@pytest.mark.parametrize("lesson", ["low", "region", "page", "look", "pages"])
+def test_lessons_of_pages_teach_labels_and_take_several_times_the_rows(lesson: lessons.Lesson) -> None:
+    once, thrice = draw_batch(lesson, 4), draw_batch(lesson, 4, times=3)
+    assert thrice.slots.shape[0] == 3 * once.slots.shape[0]
+    assert thrice.packed is not None
+    assert thrice.packed.ids.shape[0] == 3 * once.slots.shape[0]
+    assert once.labels is not None
+    assert once.labels.shape == (*once.slots.shape[:2], 2)
+    assert (once.labels > 0).any() or lesson == "pages"
+    assert not ((once.labels > 0) & (once.slots.unflatten(-1, lessons.SLOTS) > 0).logical_not().all(-1)).any()
+
+
+def test_a_training_step_learns_from_every_head() -> None:
+    trainer = Trainer(Settings(steps=10, warmup=1), device="cpu")
+    before = {name: weight.detach().clone() for name, weight in trainer.heads.named_parameters()}
+    figures = trainer.update(draw_batch("low", 0))
+    assert set(figures) == {"glyph_accuracy", "section_accuracy", "label_accuracy", "loss"}
+    assert all(not torch.equal(before[name], weight) for name, weight in trainer.heads.named_parameters())
 
 
 @pytest.mark.parametrize("lesson", ["line", "near", "full", "zoomed"])

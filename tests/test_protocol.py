@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from langchain_core.messages import AIMessage
 from langchain_core.messages.tool import invalid_tool_call, tool_call
@@ -161,7 +161,6 @@ def test_good_calls_survive_beside_a_broken_one() -> None:
     assert len(reply.tool_calls) == len(reply.errors) == 1
 
 
-@settings(deadline=None)
 @given(st.text())
 def test_any_text_is_read(text: str) -> None:
     parse_reply(text)
@@ -179,7 +178,6 @@ TAGS = [
 ]
 
 
-@settings(deadline=None)
 @given(st.lists(st.sampled_from(TAGS), max_size=12))
 def test_any_order_of_tags_is_read(parts: list[str]) -> None:
     reply = parse_reply("".join(parts))
@@ -211,7 +209,6 @@ values = st.recursive(
 words = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="<>"), max_size=8)
 
 
-@settings(deadline=None)
 @given(
     st.text("abc_", min_size=1),
     st.dictionaries(words, values.filter(lambda v: "tool_call>" not in repr(v)), max_size=3),

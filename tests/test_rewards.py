@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any, get_args
 
-import hypothesis
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -170,7 +169,6 @@ settings = st.builds(
 )
 
 
-@hypothesis.settings(deadline=None)
 @given(groups, settings)
 def test_a_reward_is_its_parts_and_each_part_is_all_or_nothing(group: list[Verdict], settings: RewardSettings) -> None:
     for verdict, reward in zip(group, group_rewards(group, settings), strict=True):
@@ -183,7 +181,6 @@ def test_a_reward_is_its_parts_and_each_part_is_all_or_nothing(group: list[Verdi
             assert reward.total == reward.accuracy + reward.format - reward.penalty
 
 
-@hypothesis.settings(deadline=None)
 @given(groups, settings, st.randoms())
 def test_the_order_of_a_group_does_not_matter(group: list[Verdict], settings: RewardSettings, rng: Any) -> None:
     order = list(range(len(group)))
@@ -192,7 +189,6 @@ def test_the_order_of_a_group_does_not_matter(group: list[Verdict], settings: Re
     assert group_rewards([group[place] for place in order], settings) == [rewards[place] for place in order]
 
 
-@hypothesis.settings(deadline=None)
 @given(groups, settings)
 def test_the_paper_charges_one_way_only(group: list[Verdict], settings: RewardSettings) -> None:
     if settings.penalty.startswith("paper"):
@@ -200,7 +196,6 @@ def test_the_paper_charges_one_way_only(group: list[Verdict], settings: RewardSe
         assert len({verdict.zoomed for verdict, reward in pairs if reward and reward.penalty}) <= 1
 
 
-@hypothesis.settings(deadline=None)
 @given(groups, settings)
 def test_the_wrong_pay_in_the_papers_own_formula_alone(group: list[Verdict], settings: RewardSettings) -> None:
     for verdict, reward in zip(group, group_rewards(group, settings), strict=True):
@@ -208,7 +203,6 @@ def test_the_wrong_pay_in_the_papers_own_formula_alone(group: list[Verdict], set
             assert settings.penalty == "paper"
 
 
-@hypothesis.settings(deadline=None)
 @given(groups, st.floats(0.01, 0.99))
 def test_with_tokens_whoever_is_right_and_saw_less_earns_more(group: list[Verdict], size: float) -> None:
     rewards = group_rewards(group, RewardSettings(penalty="tokens", penalty_size=size, format_reward=0))
@@ -220,7 +214,6 @@ def test_with_tokens_whoever_is_right_and_saw_less_earns_more(group: list[Verdic
     assert all((one[0] < other[0]) == (one[1] > other[1]) for one in right for other in right)
 
 
-@hypothesis.settings(deadline=None)
 @given(groups, settings)
 def test_r_counts_right_rollouts_alone(group: list[Verdict], settings: RewardSettings) -> None:
     right = [verdict for verdict in group if verdict.right]

@@ -94,7 +94,7 @@ def reference(logits: torch.Tensor, top_k: int, top_p: float) -> torch.Tensor:
     return probabilities / probabilities.sum()
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.permutations(range(40)),
     st.lists(st.tuples(st.integers(0, 45), st.floats(0.05, 1.0), st.integers(0, 99)), min_size=1, max_size=4),
@@ -116,7 +116,7 @@ def test_whatever_is_sorted_first_the_same_token_is_drawn(
         assert token == 0 or cumulative[token - 1] <= target + 1e-6
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.lists(st.integers(0, 4), max_size=6), st.floats(0.5, 3.0))
 def test_the_repetition_penalty_is_that_of_transformers(said: list[int], penalty: float) -> None:
     processor = RepetitionPenaltyLogitsProcessor(penalty)

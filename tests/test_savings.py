@@ -67,7 +67,7 @@ def test_a_zoom_is_the_middle_half_of_both_sides_at_full_resolution() -> None:
 
 
 @given(width=st.integers(1, 12_000), height=st.integers(1, 12_000), family=st.sampled_from(FAMILIES))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_below_the_break_even_low_views_first_are_cheaper_and_above_it_dearer(
     width: int, height: int, family: KnownFamily
 ) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -81,7 +81,6 @@ def test_the_papers_two_thresholds(low: int, full: int, kind: str | None) -> Non
     assert kind_of(low, full, 8, 6) == kind
 
 
-@settings(deadline=None)
 @given(st.integers(1, 16), st.data())
 def test_a_question_is_of_one_kind_at_most_and_more_gain_never_unmakes_it(samples: int, data: st.DataObject) -> None:
     low, full = (data.draw(st.integers(0, samples)) for _ in range(2))

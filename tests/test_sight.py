@@ -177,7 +177,7 @@ def conversations(draw: st.DrawFn) -> list[BaseMessage]:
     images=st.none() | st.integers(1, 6),
     tokens=st.none() | st.integers(50, 2000),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_what_stays_is_within_the_limits_and_the_newest(
     messages: list[BaseMessage], keep: int | None, images: int | None, tokens: int | None
 ) -> None:

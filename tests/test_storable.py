@@ -36,7 +36,7 @@ def made() -> Iterator[Any]:
 
 
 @pytest.mark.parametrize("which", ["graph", "middleware"])
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 2**32))
 def test_after_any_reply_the_next_question_is_answered(made: Any, which: str, seed: int) -> None:
     agent, model, block = made[which]
@@ -44,7 +44,7 @@ def test_after_any_reply_the_next_question_is_answered(made: Any, which: str, se
     agent.checkpointer.delete_thread(str(seed))
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(seed=st.integers(0, 2**32))
 def test_any_reply_is_stored_and_read_back(seed: int) -> None:
     for bring in (structured, without_calls):

@@ -255,7 +255,7 @@ def test_a_rotated_photo_is_upright_at_every_scale_and_region() -> None:
     assert region.getpixel((5, 5)) in [(0, 255, 0), (0, 254, 0), (0, 255, 1), (1, 255, 0)]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     size=st.tuples(st.integers(1, 120), st.integers(1, 120)),
     scale=st.floats(0.05, 1),

@@ -63,7 +63,7 @@ def test_the_processor_leaves_a_fitted_size_alone(spec: VisionSpec) -> None:
 
 
 @SPECS
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(width=st.integers(1, 20_000), height=st.integers(1, 20_000))
 def test_snap_is_the_resize_of_the_processor_up_to_400_megapixels(spec: VisionSpec, width: int, height: int) -> None:
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
@@ -79,7 +79,7 @@ def test_snap_is_the_resize_of_the_processor_up_to_400_megapixels(spec: VisionSp
 
 
 @SPECS
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(short=st.integers(1, 400), ratio=st.floats(1, 200))
 def test_fit_is_stable_and_equal_to_snap_wherever_snap_is_stable(spec: VisionSpec, short: int, ratio: float) -> None:
     long = int(short * ratio)

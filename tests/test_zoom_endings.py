@@ -309,7 +309,7 @@ REPLIES = [
 ]
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(lines=st.lists(st.sampled_from(REPLIES) | st.text(max_size=20), min_size=1, max_size=5), zooms=st.integers(0, 3))
 def test_every_script_ends_within_its_budgets(lines: list[str], zooms: int) -> None:
     result = run(*lines, max_zooms=zooms)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from langchain.agents import create_agent
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, ToolMessage
@@ -165,7 +165,6 @@ def test_the_model_is_told_the_arguments_but_not_the_injected_one(store: ImageSt
     assert "required" not in function["parameters"]
 
 
-@settings(deadline=None)
 @given(region=st.none() | st.lists(st.integers() | st.floats() | st.text(max_size=3) | st.none(), max_size=5))
 def test_any_region_is_shown_or_refused(region: Any) -> None:
     store = MemoryImageStore()
