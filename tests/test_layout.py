@@ -26,8 +26,20 @@ HEAVY |= {"mcp", "uvicorn"}
 CORE_MODELS = {"vtagent.models", "vtagent.models.capabilities", "vtagent.models.chat", "vtagent.models.engine"}
 CORE_MODELS |= {"vtagent.models.delegating", "vtagent.models.pixel_model"}
 
-COMPOSITION_ROOT = {"vtagent.cli", "vtagent.__main__", "vtagent.chat_command", "vtagent.mcp_command"}
-FOR_THE_TERMINAL = {"vtagent.cli", "vtagent.__main__", "vtagent.chat_command", "vtagent.terminal"}
+COMPOSITION_ROOT = {
+    "vtagent.cli",
+    "vtagent.__main__",
+    "vtagent.chat_command",
+    "vtagent.docqa_command",
+    "vtagent.mcp_command",
+}
+FOR_THE_TERMINAL = {
+    "vtagent.cli",
+    "vtagent.__main__",
+    "vtagent.chat_command",
+    "vtagent.docqa_command",
+    "vtagent.terminal",
+}
 FOR_MCP = {"vtagent.mcp.server", "vtagent.mcp_command"}
 FOR_AGENTS = {"vtagent.graphs.middleware", "vtagent.graphs.agent_turn", "vtagent.graphs.agent_zooms"}
 

@@ -76,6 +76,7 @@ def _run(arguments: Sequence[str]) -> int:
             "models": _models,
             "savings": _savings,
             "mcp": _mcp,
+            "docqa": _docqa,
         }[arguments[0]]
         run_command(options)
     except KeyboardInterrupt:
@@ -184,6 +185,14 @@ def _mcp(options: argparse.Namespace) -> None:
     from vtagent.mcp_command import serve
 
     serve(options, partial(_load, options))
+
+
+def _docqa(options: argparse.Namespace) -> None:
+    if options.base_url is None and options.model is not None:
+        check_available(options.model)  # before documents are opened
+    from vtagent.docqa_command import docqa
+
+    docqa(options, _load)
 
 
 def _load(options: argparse.Namespace, store: ImageStore) -> tuple[str, BaseChatModel, Vision]:

@@ -49,6 +49,23 @@ samples` draws: small printed cards, forms and receipts. Use a real model for
 any other image.
 """
 
+DOCQA = """\
+examples:
+  vtagent docqa report.pdf "How long does the warranty last?"
+
+  # A folder of scans that have no text: OCR finds the page
+  vtagent docqa scans/ "What is the Total?" --ocr auto
+
+  # Some pages only, and pictures of the cited pages with boxes
+  vtagent docqa report.pdf "Who signed?" --page 3-7 --save-evidence places/
+
+  # Many questions; the same command goes on where it was stopped
+  vtagent docqa report.pdf --batch questions.jsonl --out answers.jsonl
+
+The bundled policies read only the documents that vtagent draws. Use a real
+model for any other document.
+"""
+
 SAMPLES = """\
 examples:
   # 16 documents, half in large print, half in small

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import vtagent
-from vtagent.help_texts import ASK, CHAT, EXIT_CODES, FORGET, MCP, MODELS, OVERVIEW, SAMPLES, SAVINGS, TOP
+from vtagent.help_texts import ASK, CHAT, DOCQA, EXIT_CODES, FORGET, MCP, MODELS, OVERVIEW, SAMPLES, SAVINGS, TOP
 
 
 class _Parser(argparse.ArgumentParser):
@@ -44,6 +44,14 @@ def parsers() -> tuple[_Parser, dict[str, _Parser]]:
 
     return top, {
         "ask": command("ask", "ask one question about images", OVERVIEW, ASK, _add_ask_options),
+        "docqa": command(
+            "docqa",
+            "ask about documents of many pages, and see where the answer stands",
+            "Ask about PDFs, scans and folders of images. The pages that the words of the\nquestion point to are "
+            "looked at first, small; the answer names its place.",
+            DOCQA,
+            _add_docqa_options,
+        ),
         "samples": command(
             "samples",
             "draw new documents with questions and answers",
@@ -97,6 +105,43 @@ def _add_ask_options(parser: _Parser) -> None:
     _add_model_options(parser)
     parser.add_argument("--save-views", metavar="DIR", type=Path, help="save every view that the model sees as a PNG")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+
+
+def _add_docqa_options(parser: _Parser) -> None:
+    parser.usage = 'vtagent docqa [options] FILE [FILE ...] "QUESTION"'
+    parser.add_argument(
+        "files",
+        nargs="+",
+        metavar="FILE",
+        help="PDFs, multi-page TIFFs, images, folders of these; then the question, in quotes, unless --batch or --chat "
+        "is given",
+    )
+    parser.add_argument("--page", metavar="PAGES", help="look at these pages only, such as 3, 3-7 or 1,4-6")
+    parser.add_argument(
+        "--ocr",
+        choices=["auto", "rapidocr", "tesseract", "none"],
+        default="none",
+        help="read pages that have no text layer with this program, so that they are found by their words; "
+        "auto: the one that is installed; default: none, such pages are looked at by the model",
+    )
+    parser.add_argument(
+        "--save-evidence", metavar="DIR", type=Path, help="save each cited page with its places in boxes"
+    )
+    parser.add_argument("--batch", metavar="FILE", type=Path, help='JSON Lines with a "question" each; resumes')
+    parser.add_argument(
+        "--out", metavar="FILE", type=Path, help="where --batch writes a line an answer; default: FILE.answers.jsonl"
+    )
+    parser.add_argument(
+        "--workers", metavar="N", type=_positive, default=4, help="questions of --batch under way together; default: 4"
+    )
+    parser.add_argument("--chat", action="store_true", help="answer each line of stdin as a question")
+    parser.add_argument(
+        "--max-pages", metavar="N", type=_positive, default=24, help="most pages to look at for a question; default: 24"
+    )
+    parser.add_argument("--max-visual-tokens", metavar="N", type=_count, help="most visual tokens for a question")
+    parser.add_argument("--max-seconds", metavar="S", type=_seconds, help="begin no look after so many seconds")
+    parser.add_argument("--json", action="store_true", help="print one JSON object per answer instead of text")
+    _add_model_options(parser)
 
 
 def _add_samples_options(parser: _Parser) -> None:

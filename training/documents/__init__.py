@@ -4,6 +4,7 @@
 448 × 320 pixels with sections, the second edition.
 """
 
+from vtagent.abstention import ABSENT
 from vtagent.training.documents.pages import (
     CELLS,
     PAGE,
@@ -27,7 +28,7 @@ from vtagent.training.documents.render import (
     render_document,
     render_strings,
 )
-from vtagent.training.documents.sections import ABSENT, Asked
+from vtagent.training.documents.sections import Asked
 from vtagent.training.documents.values import Field, draw_fields, draw_page
 
 __all__ = [

@@ -16,6 +16,7 @@ from typing import get_args
 
 from PIL import Image, ImageDraw, ImageFont
 
+from vtagent.abstention import ABSENT
 from vtagent.training.documents.render import (
     CAPITAL_HEIGHT,
     TRAINING_LOOK,
@@ -30,7 +31,6 @@ from vtagent.training.documents.render import (
     turned,
 )
 from vtagent.training.documents.sections import (
-    ABSENT,
     SECTIONS,
     Asked,
     asked_for,

@@ -27,9 +27,6 @@ SECTIONS: Mapping[str, tuple[str, ...]] = {
 TITLES = ("Invoice", "Ticket", "Notice", "Claim", "Order", "Record", "Memo", "Permit")
 """What a page can be. None has a descender, which would reach into the first section."""
 
-ABSENT = "not on the page"
-"""The answer to a question whose answer is not on the page."""
-
 WHICH_PAGE = "Which page is {}?"
 """Asks for the number of the page with a title, counted from 1."""
 

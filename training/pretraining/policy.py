@@ -18,8 +18,9 @@ import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
+from vtagent.abstention import ABSENT
 from vtagent.training.documents.pages import CELLS, Cell
-from vtagent.training.documents.sections import ABSENT, NEW_LABELS, SECTIONS, TITLES, WHICH_PAGE
+from vtagent.training.documents.sections import NEW_LABELS, SECTIONS, TITLES, WHICH_PAGE
 from vtagent.training.documents.values import LABELS, QUESTIONS, READ_ALL
 
 END = "<|im_end|>"

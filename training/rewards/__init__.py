@@ -1,6 +1,6 @@
 """Grades answers, by rules and by a judge, and turns the verdicts of a group of rollouts into rewards."""
 
-from vtagent.training.rewards.abstention import abstains
+from vtagent.abstention import abstains
 from vtagent.training.rewards.grading import Cascade, Grader, build_grader, chat_model
 from vtagent.training.rewards.group import (
     PENALTIES,

@@ -26,6 +26,16 @@ def tokens_of(text: str) -> list[str]:
     return re.findall(r"\w+", "".join(each for each in plain if not unicodedata.combining(each)))
 
 
+def _terms_of(text: str) -> list[str]:
+    """What pages are compared by: words, and pairs of words that follow each other on a line.
+
+    A pair such as "order 15" tells pages apart on which the words stand in other places.
+    """
+    lines = [tokens_of(line) for line in text.splitlines()]
+    pairs = [f"{first} {second}" for line in lines for first, second in zip(line, line[1:], strict=False)]
+    return [word for line in lines for word in line] + pairs
+
+
 class PageSearch(BaseRetriever):
     """Finds pages by their words. The text of all pages is read once, when the first question is asked.
 
@@ -69,13 +79,13 @@ class PageSearch(BaseRetriever):
             import bm25s
 
             self._index = bm25s.BM25(method="lucene")
-            self._index.index([tokens_of(text) or [""] for _, text in readable], show_progress=False)
-        known = [word for word in words if word in self._index.vocab_dict]
+            self._index.index([_terms_of(text) or [""] for _, text in readable], show_progress=False)
+        known = [term for term in _terms_of(query) if term in self._index.vocab_dict]
         if not known:
             return []
         scores = self._index.get_scores(known)
         best = sorted(range(len(readable)), key=lambda place: (-scores[place], place))[: self.k]
-        return [self._result(*readable[place], float(scores[place]), known) for place in best if scores[place] > 0]
+        return [self._result(*readable[place], float(scores[place]), words) for place in best if scores[place] > 0]
 
     def _result(self, at: PageAt, text: str, score: float, words: Sequence[str]) -> Document:
         library: Library = self.library
