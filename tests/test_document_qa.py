@@ -188,7 +188,7 @@ def test_only_the_pages_that_are_named_are_looked_at(tmp_path: Path) -> None:
 def test_a_page_that_cannot_be_drawn_is_told_and_the_others_are_looked_at(tmp_path: Path) -> None:
     store = MemoryImageStore()
     pages = [
-        PdfPage([(72, 700, 10, "A warranty.")], size=(20000, 20)),
+        PdfPage([(72, 5, 10, "Which warranty? Which warranty?")], size=(14000, 20)),
         PdfPage([(72, 700, 10, "A warranty of 3 years.")]),
     ]
     documents = put(store, tmp_path, odd=pdf(pages))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import Any
 
 from langchain_core.callbacks import CallbackManagerForRetrieverRun
@@ -32,7 +33,7 @@ def _terms_of(text: str) -> list[str]:
     A pair such as "order 15" tells pages apart on which the words stand in other places.
     """
     lines = [tokens_of(line) for line in text.splitlines()]
-    pairs = [f"{first} {second}" for line in lines for first, second in zip(line, line[1:], strict=False)]
+    pairs = [f"{first} {second}" for line in lines for first, second in pairwise(line)]
     return [word for line in lines for word in line] + pairs
 
 
