@@ -1,11 +1,9 @@
-"""The zoom graph, the document graph, and helpers to use it inside other graphs and to store its conversations.
+"""The zoom graph, and helpers to use it inside other graphs and to store its conversations.
 
 `ZoomMiddleware`, for agents made with `create_agent`, is in `vtagent.graphs.middleware` and needs the extra `agents`.
 """
 
 from vtagent.graphs.checkpoints import OffloadSerializer, aimages_in_use, images_in_use
-from vtagent.graphs.document_qa import ask_documents, build_document_graph, create_document_agent
-from vtagent.graphs.document_state import DocumentAnswer, DocumentContext
 from vtagent.graphs.intake import referenced
 from vtagent.graphs.look_tool import as_tool
 from vtagent.graphs.resolving import resolve
@@ -15,18 +13,13 @@ from vtagent.graphs.unread_references import UnreadReferenceWarning
 from vtagent.graphs.zoom import build_zoom_graph, create_zoom_agent
 
 __all__ = [
-    "DocumentAnswer",
-    "DocumentContext",
     "OffloadSerializer",
     "UnreadReferenceWarning",
     "ZoomContext",
     "ZoomState",
     "aimages_in_use",
     "as_tool",
-    "ask_documents",
-    "build_document_graph",
     "build_zoom_graph",
-    "create_document_agent",
     "create_zoom_agent",
     "images_in_use",
     "referenced",

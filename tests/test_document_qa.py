@@ -17,8 +17,8 @@ from langgraph.checkpoint.memory import InMemorySaver
 
 from tests.pdfs import PdfPage, pdf, report
 from tests.scripted_chat import ScriptedChat
-from vtagent.graphs.document_qa import ask_documents, create_document_agent
-from vtagent.graphs.document_state import DocumentAnswer, DocumentContext
+from vtagent.graphs.document_qa.graph import ask_documents, create_document_agent
+from vtagent.graphs.document_qa.state import DocumentAnswer, DocumentContext
 from vtagent.images import MemoryImageStore
 from vtagent.models.chat import ChatVLM
 from vtagent.pages.library import DocumentRecord, take_in_paths

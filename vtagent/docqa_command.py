@@ -21,8 +21,8 @@ from rich.table import Table
 from rich.text import Text
 
 from vtagent.errors import DataError, ModelError, VtagentError, one_line
-from vtagent.graphs.document_qa import DocumentAgent, create_document_agent
-from vtagent.graphs.document_state import DocumentAnswer, DocumentContext
+from vtagent.graphs.document_qa.graph import DocumentAgent, create_document_agent
+from vtagent.graphs.document_qa.state import DocumentAnswer, DocumentContext
 from vtagent.images import ImageStore, MemoryImageStore
 from vtagent.pages.evidence import save_marked
 from vtagent.pages.library import DocumentRecord, Library, PageAt, parse_pages, take_in_paths

@@ -15,7 +15,7 @@ from vtagent.abstention import abstains
 from vtagent.errors import ImageError
 from vtagent.eyes import Eyes, eyes_of
 from vtagent.eyes.lookup import EyesGiven
-from vtagent.graphs.document_state import (
+from vtagent.graphs.document_qa.state import (
     DocumentAnswer,
     DocumentContext,
     DocumentState,

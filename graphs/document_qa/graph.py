@@ -19,8 +19,8 @@ from vtagent.abstention import ABSENT
 from vtagent.eyes import Vision
 from vtagent.eyes.facts import Boxes
 from vtagent.eyes.lookup import EyesGiven
-from vtagent.graphs.document_nodes import Cite, DocumentParts, Looking, Shortlist, after_look
-from vtagent.graphs.document_state import DocumentAnswer, DocumentContext, DocumentInput, DocumentState
+from vtagent.graphs.document_qa.nodes import Cite, DocumentParts, Looking, Shortlist, after_look
+from vtagent.graphs.document_qa.state import DocumentAnswer, DocumentContext, DocumentInput, DocumentState
 from vtagent.graphs.zoom import create_zoom_agent
 from vtagent.images import ImageStore
 from vtagent.models.runnables import AnyModel
