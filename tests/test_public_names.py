@@ -25,7 +25,7 @@ from vtagent.images import MemoryImageStore
 from vtagent.models.lazy import LazyVLM
 
 ROOT = Path(__file__).parent.parent
-ROOMS = ("vtagent", "vtagent.eyes", "vtagent.graphs", "vtagent.models", "vtagent.tools")
+ROOMS = ("vtagent", "vtagent.eyes", "vtagent.graphs", "vtagent.graphs.document_qa", "vtagent.models", "vtagent.tools")
 API = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
 
 
