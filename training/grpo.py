@@ -41,6 +41,11 @@ _FREE = {"output_dir", "logging_dir", "report_to", "disable_tqdm", "run_name", "
     "run_seconds",
     "engine_url",
     "judge_url",
+    "judge_timeout",
+    "judge_attempts",
+    "judge_concurrency",
+    "barren_share",
+    "barren_patience",
 }
 """Settings that may change when a run is resumed: the trained parameters do not depend on them."""
 
@@ -63,6 +68,10 @@ class RunArguments:
     grader: str = setting("exact", "Steps out of exact, anls, numeric, math, judge, with +.")
     judge_model: str | None = setting(None, "The judge's name at its server.")
     judge_url: str | None = setting(None, "An OpenAI-compatible server.")
+    judge_timeout: float = setting(60.0, "Seconds for one reply of the judge.")
+    judge_attempts: int = setting(4, "How often the judge is asked one question before the row has no verdict.")
+    judge_concurrency: int = setting(16, "Questions to the judge under way together.")
+    judge_temperature: str = setting("0", "A number, or none for models that refuse one.")
     engine_url: str | None = setting(None, "Sample from this vLLM server, which loads the weights before each step.")
     freeze_vision: bool = setting(False, "Train only the language model.")
     half_precision: bool = setting(False, "Save the policy in float16.")

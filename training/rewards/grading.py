@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import inspect
 import os
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from langchain_core.language_models import BaseChatModel
 
@@ -77,7 +78,7 @@ class Cascade:
             if verdict is not None:
                 self.counts[name] += 1
                 return verdict
-        if self.judge is None:
+        if self.judge is None or _is_punctuation(prediction):
             self.counts["no rule"] += 1
             return False
         self.counts["judge"] += 1
@@ -93,6 +94,11 @@ class Cascade:
             await self.judge.check()
 
 
+def _is_punctuation(prediction: str) -> bool:
+    """Whether a prediction says nothing: punctuation and spaces alone, in whatever script. A judge may be lenient."""
+    return all(unicodedata.category(each)[0] in "PZC" for each in prediction)
+
+
 def build_grader(
     steps: str = "exact",
     *,
@@ -100,6 +106,9 @@ def build_grader(
     judge_url: str | None = None,
     cache: Path | None = None,
     concurrency: int = 16,
+    attempts: int = 4,
+    timeout: float = 60.0,
+    temperature: float | None = 0.0,
 ) -> Cascade:
     """Build the grader that a recipe names.
 
@@ -109,18 +118,28 @@ def build_grader(
         judge_url: URL of the OpenAI-compatible server that serves the judge.
         cache: Folder of the judge's verdicts; None keeps them in memory only.
         concurrency: Maximum number of questions to the judge in progress.
+        attempts: How often the judge is asked one question.
+        timeout: Seconds for one reply of the judge.
+        temperature: Of a judge that is named; None: it is not told any.
 
     Returns:
         The grader.
 
     Raises:
-        VtagentError: A step is unknown or misplaced, the judge has no model, or a package is not installed.
+        VtagentError: A step is unknown or misplaced, the judge has no model, a package is not installed, or a number is
+            out of range.
 
     Example:
         >>> import asyncio
         >>> asyncio.run(build_grader("exact+numeric").grade("How much?", ["48.10"], "48.1"))
         True
     """
+    if attempts < 1 or concurrency < 1 or not timeout > 0:
+        raise VtagentError(
+            f"judge_attempts ({attempts}) and judge_concurrency ({concurrency}) must be at least 1, and judge_timeout "
+            f"({timeout:g}) above 0: try 4, 16 and 60"
+        )
+    numbers: Any = {"concurrency": concurrency, "attempts": attempts, "timeout": timeout}
     names = [name.strip() for name in steps.split("+")]
     rules: dict[str, Rule] = {}
     judge: Judge | None = None
@@ -134,22 +153,23 @@ def build_grader(
                 )
             kept = VerdictCache(cache) if cache else None
             if isinstance(judge_model, str):
-                model = chat_model(judge_model, judge_url)
-                judge = Judge(model, cache=kept, concurrency=concurrency, at_end=partial(_close_connections, model))
+                model = chat_model(judge_model, judge_url, temperature=temperature)
+                judge = Judge(model, cache=kept, at_end=partial(_close_connections, model), **numbers)
             else:
-                judge = Judge(judge_model, cache=kept, concurrency=concurrency)
+                judge = Judge(judge_model, cache=kept, **numbers)
         else:
             rules[name] = Mathematics() if name == "math" else RULES[name]
     return Cascade(rules, judge)
 
 
-def chat_model(name: str, url: str | None = None) -> BaseChatModel:
-    """Make a chat model by name, at temperature 0. Behind a URL, it does not retry by itself.
+def chat_model(name: str, url: str | None = None, *, temperature: float | None = 0.0) -> BaseChatModel:
+    """Make a chat model by name. Behind a URL, it does not retry by itself.
 
     Args:
         name: The model's name on the server at `url`. Without a URL, "provider:model" for LangChain's
             `init_chat_model`.
         url: URL of an OpenAI-compatible server, such as http://localhost:8000/v1. The key is read from OPENAI_API_KEY.
+        temperature: None: the model is not told any, because some refuse 0.
 
     Returns:
         The chat model.
@@ -161,9 +181,10 @@ def chat_model(name: str, url: str | None = None) -> BaseChatModel:
         if url is None:
             from langchain.chat_models import init_chat_model
 
-            model: object = init_chat_model(name, temperature=0)
+            sampling: dict[str, Any] = {} if temperature is None else {"temperature": temperature}
+            model: object = init_chat_model(name, **sampling)
         else:
-            model = _from_server(name, url)
+            model = _from_server(name, url, temperature)
     except ImportError as error:
         raise ModelError(f"the judge {name!r} needs a package that is not installed: {error}") from error
     except Exception as error:  # providers raise many kinds
@@ -173,7 +194,7 @@ def chat_model(name: str, url: str | None = None) -> BaseChatModel:
     return model
 
 
-def _from_server(name: str, url: str) -> object:
+def _from_server(name: str, url: str, temperature: float | None) -> object:
     """The model with connections of its own, which `_close_connections` closes with the judge."""
     from langchain_openai import ChatOpenAI
     from openai import DefaultAsyncHttpxClient
@@ -182,7 +203,7 @@ def _from_server(name: str, url: str) -> object:
     key = SecretStr(os.environ.get("OPENAI_API_KEY") or "none")
     connections = DefaultAsyncHttpxClient()
     return ChatOpenAI(
-        model=name, base_url=url, api_key=key, temperature=0, max_retries=0, http_async_client=connections
+        model=name, base_url=url, api_key=key, temperature=temperature, max_retries=0, http_async_client=connections
     )
 
 

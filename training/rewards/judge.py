@@ -130,8 +130,9 @@ class Judge:
         question = "How many chairs are in the picture?"
         for prediction, expected in (("There are three chairs.", True), ("four", False)):
             messages = prompt(question, ["3"], prediction)
-            try:
-                reply = await asyncio.wait_for(self.model.ainvoke(messages), self.timeout)
+            retrying = AsyncRetrying(stop=stop_after_attempt(self.attempts), wait=self._wait, reraise=True)
+            try:  # a server that is still loading its model refuses connections
+                reply: BaseMessage = await retrying(self._reply, messages)
             except Exception as error:  # chat models raise many kinds
                 raise ModelError(f"the judge {self.name} does not answer: {one_line(error)}") from error
             if (verdict := read_verdict(reply.text)) is not expected:
@@ -176,6 +177,10 @@ class Judge:
             self.cache.put(key, verdict, judge=self.name, **about)
         return verdict
 
+    async def _reply(self, messages: list[BaseMessage]) -> BaseMessage:
+        """Ask the model, within the time limit."""
+        return await asyncio.wait_for(self.model.ainvoke(messages), self.timeout)
+
     async def _attempt(self, messages: list[BaseMessage]) -> bool | None:
         """Ask once. None: no verdict, another attempt may give one."""
         async with self._gate:
@@ -183,7 +188,7 @@ class Judge:
                 raise _JudgeIsDown
             self.counts["asked"] += 1
             try:
-                reply = await asyncio.wait_for(self.model.ainvoke(messages), self.timeout)
+                reply = await self._reply(messages)
             except Exception as error:  # chat models raise many kinds
                 self._last_trouble = one_line(error)
                 return None

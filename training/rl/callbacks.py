@@ -22,6 +22,8 @@ SHOWN = {
     "zoom/all": "zooms",
     "visual_tokens/of_full": "tokens",
     "rollouts/failed": "failed",
+    "rollouts/judge_failed": "judge failed",
+    "rollouts/unscored": "unscored",
 }
 """The metrics that are shown, and their names there."""
 

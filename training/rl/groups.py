@@ -54,6 +54,8 @@ class GenerationBatch:
     """Number of groups whose rewards are all the same in the end."""
     refilled: int
     """Number of groups that were replaced."""
+    final: Sequence[Sequence[Scored]] = ()
+    """The groups of all processes after all replacements."""
     replacing: Sequence[Sequence[Scored]] = ()
     """The groups of all processes that replaced others. They may have been replaced themselves."""
 
@@ -103,6 +105,7 @@ class GroupRoller:
         first: list[list[Scored]] = []
         replacing: list[list[Scored]] = []
         same: list[int] = []
+        groups: list[list[Scored]] = []
         refilled = 0
         renewed = list(range(len(indices)))
         for attempt in range(self.args.refill_rounds + 1):
@@ -145,7 +148,7 @@ class GroupRoller:
             )
             for place, rolled in sorted(made.items())
         ]
-        return GenerationBatch(members, first, len(same), refilled, replacing)
+        return GenerationBatch(members, first, len(same), refilled, groups, replacing)
 
     def _read(self, index: int) -> Example:
         """The example. If its image has disappeared since the start, an example without one, whose runs fail."""

@@ -189,6 +189,8 @@ def _check_values(args: GraphGRPOConfig) -> None:
         raise SettingsError("temperature 0 gives every rollout of a group the same tokens; sample at 1")
     if args.run_seconds <= 0 or args.concurrency < 1 or args.refill_rounds < 0 or args.probe_steps < 0:
         raise SettingsError("run_seconds and concurrency must be positive, refill_rounds and probe_steps not negative")
+    if not 0 < args.barren_share <= 1 or args.barren_patience < 0:
+        raise SettingsError("barren_share must be above 0 and at most 1, barren_patience not negative: try 0.95 and 10")
     if args.probe_steps and args.task == "general":
         raise SettingsError("probe_steps forces the decision to zoom, which task: general does not have; leave it out")
     if args.eval_strategy != "no":

@@ -139,6 +139,7 @@ def rollout_metrics(groups: Sequence[Sequence[Scored]], replacing: Sequence[Sequ
         "visual_tokens/mean": _mean(row.visual_tokens for row in ran),
         **_tokens(ran, ""),
         **_looks(ran, ""),
+        "rollouts/unscored": _mean(row.verdict.right is None for row in rows),
         "rollouts/failed": failures["failed"],
         "rollouts/truncated": failures["truncated"],
         "rollouts/judge_failed": failures["judge"],

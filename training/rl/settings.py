@@ -42,6 +42,12 @@ class GraphGRPOConfig(GRPOConfig):  # type: ignore[misc]
         "Leave groups whose rollouts all earned the same out of the loss and of its KL term. With "
         "loss_type grpo they still count in the mean over rows, so the loss is smaller if fewer rows are left.",
     )
+    barren_share: float = setting(
+        0.95, "Share of the groups of a generation that teach nothing from which the generation is barren."
+    )
+    barren_patience: int = setting(
+        10, "Barren generations in a row that end the run. One whose rows have no verdict ends it at once. 0: never."
+    )
     run_seconds: float = setting(600.0, "Seconds that a run may take.")
     concurrency: int = setting(256, "Number of concurrent runs on each process.")
     check_exactness: bool = setting(

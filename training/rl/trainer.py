@@ -30,6 +30,7 @@ from vtagent.models.processor import VLProcessor
 from vtagent.training.data import Example
 from vtagent.training.measure.asking import ForcedProbe
 from vtagent.training.rewards import SIGNS, Grader
+from vtagent.training.rl.barren import Barrenness, BarrenRun
 from vtagent.training.rl.checkpoints import WholeCheckpoints, Windows, seed_of
 from vtagent.training.rl.collect import Collector, WorkingStore
 from vtagent.training.rl.forward import DistinctRows, encode_once
@@ -135,6 +136,7 @@ class GraphGRPOTrainer(WholeCheckpoints, DistinctRows):
         self._roller = GroupRoller(
             self.collector, grader, maker, codec, args, examples, gather=gather_object, rank=rank
         )
+        self._barrenness = Barrenness(args.barren_share, args.barren_patience)
         greedy = policy.model_copy(update={"temperature": 0.0})
         self._probe: ForcedProbe | None = None
         if args.probe_steps:
@@ -163,6 +165,12 @@ class GraphGRPOTrainer(WholeCheckpoints, DistinctRows):
         if self._probe is not None and self.state.global_step % self.args.probe_steps == 0:
             self._log_each(self.collector.wait(self._probe.measure()))
         self._generation = self._roller.roll([row["example"] for row in inputs], window)
+        try:
+            self._barrenness.read(self._generation.final, same=self._generation.same, step=self.state.global_step + 1)
+        except BarrenRun:
+            if self.state.global_step:  # nothing of this step is lost: the resumed run makes the same rollouts again
+                self._save_checkpoint(self.model, None)
+            raise
         self.model.train()
         output: dict[str, Any] = super()._generate_and_score_completions(inputs)
         if "pixel_values" not in output and any(member.sample.images for member in self._generation.members):
