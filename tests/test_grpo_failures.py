@@ -173,7 +173,7 @@ def test_a_judge_that_goes_down_while_groups_are_replaced_is_counted(tmp_path: P
             self._asked += 1
             return False if self._asked <= 8 else None
 
-    run = trainer(tmp_path, grader=GoesDown(), format_reward=0.0, penalty="off", refill_rounds=1)
+    run = trainer(tmp_path, grader=GoesDown(), format_reward=0.0, penalty="off", refill_rounds=1, barren_patience=0)
     generation(run)
     assert run._generation is not None
     assert run._generation.refilled == 2
