@@ -29,6 +29,7 @@ from mcp.shared.memory import create_connected_server_and_client_session
 from mcp.types import CallToolResult, ImageContent, TextContent
 from PIL import Image
 
+from tests.pdfs import report
 from tests.scripted_chat import ScriptedChat
 from vtagent.cli import _load, run
 from vtagent.errors import ImageError
@@ -95,7 +96,7 @@ async def test_an_agents_server_shows_images_over_stdio(scans: Path) -> None:
         assert said.serverInfo.name == "vtagent"
         assert "zoom_image" in (said.instructions or "")
         names = [tool.name for tool in (await session.list_tools()).tools]
-        assert names == ["list_images", "open", "look", "zoom_image", "savings"]
+        assert names == ["list_images", "open", "look", "zoom_image", "search_pages", "view_page", "savings"]
         listed = text_of(await session.call_tool("list_images"))
         assert [line.split("  ")[0] for line in listed.splitlines()] == ["scans/2026/receipt.png", "scans/noise.png"]
         looked = await session.call_tool("look", {"image": "scans/noise.png"})
@@ -110,7 +111,9 @@ async def test_an_agents_server_shows_images_over_stdio(scans: Path) -> None:
 def test_the_documented_snippet_runs() -> None:
     [snippet] = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "mcp.md").read_text(encoding="utf-8"), re.DOTALL)
     done = subprocess.run([sys.executable, "-c", snippet], cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert done.stdout == "['list_images', 'open', 'look', 'zoom_image', 'savings']\n", done.stderr
+    assert done.stdout == "['list_images', 'open', 'look', 'zoom_image', 'search_pages', 'view_page', 'savings']\n", (
+        done.stderr
+    )
 
 
 @contextmanager
@@ -228,6 +231,48 @@ def test_no_name_leads_out_of_the_folders(tmp_path_factory: pytest.TempPathFacto
     Image.new("RGB", (64, 64)).save(folder / "x.png")  # outside
     with pytest.raises(ImageError):
         Folders([folder / "scans"]).put(name, MemoryImageStore())
+
+
+async def test_pages_of_a_pdf_are_found_by_their_words_seen_small_and_zoomed_into(scans: Path) -> None:
+    (scans / "report.pdf").write_bytes(report(20, {13: "The warranty lasts 17 months."}))
+    async with connected("--root", scans) as session:
+        assert "scans/report.pdf" in text_of(await session.call_tool("list_images"))
+        documents = {"documents": ["scans/report.pdf", "scans/noise.png"], "words": "How long does the warranty last?"}
+        found = await session.call_tool("search_pages", documents)
+        first, *_, last = text_of(found).splitlines()
+        assert first.startswith("scans/report.pdf#page=13: ")
+        assert "The warranty lasts 17 months." in first
+        assert last == "1 of 21 pages have no text: look at them with view_page."
+        seen = await session.call_tool("view_page", {"document": "scans/report.pdf", "page": 13})
+        assert pixels_of(seen).size == said_size(text_of(seen))
+        zoomed = await session.call_tool("zoom_image", {"image": "scans/report.pdf#page=13", "region": [0, 0, 99, 99]})
+        assert pixels_of(zoomed).size == said_size(text_of(zoomed))
+        nothing = {"documents": ["scans/report.pdf"], "words": "zebra"}
+        assert text_of(await session.call_tool("search_pages", nothing)) == "No page shares a word with that."
+
+
+@pytest.mark.parametrize(
+    ("tool", "arguments", "why"),
+    [
+        ("look", {"image": "report.pdf"}, "'report.pdf': it has 3 pages: name one, such as 'report.pdf#page=1'"),
+        ("look", {"image": "report.pdf#page=4"}, "there is no page 4"),
+        ("view_page", {"document": "report.pdf", "page": 0}, "view_page: page: Input should be greater than or equal"),
+        ("view_page", {"document": "../secret.png", "page": 1}, "not in a folder that may be read"),
+        ("view_page", {"document": "broken.pdf", "page": 1}, "'broken.pdf': "),
+        ("search_pages", {"documents": ["broken.pdf"], "words": "a"}, "'broken.pdf': "),
+        ("search_pages", {"documents": [], "words": "a"}, "documents: List should have at least 1 item"),
+    ],
+)
+async def test_a_page_that_cannot_be_shown_is_one_sentence(
+    scans: Path, tool: str, arguments: dict[str, Any], why: str
+) -> None:
+    (scans / "report.pdf").write_bytes(report(3))
+    (scans / "broken.pdf").write_bytes(b"%PDF-1.7 nothing")
+    async with connected("--root", scans) as session:
+        result = await session.call_tool(tool, arguments)
+    assert result.isError
+    assert why in text_of(result)
+    assert str(scans.parent) not in text_of(result)
 
 
 @pytest.mark.parametrize("client", ASSISTANTS)

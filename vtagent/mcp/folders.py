@@ -1,24 +1,37 @@
-"""The folders that an MCP server may read: names of images in, files out, and nothing outside of the folders."""
+"""The folders that an MCP server may read: names of images in, files out, and nothing outside of the folders.
+
+A page of a document is named `<document>#page=3` and is an image like any other.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 from vtagent.errors import DataError, ImageError, ImageNotFound, ImageRefused
 from vtagent.formats import IMAGE_SUFFIXES
 from vtagent.images import ImageRef, ImageStore
+from vtagent.pages.library import DocumentRecord
+from vtagent.pages.shelf import is_document, is_pdf
 from vtagent.store import read_regular
 
 __all__ = ["Folders", "Listing"]
+
+T = TypeVar("T")
 
 MOST_LISTED = 100
 MOST_CHARACTERS = 10_000
 MOST_VISITED = 50_000
 """Bounds of a listing: its lines, their characters together, and the files that are looked at for it."""
+
+
+_PAGE = re.compile(r"(.+)#page=([1-9][0-9]{0,5})", re.DOTALL)
+_SUFFIXES = IMAGE_SUFFIXES | {".pdf"}
 
 
 @dataclass(frozen=True)
@@ -80,7 +93,7 @@ class Folders:
         for path in islice((path for start in starts for path in _files(start)), MOST_VISITED):
             visited += 1
             name = self._name(path)
-            if path.suffix.lower() in IMAGE_SUFFIXES and contains.lower() in name.lower() and name.isprintable():
+            if path.suffix.lower() in _SUFFIXES and contains.lower() in name.lower() and name.isprintable():
                 found.append((name, path))
         found.sort()
         shown, characters = [], 0
@@ -95,15 +108,58 @@ class Folders:
         """Reads an image into a store.
 
         Args:
-            name: As `list_images` names it; a path in the only folder; or an absolute path inside a folder.
+            name: As `list_images` names it; a path in the only folder; or an absolute path inside a folder. With
+                "#page=3" behind it, a page of a document.
             store: Where to put it. An image that it holds already is not decoded again.
 
         Raises:
             ImageError: The name leads out of the folders, or the file is missing or no image that can be used.
         """
+        page = _PAGE.fullmatch(name)
+        if page is None:
+            return self._read(name, lambda data: self._image(name, data, store), store)
+        number = int(page[2])
+        return self._read(page[1], lambda data: store.ref(store.documents.put(data).page(number)), store)
+
+    def document(self, name: str, store: ImageStore) -> DocumentRecord:
+        """Reads a document into a store; an image counts as a document of one page.
+
+        Args:
+            name: As for `put`, without a page.
+            store: Where to put it.
+
+        Raises:
+            ImageError: As `put`.
+        """
+
+        def record(data: bytes) -> DocumentRecord:
+            if is_document(data):
+                document = store.documents.put(data)
+                url = f"vtimg://sha256/{document.sha256}"
+                return DocumentRecord(
+                    name=name, pages=document.pages, url=url, images=[], labels=[], damage=document.damage
+                )
+            url = store.put(data).url
+            return DocumentRecord(name=name, pages=1, url="", images=[url], labels=[name], damage=None)
+
+        return self._read(name, record, store)
+
+    def _image(self, name: str, data: bytes, store: ImageStore) -> ImageRef:
+        """An image, or the only page of a PDF."""
+        if not is_pdf(data):
+            return store.put(data)
+        document = store.documents.put(data)
+        if document.pages > 1:
+            raise ImageRefused(f"it has {document.pages} pages: name one, such as {f'{name}#page=1'!r:.200}")
+        return store.ref(document.page(1))
+
+    def _read(self, name: str, take: Callable[[bytes], T], store: ImageStore) -> T:
+        """What `take` makes of a file; its errors name the file as the client did."""
         path = self._inside(name)
         try:
-            return store.put(read_regular(path, store.limits.max_bytes))
+            is_small = path.suffix.lower() in IMAGE_SUFFIXES
+            limits = store.limits
+            return take(read_regular(path, limits.max_bytes if is_small else limits.documents.max_bytes))
         except (FileNotFoundError, NotADirectoryError):
             raise ImageNotFound(f"there is no image {name!r:.200}; {self._known()}") from None
         except OSError as error:

@@ -17,6 +17,7 @@ from vtagent.eyes.assistants import ASSISTANTS
 from vtagent.eyes.rules import Gemini3Grid, GptTiles
 from vtagent.images import ImageRef, MemoryImageStore
 from vtagent.mcp.folders import Folders
+from vtagent.pages.library import Library
 from vtagent.regions import Region, parse_region
 from vtagent.savings import LOW_SCALE, Bill, bill_of
 from vtagent.views import View, ViewRenderer
@@ -148,6 +149,35 @@ class Viewer:
             f"{view.tokens(self.eyes.vision):,} tokens.{self._boxes_after(low)}"
         )
         return Shown(text, encoded, _facts(view, self.eyes))
+
+    def search_pages(self, documents: Sequence[str], words: str) -> Shown:
+        """Returns the pages whose words a question shares, best first, with a part of their text.
+
+        Args:
+            documents: Their names.
+            words: The question, or words of it.
+
+        Raises:
+            ImageError: As `Folders.document`.
+        """
+        from vtagent.pages.search import PageSearch
+
+        library = Library([self.folders.document(name, self.store) for name in documents], self.store)
+        search = PageSearch(library=library)
+        found = search.invoke(words)
+        lines, names = [], []
+        for result in found:
+            record, page = library.records[result.metadata["document"]], result.metadata["page"]
+            names.append(f"{record['name']}#page={page}" if record["url"] else record["name"])
+            lines.append(f"{names[-1]}: {' / '.join(result.page_content.split(chr(10)))}")
+        lines = lines or ["No page shares a word with that."]
+        if blank := len(search.blank):
+            lines.append(f"{blank} of {len(library)} pages have no text: look at them with view_page.")
+        return Shown("\n".join(lines), facts={"pages": names, "blank": blank})
+
+    def view_page(self, document: str, page: int) -> Shown:
+        """Returns the low view of a page; see `look`."""
+        return self.look(f"{document}#page={page}")
 
     def savings(self, images: Sequence[str]) -> Shown:
         """Returns what images cost the client's model, and the four assistants, at once and looked at cheaply first."""
