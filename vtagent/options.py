@@ -91,8 +91,8 @@ def parsers() -> tuple[_Parser, dict[str, _Parser]]:
         "mcp": command(
             "mcp",
             "serve images to an agent that speaks MCP",
-            "Serve the tools list_images, open, look, zoom_image, search_pages, view_page,\nsavings and ask to an agent "
-            "that speaks MCP, over stdin and stdout or over HTTP on this machine.",
+            "Serve the tools list_images, open, look, zoom_image, search_pages, view_page,\nsavings and ask to an "
+            "agent that speaks MCP, over stdin and stdout or over HTTP on this machine.",
             MCP,
             _add_mcp_options,
         ),
