@@ -13,8 +13,18 @@ from hypothesis import strategies as st
 from tests.scripted_chat import ScriptedChat
 from vtagent.errors import ModelError, VtagentError
 from vtagent.training.rewards import anls, build_grader, chat_model, exact, mathematics, numeric
+from vtagent.training.rewards.grading import RULES
 from vtagent.training.rewards.mathematics import Mathematics, expression
-from vtagent.training.rewards.rules import close, normalise, number, unboxed
+from vtagent.training.rewards.rules import (
+    close,
+    close_as_published,
+    must_be_met,
+    normalise,
+    number,
+    numeric_as_published,
+    option,
+    unboxed,
+)
 
 texts = st.text(max_size=30)
 
@@ -72,6 +82,69 @@ def test_a_prediction_of_signs_alone_equals_nothing() -> None:
 )
 def test_numbers_may_be_off_by_a_twentieth(gold: str, prediction: str, right: bool) -> None:
     assert numeric([gold], prediction) is right
+
+
+@pytest.mark.parametrize(
+    ("gold", "near", "same"),
+    [
+        ("1984", "1990", "1984."),
+        ("$48.10", "$48.20", "48.1"),
+        ("2,100 €", "2,110 €", "€2100"),
+        ("USD 1,000,000", "USD 1,000,001", "usd 1,000,000"),
+        ("0417", "0418", "0417"),
+        ("4150017", "4150018", "4150017"),
+    ],
+)
+def test_years_money_and_numbers_that_identify_must_be_met(gold: str, near: str, same: str) -> None:
+    assert must_be_met(gold)
+    assert numeric([gold], near) is not True
+    assert numeric([gold], same) is True
+    assert numeric_as_published([gold], near) in (True, None)
+
+
+@pytest.mark.parametrize(
+    ("gold", "near"),
+    [
+        ("3 May 2031", "8 May 2031"),
+        ("May 3, 2031", "May 8, 2031"),
+        ("2031-05-03", "2031-05-08"),
+        ("10:45:30 am", "10:46:30 am"),
+        ("INV-2031-00017", "INV-2031-00018"),
+        ("555-0100-22", "555-0101-22"),
+    ],
+)
+def test_dates_and_identifiers_that_are_almost_right_are_not_close(gold: str, near: str) -> None:
+    assert close([gold], near) is None
+    assert close([gold], gold) is True
+    assert len(gold) < 10 or close_as_published([gold], near) is True
+
+
+@pytest.mark.parametrize("gold", ["48.10", "17 %", "1,984", "a red bus", "12k", "Sprocket 7", "May be", "3.5 kg"])
+def test_what_may_be_near_is_left_to_the_tolerance(gold: str) -> None:
+    assert not must_be_met(gold)
+
+
+@pytest.mark.parametrize("said", ["B", "b", "(B)", "[B]", "B.", "B)", r"\text{B}", "**B**", r"$\mathrm{B}$", "**(B)**"])
+def test_an_option_is_its_letter_whatever_stands_around_it(said: str) -> None:
+    assert option(["B"], said) is True
+    assert option(["(b)"], said) is True
+    assert option(["C"], said) is False
+
+
+@pytest.mark.parametrize("said", [r"\boxed{\text{B}}", "Option B", "answer: (B)", "The answer is"])
+def test_an_option_may_be_named_and_a_text_is_none(said: str) -> None:
+    assert option(["B"], said) is (None if said == "The answer is" else True)
+
+
+@pytest.mark.parametrize("said", ["A or B", "A, B", "Because", "K", "", "(B) or (C)"])
+def test_several_options_are_no_option(said: str) -> None:
+    assert option(["B"], said) is None
+
+
+@given(texts, texts)
+def test_no_rule_raises(gold: str, prediction: str) -> None:
+    for rule in RULES.values():
+        assert rule([gold], prediction) in (True, False, None)
 
 
 @pytest.mark.parametrize("prediction", ["100 or 200", "about 100", "100 100", "1e2 and more", "between 90 and 110"])
@@ -224,7 +297,7 @@ async def test_the_judge_is_asked_only_about_the_rest() -> None:
 
 @pytest.mark.parametrize("steps", ["exct", "", "judge+exact", "exact+exact", "exact+"])
 def test_a_cascade_that_cannot_be_meant_is_refused(steps: str) -> None:
-    with pytest.raises(VtagentError, match="name steps out of exact, anls, numeric, math, judge"):
+    with pytest.raises(VtagentError, match="name steps out of exact, option, anls, numeric"):
         build_grader(steps, judge_model=ScriptedChat(lines=["RIGHT"]))
 
 

@@ -4,7 +4,9 @@ A recipe names a grader by its steps:
 
     exact                 equal after normalisation
     exact+judge           the same, and a language model compares the meanings of what is not equal
-    numeric               ChartQA's relaxed accuracy
+    numeric               ChartQA's relaxed accuracy, but years, money and identifiers must be met
+    numeric-as-published  the same for all numbers alike
+    exact+option          the letters of multiple-choice answers, whatever stands around them
     exact+math+judge      for questions whose answers are formulas
 """
 
@@ -25,9 +27,16 @@ from vtagent.errors import ModelError, VtagentError, one_line
 from vtagent.training.rewards.cache import VerdictCache
 from vtagent.training.rewards.judge import Judge
 from vtagent.training.rewards.mathematics import Mathematics
-from vtagent.training.rewards.rules import Rule, close, exact, numeric
+from vtagent.training.rewards.rules import Rule, close, close_as_published, exact, numeric, numeric_as_published, option
 
-RULES: Mapping[str, Rule] = {"exact": exact, "anls": close, "numeric": numeric}
+RULES: Mapping[str, Rule] = {
+    "exact": exact,
+    "option": option,
+    "anls": close,
+    "numeric": numeric,
+    "anls-as-published": close_as_published,
+    "numeric-as-published": numeric_as_published,
+}
 """The rules that need no package of their own, by the name of their step."""
 STEPS = (*RULES, "math", "judge")
 """All names of steps."""

@@ -25,8 +25,23 @@ _LONG = 1000
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{(.*)\}", re.DOTALL)
 _QUOTES = " \"'`“”‘’„«»"
 _NUMBER = re.compile(
-    r"(?P<sign>[-+]?)\s*[$€£¥₹]?\s*(?P<digits>(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]*)?|\.[0-9]+)\s*(?P<percent>%?)"
+    r"(?P<sign>[-+]?)\s*[$€£¥₹]?\s*(?P<digits>(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]*)?|\.[0-9]+)\s*(?:[$€£¥₹]|(?P<percent>%?))"
 )
+
+_MONTH = r"(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\.?"
+_EXACT = re.compile(
+    r"1[0-9]{3}|20[0-9]{2}|21[0-9]{2}"  # a year
+    r"|[0-9]{1,4}[-/.][0-9]{1,2}[-/.][0-9]{1,4}|[0-9]{1,2}:[0-9]{2}(?::[0-9]{2})?(?: ?[ap]\.?m)?"  # a date, a time
+    rf"|(?:[0-9]{{1,2}}(?:st|nd|rd|th)? )?{_MONTH}(?: [0-9]{{1,2}}(?:st|nd|rd|th)?)?,?(?: [0-9]{{2,4}})?"
+    r"|[-+]?\s*(?:[$€£¥₹]|(?:usd|eur|gbp|jpy|chf|inr)\s)\s*[-+]?[0-9][0-9.,]*(?:\s?[kmb]n?)?"  # money
+    r"|[-+]?[0-9][0-9.,]*\s*(?:[€£¥₹$]|usd|eur|gbp|jpy|chf|inr|dollars?|euros?)"
+    r"|0[0-9]+|[0-9]{7,}"  # numbers that identify: a leading zero, or many digits without commas
+    r"|(?=[^ ]*[0-9])(?=[^ ]*[a-z])[a-z0-9]+(?:[-/_.#:][a-z0-9]+)*(?<!\d[kmb%])|[0-9]+(?:[-/ ][0-9]+){1,}"  # JTF-29
+)
+_WRAPPED = re.compile(
+    r"\$(.+)\$|\\(?:text|textbf|mathrm|mathbf|boxed)\{(.+)\}|\*\*(.+)\*\*|\((.+)\)|\[(.+)\]|(.+)[.):]"
+)
+_OPTION = re.compile(r"(?:(?:option|choice|answer)\s*(?:is)?\s*:?\s*)?\(?([A-Ja-j])\)?", re.IGNORECASE)
 
 
 def normalise(text: str) -> str:
@@ -48,12 +63,24 @@ def exact(answers: Sequence[str], prediction: str) -> bool | None:
 
 
 def close(answers: Sequence[str], prediction: str) -> bool | None:
-    """True if the ANLS reaches `ANLS_THRESHOLD`; else None."""
+    """True if the ANLS reaches `ANLS_THRESHOLD`, or the prediction is equal to an answer that must be met; else None.
+
+    Years, dates, money and identifiers must be met (`must_be_met`): a reward for almost the right one teaches
+    misreading.
+    """
+    lenient = [answer for answer in answers if not must_be_met(answer)]
+    return True if lenient and anls(lenient, prediction) >= ANLS_THRESHOLD else exact(answers, prediction)
+
+
+def close_as_published(answers: Sequence[str], prediction: str) -> bool | None:
+    """`close` for all answers alike, as the benchmarks' metric has it."""
     return True if anls(answers, prediction) >= ANLS_THRESHOLD else None
 
 
 def numeric(answers: Sequence[str], prediction: str) -> bool | None:
     """Relaxed accuracy: a number must be within 5 % of a gold number (a gold zero exactly); other texts need `exact`.
+
+    Years, money and numbers that identify must be met (`must_be_met`): 1984 is not 1990.
 
     Args:
         answers: The gold answers.
@@ -62,11 +89,56 @@ def numeric(answers: Sequence[str], prediction: str) -> bool | None:
     Returns:
         False only if the prediction and all gold answers are plain numbers, so that no judge is asked about them.
     """
+    return _relaxed(answers, prediction, [0.0 if must_be_met(answer) else TOLERANCE for answer in answers])
+
+
+def numeric_as_published(answers: Sequence[str], prediction: str) -> bool | None:
+    """`numeric` for all numbers alike, as ChartQA's relaxed accuracy has it."""
+    return _relaxed(answers, prediction, [TOLERANCE] * len(answers))
+
+
+def _relaxed(answers: Sequence[str], prediction: str, tolerances: Sequence[float]) -> bool | None:
     said = number(prediction)
     golds = [number(answer) for answer in answers]
-    if said is not None and any(gold is not None and _near(gold, said) for gold in golds):
+    pairs = zip(golds, tolerances, strict=True)
+    if said is not None and any(gold is not None and _near(gold, said, tolerance) for gold, tolerance in pairs):
         return True
     return False if said is not None and None not in golds else exact(answers, prediction)
+
+
+def must_be_met(answer: str) -> bool:
+    """Whether an answer is a year, a date or time, an amount of money, or an identifier, so that near is wrong.
+
+    Example:
+        >>> [must_be_met(text) for text in ("1984", "3 May 2031", "$48.10", "JTF-29", "0417")]
+        [True, True, True, True, True]
+        >>> [must_be_met(text) for text in ("48.10", "17 %", "1,984", "a red bus")]
+        [False, False, False, False]
+    """
+    return _EXACT.fullmatch(normalise(answer)) is not None
+
+
+def option(answers: Sequence[str], prediction: str) -> bool | None:
+    r"""Compares the letters of multiple-choice answers, whatever stands around them: `(B)`, `\text{B}`, `**B**`, `B.`.
+
+    Returns:
+        None if the prediction or all gold answers are not one letter.
+
+    Example:
+        >>> option(["B"], r"\boxed{\text{B}}"), option(["(b)"], "**C**"), option(["B"], "a bus")
+        (True, False, None)
+    """
+    said, golds = _letter(prediction), {letter for answer in answers if (letter := _letter(answer))}
+    return None if said is None or not golds else said in golds
+
+
+def _letter(text: str) -> str | None:
+    """The letter that a text is, without what stands around it."""
+    plain = unboxed(text).strip()
+    while (wrapped := _WRAPPED.fullmatch(plain)) is not None:
+        plain = wrapped[wrapped.lastindex or 0].strip()
+    found = _OPTION.fullmatch(plain)
+    return None if found is None else found[1].upper()
 
 
 def anls(answers: Sequence[str], prediction: str) -> float:
@@ -110,17 +182,17 @@ def unboxed(text: str) -> str:
     return found[1]
 
 
-def _near(gold: tuple[float, bool], said: tuple[float, bool]) -> bool:
+def _near(gold: tuple[float, bool], said: tuple[float, bool], tolerance: float) -> bool:
     """Whether two numbers agree. If only one has a percent sign, the sign may be a unit or mean a hundredth."""
     (gold_value, gold_percent), (said_value, said_percent) = gold, said
     if gold_percent == said_percent:
-        return _within(gold_value, said_value)
+        return _within(gold_value, said_value, tolerance)
     hundredth = (gold_value / 100, said_value) if gold_percent else (gold_value, said_value / 100)
-    return _within(gold_value, said_value) or _within(*hundredth)
+    return _within(gold_value, said_value, tolerance) or _within(*hundredth, tolerance)
 
 
-def _within(gold: float, said: float) -> bool:
-    return abs(said - gold) <= TOLERANCE * abs(gold)
+def _within(gold: float, said: float, tolerance: float) -> bool:
+    return abs(said - gold) <= tolerance * abs(gold)
 
 
 def _similarity(gold: str, said: str) -> float:
