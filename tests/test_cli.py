@@ -295,7 +295,7 @@ def test_a_pdf_is_answered_with_what_to_do(head: bytes, tmp_path: Path, capsys: 
     file.write_bytes(head + b"1 0 obj" * 50)
     code, line = failure(capsys, "ask", file, "Total?")
     assert code == 2
-    told = f"'{file}' is a PDF: turn its pages into images first: pdftoppm -r 150 -png '{file}' page"
+    told = f"'{file}' is a PDF: ask about its pages with vtagent docqa '{file}' \"QUESTION\""
     assert line == f"vtagent ask: error: {told}\n"
 
 

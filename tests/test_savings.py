@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from benchmarks.low_view_cost import KINDS, row
+from tests.pdfs import report
 from vtagent.cli import run
 from vtagent.eyes import FAMILIES, KnownFamily, eyes_of
 from vtagent.eyes.assistants import ASSISTANTS, eyes_for
@@ -88,6 +89,19 @@ def test_several_images_are_summed_and_each_is_reported(
     assert [each["whole"] for each in line["images"]] == [765, 765]
 
 
+def test_each_page_of_a_document_is_billed_as_an_image(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "report.pdf").write_bytes(report(3))
+    Image.new("RGB", (800, 4000)).save(tmp_path / "receipt.jpg")
+    found = json.loads(said(capsys, tmp_path / "report.pdf", tmp_path, "--for", "gpt-4o", "--json"))
+    names = [Path(each["file"]).name for each in found["images"]]
+    pages = [f"report.pdf#page={n}" for n in (1, 2, 3)]
+    assert names[:3] == pages
+    assert len(names) == 3 + 1 + 3  # the folder holds both
+    [line] = found["models"]
+    assert line["whole"] == sum(each["whole"] for each in line["images"])
+    assert {(each["width"], each["height"]) for each in found["images"][:3]} == {(1653, 2339)}
+
+
 @pytest.mark.parametrize(("name", "rule"), [("claude", "Claude, high resolution"), ("gpt", "GPT-5.6 and later")])
 def test_an_assistant_is_its_newest_known_model(
     name: str, rule: str, screenshot: Path, capsys: pytest.CaptureFixture[str]
@@ -109,8 +123,8 @@ def test_the_figure_is_drawn(screenshot: Path, tmp_path: Path, capsys: pytest.Ca
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["missing.png"], "no image file at 'missing.png'"),
-        (["notes.png"], "notes.png: not a complete image"),
+        (["missing.png"], "no file 'missing.png'"),
+        (["notes.png"], "'notes.png': not a complete image"),
         (["screenshot.png", "--for", "llava"], "name claude, gpt, qwen, gemini or a model that `vtagent models` lists"),
         (["screenshot.png", "--figure", "there/is/none.png"], "none.png: No such file or directory"),
     ],

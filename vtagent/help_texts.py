@@ -131,6 +131,9 @@ examples:
   # What every known model bills for these images: whole, as low views, with a zoom
   vtagent savings receipt.png photo.jpg
 
+  # Every page of a PDF, as if each were an image
+  vtagent savings report.pdf
+
   # Two models only, as JSON
   vtagent savings receipt.png --for claude --for gpt-4o --json
 

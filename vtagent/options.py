@@ -183,7 +183,7 @@ def _add_models_options(parser: _Parser) -> None:
 
 
 def _add_savings_options(parser: _Parser) -> None:
-    parser.add_argument("files", nargs="+", metavar="FILE", type=Path, help="an image file")
+    parser.add_argument("files", nargs="+", metavar="FILE", type=Path, help="an image, a PDF, or a folder of these")
     parser.add_argument(
         "--for",
         dest="models",

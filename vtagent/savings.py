@@ -6,13 +6,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from vtagent.errors import ImageError
 from vtagent.eyes import Vision
 from vtagent.images import ImageRef, MemoryImageStore
+from vtagent.pages.library import Library, take_in_paths
 from vtagent.regions import Region
 from vtagent.views import View
 
-__all__ = ["LOW_SCALE", "TYPICAL_ZOOM", "Bill", "bill_of", "image_in"]
+__all__ = ["LOW_SCALE", "TYPICAL_ZOOM", "Bill", "bill_of", "images_in"]
 
 LOW_SCALE = 0.5
 """Scale of a low view, as in `ZoomContext`."""
@@ -77,16 +77,20 @@ def bill_of(images: Iterable[ImageRef], vision: Vision) -> Bill:
     return total
 
 
-def image_in(path: Path) -> ImageRef:
-    """Returns the reference of the image in a file, which is decoded once to check that it is complete.
+def images_in(path: Path) -> list[tuple[str, ImageRef]]:
+    """Returns the images of a file or a folder: one of an image, one a page of a document, each with its name.
 
-    Nothing is kept. Documents of several pages are to become one reference per page here.
+    Nothing is kept. An image is decoded once to check that it is complete; a page of a PDF is not drawn.
 
     Raises:
-        ImageError: The file is missing, broken, too large or no image; the text names it.
+        ImageError: A file is missing, broken, too large or no image; the text names it.
+        DataError: A folder holds no image and no PDF.
     """
-    try:
-        return MemoryImageStore().put_file(path)
-    except ImageError as error:
-        named = str(error) if repr(str(path)) in str(error) else f"{path}: {error}"
-        raise type(error)(named) from error
+    store = MemoryImageStore()
+    library = Library(take_in_paths([path], store), store)
+    found = []
+    for at in library:
+        record = library.record(at)
+        name = f"{path}#page={at.page}" if record["pages"] > 1 else str(path)
+        found.append((name, store.ref(library.id(at))))
+    return found

@@ -11,7 +11,7 @@ from typing import Any
 from vtagent.eyes import FAMILIES, Eyes, eyes_of
 from vtagent.eyes.assistants import eyes_for
 from vtagent.images import ImageRef
-from vtagent.savings import Bill, bill_of, image_in
+from vtagent.savings import Bill, bill_of, images_in
 
 _HEAD = ("model", "at once", "low view", "", "low + zoom", "", "break-even")
 _NOTE = (
@@ -43,15 +43,16 @@ def savings(options: argparse.Namespace) -> None:
 
     Raises:
         ImageError: A file holds no image that can be used.
-        DataError: `--for` names an unknown model.
+        DataError: A folder holds none, or `--for` names an unknown model.
     """
     models = [eyes_for(name) for name in options.models] or [eyes_of(family.example) for family in FAMILIES]
-    images = [image_in(path) for path in options.files]
+    found = [each for path in options.files for each in images_in(path)]
+    names, images = [name for name, _ in found], [image for _, image in found]
     rows = [billed(images, eyes) for eyes in models]
     if options.figure:
         draw(rows, options.figure, title=summary(images))
     if options.json:
-        print(json.dumps(report(options.files, images, rows)))
+        print(json.dumps(report(names, images, rows)))
         return
     print(f"{summary(images)}\n\n{table(rows)}\n\n{_NOTE}")
     if options.figure:
@@ -88,12 +89,12 @@ def table(rows: list[ModelBill]) -> str:
     )
 
 
-def report(files: list[Path], images: list[ImageRef], rows: list[ModelBill]) -> dict[str, Any]:
+def report(names: list[str], images: list[ImageRef], rows: list[ModelBill]) -> dict[str, Any]:
     """Returns the table as JSON, with a line per image and model."""
     return {
         "images": [
-            {"file": str(file), "width": image.width, "height": image.height}
-            for file, image in zip(files, images, strict=True)
+            {"file": name, "width": image.width, "height": image.height}
+            for name, image in zip(names, images, strict=True)
         ],
         "models": [
             {

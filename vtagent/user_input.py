@@ -46,8 +46,8 @@ def image_block(path: Path, store: ImageStore) -> dict[str, Any]:
         raise
     except ImageError as error:
         if _is_pdf(path):
-            render = f"pdftoppm -r 150 -png {shlex.quote(str(path))} page"
-            raise UnreadableImage(f"{str(path)!r} is a PDF: turn its pages into images first: {render}") from error
+            command = f'vtagent docqa {shlex.quote(str(path))} "QUESTION"'
+            raise UnreadableImage(f"{str(path)!r} is a PDF: ask about its pages with {command}") from error
         raise named(error, str(path)) from error
 
 
