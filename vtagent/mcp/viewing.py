@@ -17,7 +17,7 @@ from vtagent.eyes.assistants import ASSISTANTS
 from vtagent.eyes.rules import Gemini3Grid, GptTiles
 from vtagent.images import ImageRef, MemoryImageStore
 from vtagent.mcp.folders import Folders
-from vtagent.pages.library import Library
+from vtagent.pages.library import Library, PageAt
 from vtagent.regions import Region, parse_region
 from vtagent.savings import LOW_SCALE, Bill, bill_of
 from vtagent.views import View, ViewRenderer
@@ -160,20 +160,17 @@ class Viewer:
         Raises:
             ImageError: As `Folders.document`.
         """
-        from vtagent.pages.search import PageSearch
+        from vtagent.pages.search import PageSearch, told
 
         library = Library([self.folders.document(name, self.store) for name in documents], self.store)
         search = PageSearch(library=library)
-        found = search.invoke(words)
-        lines, names = [], []
-        for result in found:
-            record, page = library.records[result.metadata["document"]], result.metadata["page"]
-            names.append(f"{record['name']}#page={page}" if record["url"] else record["name"])
-            lines.append(f"{names[-1]}: {' / '.join(result.page_content.split(chr(10)))}")
-        lines = lines or ["No page shares a word with that."]
-        if blank := len(search.blank):
-            lines.append(f"{blank} of {len(library)} pages have no text: look at them with view_page.")
-        return Shown("\n".join(lines), facts={"pages": names, "blank": blank})
+
+        def name(at: PageAt) -> str:
+            record = library.record(at)
+            return f"{record['name']}#page={at.page}" if record["url"] else record["name"]
+
+        text, found = told(search, words, name)
+        return Shown(text, facts={"pages": [name(at) for at in found], "blank": len(search.blank)})
 
     def view_page(self, document: str, page: int) -> Shown:
         """Returns the low view of a page; see `look`."""

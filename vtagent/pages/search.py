@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -15,7 +15,7 @@ from pydantic import Field
 
 from vtagent.pages.library import Library, PageAt
 
-__all__ = ["PageSearch", "page_of", "tokens_of"]
+__all__ = ["PageSearch", "page_of", "tokens_of", "told"]
 
 _SHOWN = 300
 """Characters of a page's text that a result shows."""
@@ -105,6 +105,28 @@ def _around(text: str, words: Iterable[str]) -> str:
             break
         kept.append(number)
     return "\n".join(lines[number][:_SHOWN] for number in sorted(kept))
+
+
+def told(search: PageSearch, words: str, name: Callable[[PageAt], str]) -> tuple[str, list[PageAt]]:
+    """What a model is told of a search: a line a page, best first, and how many pages have no words.
+
+    Args:
+        search: Finds the pages.
+        words: What is searched for.
+        name: How the model is to name a page.
+
+    Returns:
+        The text, and the pages that were found.
+    """
+    results = search.invoke(words)
+    found = [PageAt(result.metadata["document"], result.metadata["page"]) for result in results]
+    lines = [
+        f"{name(at)}: {' / '.join(result.page_content.splitlines())}" for at, result in zip(found, results, strict=True)
+    ]
+    lines = lines or ["No page shares a word with that."]
+    if blank := len(search.blank):
+        lines.append(f"{blank} of {blank + len(search.readable)} pages have no text: look at them with view_page.")
+    return "\n".join(lines), found
 
 
 def page_of(result: Document, library: Library) -> PageAt | None:
