@@ -1,4 +1,4 @@
-"""The zoom agent for a LangGraph server, as `langgraph.json` names it. The first run loads the model.
+"""The agents for a LangGraph server, as `langgraph.json` names them. The first run loads the model.
 
 The environment sets what is served:
 
@@ -29,13 +29,15 @@ from langchain_core.language_models import BaseChatModel
 
 from vtagent.errors import ModelError
 from vtagent.eyes import eyes_of
+from vtagent.graphs.document_qa import create_document_agent
+from vtagent.graphs.document_qa.graph import DocumentAgent
 from vtagent.graphs.zoom import ZoomAgent, create_zoom_agent
 from vtagent.images import DirectoryImageStore
 from vtagent.models.lazy import LazyVLM, sizes_of
 from vtagent.models.loading import local_settings
 from vtagent.visual_tokens import VisionSpec
 
-__all__ = ["zoom_agent"]
+__all__ = ["document_agent", "zoom_agent"]
 
 
 async def zoom_agent() -> ZoomAgent:
@@ -47,6 +49,15 @@ async def zoom_agent() -> ZoomAgent:
     return await asyncio.to_thread(_the_agent)
 
 
+async def document_agent() -> DocumentAgent:
+    """The agent for documents: the files that a message carries, and those of its thread.
+
+    Raises:
+        ModelError: As `zoom_agent`.
+    """
+    return await asyncio.to_thread(_the_document_agent)
+
+
 _LOCAL = ("VTAGENT_DEVICE", "VTAGENT_DTYPE", "VTAGENT_MEMORY", "VTAGENT_MAX_ROWS")
 
 _making = threading.Lock()
@@ -56,6 +67,18 @@ def _the_agent() -> ZoomAgent:
     names = ("VTAGENT_MODEL", "VTAGENT_BASE_URL", "VTAGENT_IMAGES", "VTAGENT_MAX_TOKENS", *_LOCAL)
     with _making:  # lru_cache does not lock: two first runs would make two agents and load two models
         return _agent(*(os.environ.get(name, "") for name in names))
+
+
+def _the_document_agent() -> DocumentAgent:
+    agent = _the_agent()
+    with _making:
+        return _documents(agent)
+
+
+@lru_cache
+def _documents(agent: ZoomAgent) -> DocumentAgent:
+    builder = agent.builder
+    return create_document_agent(builder.model, image_store=builder.store, eyes=builder.override)
 
 
 @lru_cache

@@ -169,6 +169,7 @@ class ZoomGraph(StateGraph[ZoomState, Any, Any, Any]):
         super().__init__(ZoomState, context_schema=ZoomContext, input_schema=ZoomInput)
         self.model, self.shares = model, tuple(shares)
         self.store, self.fetch, self.defaults = parts.store, parts.fetch, parts.defaults
+        self.override = parts.override
 
     def compile(self, *args: Any, **kwargs: Any) -> ZoomAgent:
         """As `StateGraph.compile`."""

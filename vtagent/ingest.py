@@ -30,7 +30,7 @@ from vtagent.errors import ImageError, ImageNotFound, ImageRefused, ImageTooLarg
 from vtagent.images import ImageStore
 from vtagent.views import View, asked_for, is_reference
 
-__all__ = ["Fetch", "ingest", "ingest_message"]
+__all__ = ["Fetch", "decoded", "ingest", "ingest_message"]
 
 Fetch: TypeAlias = Callable[[str], bytes]
 """Reads the file behind an http(s) URL."""
@@ -163,11 +163,25 @@ def _from_url(url: object, block: Mapping[Any, Any], store: ImageStore, fetch: F
 
 
 def _from_base64(text: object, store: ImageStore) -> dict[str, Any]:
-    """Stores an image given as base64, bare or as a data URL, and returns its reference. Line breaks are allowed."""
+    """Stores an image given as base64 and returns its reference."""
+    return View(store.put(decoded(text, store.limits.max_bytes))).block()
+
+
+def decoded(text: object, most: int) -> bytes:
+    """Returns the bytes of base64, bare or as a data URL. Line breaks are allowed.
+
+    Args:
+        text: What a client has sent.
+        most: Most bytes.
+
+    Raises:
+        UnreadableImage: It is no base64.
+        ImageTooLarge: It is longer.
+    """
     if not isinstance(text, str):
         raise UnreadableImage(f"image data must be base64 text, got {type(text).__name__}")
-    if len(text) > 2 * store.limits.max_bytes + 1000:  # base64 takes 4/3, with line breaks or %-escapes a little more
-        raise ImageTooLarge(f"{len(text)} base64 characters; at most {store.limits.max_bytes} bytes are allowed")
+    if len(text) > 2 * most + 1000:  # base64 takes 4/3, with line breaks or %-escapes a little more
+        raise ImageTooLarge(f"{len(text)} base64 characters; at most {most} bytes are allowed")
     if text[:5].lower() == "data:":
         head = _DATA_URL.match(text)
         if head is None:
@@ -175,10 +189,9 @@ def _from_base64(text: object, store: ImageStore) -> dict[str, Any]:
         text = text[head.end() :]
         text = unquote(text) if "%" in text else text
     try:
-        data = base64.b64decode("".join(text.split()), validate=True)
+        return base64.b64decode("".join(text.split()), validate=True)
     except (binascii.Error, ValueError) as error:
         raise UnreadableImage(f"image data is not valid base64 ({error})") from None
-    return View(store.put(data)).block()
 
 
 if not TYPE_CHECKING:  # type checkers must not accept every name

@@ -27,6 +27,7 @@ from vtagent.graphs.document_qa.state import (
 from vtagent.graphs.state import ZoomContext
 from vtagent.graphs.zoom import ZoomAgent
 from vtagent.images import ImageStore
+from vtagent.pages.attached import take_in_message
 from vtagent.pages.library import Library, PageAt
 from vtagent.pages.ocr import Ocr
 from vtagent.pages.places import place_of
@@ -73,14 +74,19 @@ class Shortlist:
 
         Raises:
             ValueError: There is no question, or no document.
+            ImageError: A file in the message cannot be used.
         """
         began = time.perf_counter()
         settings = runtime.context or DocumentContext()
-        library, question = self._parts.library(state), question_of(state["messages"])
+        question, known = question_of(state["messages"]), state.get("documents") or []
+        attached, message = take_in_message(state["messages"][-1], self._parts.store, known=known)
+        library = Library([*known, *attached], self._parts.store, ocr=self._parts.ocr)
         chosen = state.get("pages")
         allowed = list(library) if chosen is None else [library.at_number(number) for number in chosen]
         if not allowed:
-            raise ValueError("there is no page to look at: give documents, as take_in_paths returns them")
+            raise ValueError(
+                "there is no page to look at: give documents, as take_in_paths returns them, or files in the message"
+            )
         by, ranked, blank = self._ranked(library, allowed, question)
         if ranked:
             others = [at for at in allowed if at not in set(ranked) | set(blank)]
@@ -94,6 +100,8 @@ class Shortlist:
             full_visual_tokens=self._full(library, allowed, settings), seconds=time.perf_counter() - began
         )
         return {
+            "documents": library.records,
+            "messages": [] if message is None else [message],
             "queue": numbers,
             "together": 1 if len(allowed) == 1 else together,
             "looks": [],

@@ -97,7 +97,7 @@ class DocumentInput(MessagesState):
     """What a run is given: the question is the text of the last message."""
 
     documents: NotRequired[list[DocumentRecord]]
-    """From `take_in_paths`; a conversation keeps those of its earlier runs."""
+    """From `take_in_paths`; a conversation keeps those of its earlier runs. Files in the last message are added."""
     pages: NotRequired[list[int] | None]
     """Numbers of the only pages that may be looked at, counted from 1 through all documents; None: all."""
 

@@ -16,8 +16,8 @@ from typing import TypeVar
 from vtagent.errors import DataError, ImageError, ImageNotFound, ImageRefused
 from vtagent.formats import IMAGE_SUFFIXES
 from vtagent.images import ImageRef, ImageStore
-from vtagent.pages.library import DocumentRecord
-from vtagent.pages.shelf import is_document, is_pdf
+from vtagent.pages.library import DocumentRecord, record_of
+from vtagent.pages.shelf import is_pdf
 from vtagent.store import read_regular
 
 __all__ = ["Folders", "Listing"]
@@ -131,18 +131,7 @@ class Folders:
         Raises:
             ImageError: As `put`.
         """
-
-        def record(data: bytes) -> DocumentRecord:
-            if is_document(data):
-                document = store.documents.put(data)
-                url = f"vtimg://sha256/{document.sha256}"
-                return DocumentRecord(
-                    name=name, pages=document.pages, url=url, images=[], labels=[], damage=document.damage
-                )
-            url = store.put(data).url
-            return DocumentRecord(name=name, pages=1, url="", images=[url], labels=[name], damage=None)
-
-        return self._read(name, record, store)
+        return self._read(name, lambda data: record_of(name, data, store), store)
 
     def _image(self, name: str, data: bytes, store: ImageStore) -> ImageRef:
         """An image, or the only page of a PDF."""

@@ -21,7 +21,7 @@ from vtagent.pages.shelf import is_document
 from vtagent.pages.words import PageText
 from vtagent.store import ImageRef, ImageStore, read_regular
 
-__all__ = ["DocumentRecord", "Library", "PageAt", "parse_pages", "take_in_paths"]
+__all__ = ["DocumentRecord", "Library", "PageAt", "parse_pages", "record_of", "take_in_paths"]
 
 _SUFFIXES = IMAGE_SUFFIXES | {".pdf"}
 """Files of a folder that are read; all others are left out."""
@@ -222,20 +222,33 @@ def _file(path: Path, store: ImageStore) -> DocumentRecord:
     """A file as a document."""
     limits = store.limits
     try:
-        data = read_regular(path, limits.documents.max_bytes)
-        if is_document(data):
-            document = store.documents.put(data)
-            if document.pages > 1 or document.mime_type != "image/tiff":
-                url = f"vtimg://sha256/{document.sha256}"
-                return DocumentRecord(
-                    name=path.name, pages=document.pages, url=url, images=[], labels=[], damage=document.damage
-                )
-        ref = store.put(data)
+        return record_of(path.name, read_regular(path, limits.documents.max_bytes), store)
     except FileNotFoundError:
         raise ImageNotFound(f"no file {str(path)!r}") from None
     except ImageError as error:
         raise named(type(error)(one_line(error, limit=1000)), str(path)) from error
-    return DocumentRecord(name=path.name, pages=1, url="", images=[ref.url], labels=[path.name], damage=None)
+
+
+def record_of(name: str, data: bytes, store: ImageStore) -> DocumentRecord:
+    """Puts a PDF, a TIFF or an image into a store.
+
+    Args:
+        name: What people call it.
+        data: The file.
+        store: Where it goes.
+
+    Raises:
+        ImageError: It cannot be used.
+    """
+    if is_document(data):
+        document = store.documents.put(data)
+        if document.pages > 1 or document.mime_type != "image/tiff":
+            url = f"vtimg://sha256/{document.sha256}"
+            return DocumentRecord(
+                name=name, pages=document.pages, url=url, images=[], labels=[], damage=document.damage
+            )
+    ref = store.put(data)
+    return DocumentRecord(name=name, pages=1, url="", images=[ref.url], labels=[name], damage=None)
 
 
 def _as_people_sort(path: Path) -> list[tuple[bool, int, str]]:
