@@ -181,9 +181,10 @@ def show_answer(answer: DocumentAnswer, saved: list[Path]) -> None:
     }
     for place in answer.evidence:
         label = f" ({printable(place.label)})" if place.label != str(place.page) else ""
+        where = "" if place.found_by == "page" else f", {place.region}"
         rows.add_row(
             "place",
-            Text(f"{printable(place.document)}, page {place.page}{label}, {place.region}, {found_by[place.found_by]}"),
+            Text(f"{printable(place.document)}, page {place.page}{label}{where}, {found_by[place.found_by]}"),
         )
     for note in answer.notes:
         rows.add_row("note", Text(printable(note), style="yellow"))
