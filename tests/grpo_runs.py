@@ -46,9 +46,9 @@ def settings(folder: Path, **given: Any) -> GraphGRPOConfig:
     return GraphGRPOConfig(str(folder), **chosen)
 
 
-def base() -> tuple[Any, VLProcessor]:
-    """The bundled base policy in fp32, and its processor."""
-    path = checkpoint_path("base")
+def base(name: str = "base") -> tuple[Any, VLProcessor]:
+    """The bundled base policy, or another, in fp32, and its processor."""
+    path = checkpoint_path(name)
     return Qwen3VLForConditionalGeneration.from_pretrained(path, dtype=torch.float32), VLProcessor.from_pretrained(path)
 
 
