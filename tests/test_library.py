@@ -1,8 +1,7 @@
-"""Documents of a conversation: what is taken in, how pages are named, searched, recognised and laid out on sheets."""
+"""Documents of a conversation: what is taken in, how pages are named, searched and recognised."""
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import shutil
@@ -22,7 +21,6 @@ from vtagent.images import DirectoryImageStore, ImageStore, MemoryImageStore
 from vtagent.pages.library import DocumentRecord, Library, PageAt, parse_pages, take_in_paths
 from vtagent.pages.ocr import Ocr, RapidOcr, Recognised, Tesseract, find_ocr, recognised
 from vtagent.pages.search import PageSearch, page_of, tokens_of
-from vtagent.pages.sheets import make_sheet
 from vtagent.pages.words import Word
 from vtagent.pixels import turned
 
@@ -323,32 +321,6 @@ def test_a_program_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -
     find_ocr.cache_clear()
 
 
-# Contact sheets
-
-
-def test_a_sheet_shows_pages_small_and_numbered(tmp_path: Path, store: ImageStore) -> None:
-    colours = [RED, GREEN, BLUE, RED, GREEN]
-    pages = library(store, tmp_path, pdf([PdfPage(image=solid(color=colour)) for colour in colours]))
-    sheet = make_sheet(pages, list(pages), width=100, columns=2)
-    image = store.pixels(sheet.ref.id)
-    assert image.size == (208, 3 * 180)
-    assert [image.getpixel((50 + 104 * (n % 2), 100 + 180 * (n // 2))) for n in range(5)] == colours
-    bars = [image.crop((104 * (n % 2), 180 * (n // 2), 104 * (n % 2) + 100, 180 * (n // 2) + 26)) for n in range(5)]
-    assert len({bar.tobytes() for bar in bars}) == 5
-    assert sheet.pages == tuple(pages)
-    assert make_sheet(pages, list(pages), width=100, columns=2) == sheet
-
-
-def test_a_broken_page_leaves_its_place_white(tmp_path: Path, store: ImageStore) -> None:
-    buffer = io.BytesIO()
-    solid((14_200, 14_200), 1, "1").save(
-        buffer, "TIFF", save_all=True, append_images=[solid(color=RED)], compression="tiff_lzw"
-    )
-    pages = library(store, tmp_path, buffer.getvalue())
-    image = store.pixels(make_sheet(pages, list(pages), width=100).ref.id)
-    assert [image.getpixel((50 + 104 * n, 60)) for n in range(2)] == [(255, 255, 255), RED]
-
-
 def test_nothing_of_a_document_is_left_behind_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     temporary = tmp_path / "tmp"
     temporary.mkdir()
@@ -356,5 +328,5 @@ def test_nothing_of_a_document_is_left_behind_on_disk(tmp_path: Path, monkeypatc
     store = MemoryImageStore()
     pages = library(store, tmp_path, report(3))
     assert [pages.text(at).source for at in pages] == ["text"] * 3
-    make_sheet(pages, list(pages))
+    assert [store.pixels(pages.id(at)).mode for at in pages] == ["RGB"] * 3
     assert os.listdir(temporary) == []
