@@ -60,9 +60,10 @@ def test_runs_that_come_first_at_once_are_given_the_same_one(monkeypatch: pytest
     assert len({id(agent) for agent in asyncio.run(ask())}) == len(made) == 1
 
 
-def test_langgraph_json_names_it() -> None:
+def test_langgraph_json_names_the_agents() -> None:
     declared = json.loads((ROOT / "langgraph.json").read_text(encoding="utf-8"))
-    assert declared == {"dependencies": ["."], "graphs": {"zoom": "./graphs/server.py:zoom_agent"}}
+    served = {"zoom": "./graphs/server.py:zoom_agent", "documents": "./graphs/server.py:document_agent"}
+    assert declared == {"dependencies": ["."], "graphs": served}
 
 
 @pytest.mark.parametrize("model", ["zoom", "Qwen/Qwen3-VL-2B-Instruct"])
