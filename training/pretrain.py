@@ -37,6 +37,7 @@ from vtagent.training.pretraining.lessons import (
     LessonBatch,
     LessonDataset,
 )
+from vtagent.training.pretraining.muon import Muon
 from vtagent.training.pretraining.policy import build_model, load_weights, save_policy
 from vtagent.training.pretraining.probe import probe
 from vtagent.training.pretraining.supervision import tokenizer
@@ -53,7 +54,7 @@ class Settings:
 
     steps: int = 9695
     curriculum: Curriculum = "whole"
-    """What is taught: all from the first glyph on, or, to a policy that reads, pages above all."""
+    """What is taught: all from the first glyph on, or, to a policy that reads, pages above all, or places."""
     times: int = 1
     """Times the rows of a lesson's batch. Where there is a GPU, a step of four times the rows takes hardly longer."""
     seed: int = 0
@@ -102,8 +103,9 @@ class Trainer:
         for name, parameter in self.model.named_parameters():
             hidden = parameter.ndim == 2 and "embed" not in name
             (matrices if hidden else rest).append(parameter)
+        fast = torch.bfloat16 if fast_bfloat16(self.device) else torch.float32
         self.optimizers: list[torch.optim.Optimizer] = [
-            torch.optim.Muon(matrices, lr=settings.muon_lr, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
+            Muon(matrices, lr=settings.muon_lr, weight_decay=0.01, dtype=fast),
             torch.optim.AdamW(rest, lr=settings.adam_lr, betas=(0.9, 0.98), weight_decay=0.0),
         ]
         self.schedules = [torch.optim.lr_scheduler.LambdaLR(o, self._rate) for o in self.optimizers]
@@ -354,7 +356,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--curriculum",
         choices=CURRICULA,
         default=Settings.curriculum,
-        help="what is taught: all from the first glyph on (whole), or, with --policy, pages above all (further); "
+        help="what is taught: all from the first glyph on (whole), or, with --policy, reading whole pages above all "
+        "(further) or saying where things stand (places); "
         "default: %(default)s",
     )
     parser.add_argument("--device", help="a torch device (default: cuda if there is one, else cpu)")
@@ -372,8 +375,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             parser.error(f"--{name} {value}: it must be 1 or more")
     if workers < 0:
         parser.error(f"--workers {workers}: it must be 0 or more")
-    if options["curriculum"] == "further" and policy is None:
-        parser.error("--curriculum further: it goes on with a policy that reads; name one with --policy DIR")
+    if options["curriculum"] != "whole" and policy is None:
+        parser.error(f"--curriculum {options['curriculum']}: it goes on with a policy that reads; name one with --policy DIR")
     run(Settings(**options), out, probe_every=probe_every, workers=workers, device=device, policy=policy)
 
 

@@ -1,9 +1,9 @@
 """The forward pass of a Qwen3-VL over many pages of one size, with gradients: transformers' numbers, faster on a CPU.
 
 On a CPU, transformers runs vision attention image by image, and the patch embedding as a 3-D convolution. For pages of
-one size, attention is one batched call and the patch embedding one matrix product. On a CPU, attention is written out,
-because in bfloat16 the backward pass of PyTorch's fused CPU kernel is slower than plain products. Importing this module
-registers that attention with transformers, under the name `ATTENTION`.
+one size, attention is one batched call and the patch embedding one matrix product. In bfloat16 on a CPU, attention
+is written out, because there the backward pass of PyTorch's fused kernel is slower than plain products. Importing this
+module registers that attention with transformers, under the name `ATTENTION`.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
     Returns:
         (batch, heads, tokens, head_dim), in the dtype of `q`.
     """
-    if q.device.type != "cpu":
+    if q.device.type != "cpu" or q.dtype != torch.bfloat16:
         return F.scaled_dot_product_attention(q, k, v, mask)
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
     if mask is not None:

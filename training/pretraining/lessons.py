@@ -134,7 +134,19 @@ _FURTHER: dict[Lesson, float] = {
 }
 """Whole pages are what a policy that has learned `_PAGES` still reads worst, and what costs most."""
 
-Curriculum = Literal["whole", "further"]
+_PLACES: dict[Lesson, float] = {
+    "near": 0.02,
+    "full": 0.04,
+    "zoomed": 0.02,
+    "low": 0.40,
+    "region": 0.05,
+    "page": 0.07,
+    "look": 0.19,
+    "pages": 0.21,
+}
+"""Where things stand: the section of a page, the page among several."""
+
+Curriculum = Literal["whole", "further", "places"]
 CURRICULA: dict[Curriculum, tuple[Phase, ...]] = {
     "whole": (
         Phase(0.0, {"glyphs": 1.0}),
@@ -144,9 +156,10 @@ CURRICULA: dict[Curriculum, tuple[Phase, ...]] = {
         Phase(0.46, _PAGES),
     ),
     "further": (Phase(0.0, _FURTHER),),
+    "places": (Phase(0.0, _PLACES),),
 }
-"""The phases of a run, from its first step to its last: one that begins with random weights, and one that goes on with
-a policy that reads."""
+"""The phases of a run, from its first step to its last: one that begins with random weights, and two that go on with a
+policy that reads."""
 
 
 def draw_lesson(step: int, steps: int, curriculum: Curriculum = "whole") -> tuple[Lesson, float]:

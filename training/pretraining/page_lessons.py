@@ -6,8 +6,9 @@
 * `look` is the protocol of two turns: low view, tool call, the cell or the whole page, answer.
 * `pages` shows two to twelve pages as thumbnails: which one has a title, and a call for the one that is asked about.
 
-What is not on the page is answered with `ABSENT`. Whether to zoom, and where, is drawn at random, whatever the
-question.
+What is not on the page is answered with `ABSENT`. In the low view, where the tool is offered, the thought says where the
+section that is asked about stands. Whether to zoom, and where, is drawn at random, whatever the question and the
+thought.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from vtagent.training.documents import (
     Page,
     PageQuestion,
     PrintSize,
+    Section,
     cell_pixels,
     render_page,
     thumbnail,
@@ -122,7 +124,7 @@ def look(rng: random.Random, seed: str, grid: str | None) -> LessonPage:
     if grid is not None:
         cell = question.cell if question.cell and rng.random() < 0.5 else rng.choice(cells)
     thought = thought_of(page, question)
-    call_zoom(packed, thought, cell=cell, decision=0.0)  # every row calls, so the call must not be learned
+    call_zoom(packed, thought, place=place_of(page, question), cell=cell, decision=0.0)  # every row calls, so the call must not be learned
     left, top, right, bottom = cell_pixels(cell) if cell else (0, 0, *PAGE)
     show_zoomed(packed, (right - left, bottom - top))
     said, weight = question.answer, 1.0
@@ -222,10 +224,21 @@ def questions(rng: random.Random, page: Page, count: int) -> list[PageQuestion]:
 
 def thought_of(page: Page, question: PageQuestion) -> str:
     """What the policy thinks before it acts: the label, and the section of the page under which it stands or would."""
+    section = section_of(page, question)
+    return Asked(question.asked.label, section.heading if section else None).words()
+
+
+def section_of(page: Page, question: PageQuestion) -> Section | None:
+    """The section of the page under which the label that is asked for stands or would; None if the page has none."""
     asked = question.asked
     named = [asked.section] if asked.section else holders(asked.label, page.headings)
-    found = [heading for heading in named if heading in page.headings]
-    return Asked(asked.label, found[0] if found else None).words()
+    return next((section for section in page.sections if section.heading in named), None)
+
+
+def place_of(page: Page, question: PageQuestion) -> Cell | None:
+    """The cell of `section_of`."""
+    section = section_of(page, question)
+    return section.cell if section else None
 
 
 def draw_call(rng: random.Random, cells: Sequence[Cell]) -> Cell | None:
@@ -272,13 +285,14 @@ def _reply(
     tools: bool,
     readable: tuple[PrintSize, ...],
 ) -> None:
-    thought = thought_of(page, question)
+    thought, place = thought_of(page, question), place_of(page, question) if tools else None
     if tools and rng.random() < 0.5:
-        call_zoom(packed, thought, cell=draw_call(rng, [section.cell for section in page.sections]), decision=1.0)
+        cell = draw_call(rng, [section.cell for section in page.sections])
+        call_zoom(packed, thought, place=place, cell=cell, decision=1.0)
         return
     can_be_known = question.print_size is None or question.print_size in readable
     weight, decision = float(can_be_known), 1.0 if tools else FORMAT_WEIGHT
-    answer(packed, thought, question.answer, weight, decision=decision)
+    answer(packed, thought, question.answer, weight, decision=decision, place=place)
 
 
 def _in_tokens(size: tuple[int, int]) -> tuple[int, int]:

@@ -48,11 +48,13 @@ CALL_HEAD, CALL_TAIL = '{"name": "zoom_image", "arguments": {', "}}"
 """The text of a call without arguments, in two tokens."""
 CALL_IMAGE = '"image": '
 """Begins the argument that names an image by its number."""
+CALL_REGION = '"region": '
+"""Begins the argument that asks for a cell."""
 
 
-def call_region(cell: Cell) -> str:
-    """The argument that asks for a cell: one token, so that choosing a region is one decision."""
-    return f'"region": {list(cell)}'
+def cell_token(cell: Cell) -> str:
+    """A cell as a call and a thought name it: one token, so that choosing a cell is one decision."""
+    return str(list(cell))
 
 
 ROLES = ("system", "user", "assistant")
@@ -115,7 +117,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL])
     backend.add_tokens([AddedToken(token, normalized=False) for token in TAGS])
     phrases = [CALL_HEAD, CALL_TAIL, *ROLES, *LABELS, *NEW_LABELS, *SECTIONS, *TITLES]
-    phrases += [CALL_IMAGE, *map(call_region, CELLS)]
+    phrases += [CALL_IMAGE, CALL_REGION, *map(cell_token, CELLS)]
     backend.add_tokens([AddedToken(token, normalized=False, single_word=token.isalpha()) for token in phrases])
     backend.add_tokens([AddedToken(token, normalized=False) for token in phrase_tokens()])
     return PreTrainedTokenizerFast(

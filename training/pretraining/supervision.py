@@ -14,7 +14,15 @@ from transformers import PreTrainedTokenizerFast
 from vtagent.training.documents import CARD, Cell, Document
 from vtagent.training.documents.values import READ_ALL
 from vtagent.training.pretraining.packing import PackedSequence
-from vtagent.training.pretraining.policy import CALL_HEAD, CALL_IMAGE, CALL_TAIL, END, build_tokenizer, call_region
+from vtagent.training.pretraining.policy import (
+    CALL_HEAD,
+    CALL_IMAGE,
+    CALL_REGION,
+    CALL_TAIL,
+    END,
+    build_tokenizer,
+    cell_token,
+)
 
 TOKEN = 16
 """Side of a visual token in pixels."""
@@ -23,7 +31,7 @@ HALF = (CARD[0] // 2, CARD[1] // 2)
 STRIP = (112, 32)
 """Width and height in pixels of a page with one line of print."""
 FORMAT_WEIGHT = 0.25
-"""Loss weight of the tokens that carry the protocol; those of a value and of the decision weigh 1."""
+"""Loss weight of the tokens that carry the protocol; those of a value, of a place and of the decision weigh 1."""
 
 LONGEST_SEQUENCE = {STRIP: 96, HALF: 128, CARD: 224}
 """Greatest length in tokens of a packed sequence, by the size of its view. Further branches are left out, so that few
@@ -151,23 +159,46 @@ def learn(packed: PackedSequence, text: str, weight: float) -> None:
     packed.text(ids, weights=[weight] * len(ids))
 
 
+def think(packed: PackedSequence, thought: str, place: Cell | None = None) -> None:
+    """Append the beginning of a reply, its thought.
+
+    Args:
+        packed: Where to append.
+        thought: The words.
+        place: The cell that the thought ends with; None: none.
+    """
+    learn(packed, f"<think>{thought}", FORMAT_WEIGHT)
+    if place is not None:
+        learn(packed, " ", FORMAT_WEIGHT)
+        learn(packed, cell_token(place), 1.0)
+    learn(packed, "</think>", FORMAT_WEIGHT)
+
+
 def call_zoom(
-    packed: PackedSequence, thought: str, *, decision: float, cell: Cell | None = None, image: int | None = None
+    packed: PackedSequence,
+    thought: str,
+    *,
+    decision: float,
+    place: Cell | None = None,
+    cell: Cell | None = None,
+    image: int | None = None,
 ) -> None:
     """Append a reply that calls the tool.
 
     Args:
         packed: Where to append.
         thought: Text between the think tags.
+        place: The cell that the thought ends with; None: none.
         decision: Loss weight of the token that begins the call, and of the one that says for what.
         cell: The region to look at, a cell of a page; None: all of the image.
         image: The number of the image; None where there is one.
     """
-    learn(packed, f"<think>{thought}</think>", FORMAT_WEIGHT)
+    think(packed, thought, place)
     learn(packed, "<tool_call>", decision)
     learn(packed, CALL_HEAD, FORMAT_WEIGHT)
     if cell is not None:
-        learn(packed, call_region(cell), decision)
+        learn(packed, CALL_REGION, decision)
+        learn(packed, cell_token(cell), decision)
     elif image is not None:
         learn(packed, CALL_IMAGE, decision)
         learn(packed, str(image), decision)
@@ -178,7 +209,15 @@ def call_zoom(
     learn(packed, "</tool_call>" + END, FORMAT_WEIGHT)
 
 
-def answer(packed: PackedSequence, thought: str, value: str, weight: float, *, decision: float = FORMAT_WEIGHT) -> None:
+def answer(
+    packed: PackedSequence,
+    thought: str,
+    value: str,
+    weight: float,
+    *,
+    decision: float = FORMAT_WEIGHT,
+    place: Cell | None = None,
+) -> None:
     """Append a reply that answers.
 
     Args:
@@ -187,8 +226,9 @@ def answer(packed: PackedSequence, thought: str, value: str, weight: float, *, d
         value: The answer.
         weight: Loss weight of the value. 0 teaches the form of an answer where the value cannot be read.
         decision: Loss weight of the token that begins the answer.
+        place: The cell that the thought ends with; None: none.
     """
-    learn(packed, f"<think>{thought}</think>", FORMAT_WEIGHT)
+    think(packed, thought, place)
     learn(packed, "<answer>", decision)
     learn(packed, value, weight)
     learn(packed, "</answer>" + END, FORMAT_WEIGHT)
