@@ -26,7 +26,7 @@ from vtagent.images import MemoryImageStore
 from vtagent.models.chat import ChatVLM
 from vtagent.training.data import DRAWN, Example, open_examples
 from vtagent.training.measure.outcomes import looks_of
-from vtagent.training.run_example import run_example
+from vtagent.training.run_example import Ending, run_example
 
 GOAL = 1.0
 """A run may take at most this many times as long as full resolution at once."""
@@ -45,7 +45,7 @@ class Side:
     """The same, all runs at once."""
     stages: dict[str, list[float]] = field(default_factory=lambda: {stage: [] for stage in STAGES})
     """Seconds of the runs one after the other in each stage."""
-    states: list[dict[str, Any]] = field(default_factory=list)
+    endings: list[Ending] = field(default_factory=list)
 
 
 @contextmanager
@@ -101,18 +101,20 @@ async def measure(
     with staged(model) as spent:
         start = time.perf_counter()
         if together:
-            runs = await asyncio.gather(*(run_example(agent, page, own, model.image_store) for page, own in asked))
+            runs = await asyncio.gather(*(run_example(agent, page, own, model) for page, own in asked))
         else:
-            runs = [await run_example(agent, page, own, model.image_store) for page, own in asked]
+            runs = [await run_example(agent, page, own, model) for page, own in asked]
         seconds = time.perf_counter() - start
+    endings = []
     for run in runs:
-        if run.error is not None:
-            raise run.error
+        if isinstance(run.left, Exception):
+            raise run.left
+        endings.append(run.left)
     if together:
         side.together.append(seconds)
         return
     side.seconds.append(seconds)
-    side.states += [run.state for run in runs]
+    side.endings += endings
     for stage, value in spent.items():
         side.stages[stage].append(value)
 
@@ -139,8 +141,8 @@ def compare(model: ChatVLM, data: str, *, runs: int, repeats: int, shares: Seque
     staged_at_all = any(sum(values) for values in full.stages.values())
     rows = []
     for share, side in sides.items():
-        usages = [state["usage"] for state in side.states]
-        looks = [looks_of(state["views"], None) for state in side.states]
+        usages = [ending.usage for ending in side.endings]
+        looks = [looks_of(ending.views, None) for ending in side.endings]
         zooms = sum(usage["zooms"] for usage in usages)
         row: dict[str, Any] = {
             "engine": "in process" if staged_at_all else "vLLM",

@@ -58,6 +58,7 @@ def trainer(
     examples: Any = None,
     grader: Any = None,
     build: Callable[..., Any] = create_zoom_agent,
+    functions: Any = None,
     peft_config: Any = None,
     args: GraphGRPOConfig | None = None,
     **given: Any,
@@ -71,6 +72,7 @@ def trainer(
         processor,
         grader or build_grader("exact"),
         build=build,
+        functions=functions,
         peft_config=peft_config,
     )
 

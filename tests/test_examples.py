@@ -22,6 +22,7 @@ SHOWN = {
     ],
     "batch": ["large-print.png: $190.72 (gold answer: $190.72), 0 zooms", "small-print.png: $170.71"],
     "middleware": ["<answer>$190.72</answer> (0 zooms, 35 visual tokens", "<answer>$170.71</answer> (1 zooms, 175"],
+    "own_graph": ["$190.72</answer> after 1 replies", "$170.71</answer> after 2 replies"],
     "supervisor": ["tool: $170.71\n\nSeen: image 1, whole, at 112 × 80; image 1,", "ai: Approved.", "'kind': 'zoom'"],
     "time_travel": ["then: $170.71 for 175 visual tokens", "for 35 visual tokens"],
 }
@@ -31,7 +32,7 @@ SHOWN = {
 def test_it_runs_and_shows(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(sys, "argv", [name])
-    runpy.run_path(str(ROOT / "examples" / f"{name}.py"))
+    runpy.run_path(str(ROOT / "examples" / f"{name}.py"), run_name="__main__")
     printed = capsys.readouterr().out
     for shown in SHOWN[name]:
         assert shown in printed

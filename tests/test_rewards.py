@@ -223,7 +223,14 @@ def test_r_counts_right_rollouts_alone(group: list[Verdict], settings: RewardSet
 
 
 def test_every_term_has_a_sign_and_the_total_is_their_sum() -> None:
-    assert [field.name for field in fields(Reward)] == list(SIGNS)
+    assert [field.name for field in fields(Reward)] == [*SIGNS, "scores"]
     reward = Reward(accuracy=1.0, format=0.5, penalty=0.1)
     assert reward.contributions == {"accuracy": 1.0, "format": 0.5, "penalty": -0.1}
     assert reward.total == 1.4
+
+
+def test_scores_of_functions_of_ones_own_are_added() -> None:
+    [reward] = group_rewards([Verdict(True, True, False, scores={"brevity": 0.25, "frugal": -0.5})], RewardSettings())
+    assert reward is not None
+    assert reward.contributions == {"accuracy": 1.0, "format": 0.5, "penalty": 0.0, "brevity": 0.25, "frugal": -0.5}
+    assert reward.total == 1.25

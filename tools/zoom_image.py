@@ -24,6 +24,9 @@ from vtagent.tools.conversation_tool import ConversationTool
 from vtagent.tools.pointing import ShownSize, ZoomArguments, arguments_for, pointed_at, region_at, said_of, where
 from vtagent.views import UNSEEN, View
 
+TOOL_NAME = "zoom_image"
+"""What the tool is called, unless the model is trained on another name."""
+
 DESCRIPTION = (
     "Look at an image again at full resolution, the whole image or only a region of it. "
     "Use it when a detail that the answer depends on is too small or too blurred to read."
@@ -33,7 +36,7 @@ DESCRIPTION = (
 class ZoomImage(ConversationTool):
     """The tool; make one with `create_zoom_tool`."""
 
-    name: str = "zoom_image"
+    name: str = TOOL_NAME
     description: str = DESCRIPTION
     args_schema: Any = ZoomArguments
     store: Any = Field(exclude=True)

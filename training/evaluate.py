@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from vtagent.errors import DataError, ModelError
+from vtagent.graphs.zoom import create_zoom_agent
 from vtagent.images import MemoryImageStore
 from vtagent.models.chat import ChatVLM
 from vtagent.training.command_line import add_grader_options, clean_exit, grader_of
@@ -38,6 +39,7 @@ from vtagent.training.measure.markdown import effects_markdown, looks_markdown, 
 from vtagent.training.measure.modes import MODES, biased
 from vtagent.training.measure.outcomes import Outcome, wall_seconds
 from vtagent.training.measure.summaries import SummaryRow, resolved_mix, summarize
+from vtagent.training.named import graph_builder
 
 __all__ = ["MODES", "Outcome", "SummaryRow", "evaluate", "main", "markdown", "summarize", "write"]
 
@@ -110,6 +112,12 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--model", default="zoom", help="bundled name, folder or hub id (default: %(default)s)")
     add("--modes", nargs="+", choices=MODES, default=["full", "quarter", "zoom"], help="default: full quarter zoom")
+    add(
+        "--graph",
+        metavar="NAME",
+        help="measure another graph: package.module:build, file.py:build, or a name in "
+        "langgraph.json (default: the zoom graph)",
+    )
     add("--zoom-bias-sweep", nargs="+", type=float, default=[], metavar="BIAS", help="also zoom with each of these")
     add("--data", help=".jsonl or .parquet file, folder or hub id (default: fresh documents)")
     add("--columns", nargs="+", default=[], metavar="NAME=COLUMN", help="where --data has image, question, answers, …")
@@ -157,8 +165,10 @@ def _run(options: argparse.Namespace) -> None:
         "judge": options.judge_model,
         **zooming,
         **({"text_first": True} if options.text_first else {}),
+        **({"graph": options.graph} if options.graph else {}),
     }
     out = options.out or Path("runs/evaluate") / folder_name(settings)
+    build = graph_builder(options.graph) if options.graph else create_zoom_agent
     grader = grader_of(options, out)
     history = read_history(options.history) if options.history else None
     journal = Journal(out, settings)
@@ -172,7 +182,7 @@ def _run(options: argparse.Namespace) -> None:
     )
     modes = [*options.modes, *(biased(value) for value in options.zoom_bias_sweep)]
     limits = {"concurrency": options.concurrency, "timeout": options.timeout, **zooming}
-    asyncio.run(evaluate(model, examples, modes, grader=grader, journal=journal, **limits))
+    asyncio.run(evaluate(model, examples, modes, grader=grader, journal=journal, build=build, **limits))
     outcomes = journal.outcomes
     if history and not plot_learning(history, out / "curves.png"):
         print(f"{options.history} has no metrics to plot", file=sys.stderr)

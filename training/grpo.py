@@ -2,6 +2,7 @@
 
     python -m training.grpo --config training/recipes/tiny.yaml
     python -m training.grpo --config training/recipes/tiny.yaml --penalty always --output_dir runs/always
+    python -m training.grpo --config training/recipes/tiny.yaml --graph my_package.graphs:build --output_dir runs/mine
     accelerate launch --multi_gpu --num_processes 2 -m training.grpo --config training/recipes/tiny.yaml
 
 Settings are TRL's (`GRPOConfig`, `ModelConfig`) and those of this package. Put them in a YAML file or on the command
@@ -72,6 +73,14 @@ class RunArguments:
     judge_attempts: int = setting(4, "How often the judge is asked one question before the row has no verdict.")
     judge_concurrency: int = setting(16, "Questions to the judge under way together.")
     judge_temperature: str = setting("0", "A number, or none for models that refuse one.")
+    graph: str | None = setting(
+        None,
+        "The graph to train over instead of the zoom graph: package.module:build, file.py:build, or a name in "
+        "langgraph.json. build is given a chat model and returns the compiled graph.",
+    )
+    reward_functions: list[str] = setting(
+        list, "package.module:function=WEIGHT: further terms of the reward; a function is given a Rollout."
+    )
     engine_url: str | None = setting(None, "Sample from this vLLM server, which loads the weights before each step.")
     freeze_vision: bool = setting(False, "Train only the language model.")
     half_precision: bool = setting(False, "Save the policy in float16.")
@@ -167,6 +176,7 @@ def _trainer(run: RunArguments, args: GraphGRPOConfig, model_args: Any) -> Any:
     from vtagent.models.processor import VLProcessor
     from vtagent.models.vllm.engine import VLLMEngine
     from vtagent.training.data import DRAWN, mixed, open_examples
+    from vtagent.training.named import graph_builder, weighted_functions
     from vtagent.training.rl.callbacks import ShowProgress, WatchDecision
     from vtagent.training.rl.guards import check_settings, check_trl
     from vtagent.training.rl.trainer import GraphGRPOTrainer
@@ -178,6 +188,8 @@ def _trainer(run: RunArguments, args: GraphGRPOConfig, model_args: Any) -> Any:
     # The trainer checks again, with the number of examples. This check fails before they are read.
     check_trl()
     check_settings(args, external_engine=run.engine_url is not None, adapters=model_args.use_peft)
+    own_graph = {"build": graph_builder(run.graph)} if run.graph else {}
+    functions = weighted_functions(run.reward_functions, setting="reward_functions")
     path = _at_revision(checkpoint_path(model_args.model_name_or_path), model_args.model_revision)
     processor = VLProcessor.from_pretrained(path)
     grader = grader_of(run, Path(args.output_dir))
@@ -212,6 +224,8 @@ def _trainer(run: RunArguments, args: GraphGRPOConfig, model_args: Any) -> Any:
         grader,
         engine=VLLMEngine(run.engine_url, processor) if run.engine_url else None,
         peft_config=get_peft_config(model_args),
+        functions=functions,
+        **own_graph,
         callbacks=[ShowProgress(), *([WatchDecision(args.rewards)] if args.task == "zoom" else [])],
     )
     trainer.remove_callback(PrinterCallback)
@@ -298,10 +312,13 @@ def _evaluate(folder: Path, run: RunArguments, args: GraphGRPOConfig) -> None:
     from vtagent.training import evaluate
 
     modes = ["full"] if args.task == "general" else ["full", "quarter", "zoom", "forced-zoom", "forced-direct"]
+    modes = ["zoom"] if run.graph else modes  # another graph need not know the settings that the others stand for
     command = ["--model", str(folder / "policy"), "--modes", *modes, "--documents", str(run.evaluate_documents)]
     command += ["--max-tokens", str(args.max_completion_length), "--domain", evaluate.domain_of(run.data)]
     if run.evaluate_mix:
         command += ["--mix", *run.evaluate_mix]
+    if run.graph:
+        command += ["--graph", run.graph]
     if args.task == "zoom":
         command += ["--scale", str(args.scale), "--max-zooms", str(args.max_zooms)]
     evaluate.main([*command, "--history", str(folder), "--out", str(folder / "evaluation")])

@@ -376,7 +376,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if workers < 0:
         parser.error(f"--workers {workers}: it must be 0 or more")
     if options["curriculum"] != "whole" and policy is None:
-        parser.error(f"--curriculum {options['curriculum']}: it goes on with a policy that reads; name one with --policy DIR")
+        parser.error(
+            f"--curriculum {options['curriculum']}: it goes on with a policy that reads; name one with --policy DIR"
+        )
     run(Settings(**options), out, probe_every=probe_every, workers=workers, device=device, policy=policy)
 
 

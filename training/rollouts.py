@@ -106,8 +106,14 @@ def build_page(folder: Path, lines: Iterable[Line], *, title: str, max_bytes: in
         note = f"{len(kept)} of {len(ordered)} groups, evenly chosen: all would make the page too large."
     rollouts = [line for group in kept for line in group]
     names = {view["file"] for line in rollouts for view in line["views"]}
-    data = {"note": note, "rollouts": rollouts, "images": _images(folder, names), "signs": dict(SIGNS)}
+    data = {"note": note, "rollouts": rollouts, "images": _images(folder, names), "signs": _signs(rollouts)}
     return _filled(_template("page.html"), title=title, data=_as_json(data))
+
+
+def _signs(rollouts: Iterable[Line]) -> dict[str, int]:
+    """Each term of the rewards in the log with its sign; the terms of one's own functions are added."""
+    named = [name for line in rollouts for name in line.get("reward") or {}]
+    return {**SIGNS, **{name: 1 for name in named if name not in SIGNS and name != "total"}}
 
 
 def _shown(line: Line) -> Line:

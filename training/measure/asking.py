@@ -14,7 +14,7 @@ from statistics import fmean
 from typing import Any
 
 from vtagent.errors import described
-from vtagent.graphs.zoom import ZoomAgent, ZoomContext, create_zoom_agent
+from vtagent.graphs.zoom import ZoomContext, create_zoom_agent
 from vtagent.models.chat import ChatVLM
 from vtagent.training.data import Example
 from vtagent.training.measure.effects import DIRECT, ZOOM
@@ -32,7 +32,7 @@ _FORCED = {ZOOM: "forced/zoom/accuracy", DIRECT: "forced/direct/accuracy"}
 
 
 async def ask(
-    agent: ZoomAgent, model: ChatVLM, example: Example, mode: Mode, grader: Grader, *, timeout: float | None = None
+    agent: Any, model: ChatVLM, example: Example, mode: Mode, grader: Grader, *, timeout: float | None = None
 ) -> dict[str, Any]:
     """Run the graph once and grade its answer.
 
@@ -48,24 +48,22 @@ async def ask(
         The fields of an `Outcome` that the run decides. A run that raises or takes too long has an `error`.
     """
     text_first = not model.images_first
-    run = await run_example(
-        agent, example, mode.context(model), model.image_store, limit=timeout, text_first=text_first
-    )
-    if run.error is not None:
+    run = await run_example(agent, example, mode.context(model), model, limit=timeout, text_first=text_first)
+    if isinstance(run.left, Exception):
         empty = {"answer": None, "zooms": 0, "visual_tokens": 0, "full_visual_tokens": 0}
-        return {**empty, "right": False, "error": described(run.error), "seconds": run.seconds}
-    usage = run.state["usage"]
+        return {**empty, "right": False, "error": described(run.left), "seconds": run.seconds}
+    ending, usage = run.left, run.left.usage
     return {
-        "answer": run.state["answer"],
-        "right": await grade(grader, example, run.state["answer"]),
+        "answer": ending.answer,
+        "right": await grade(grader, example, ending.answer),
         "zooms": usage["zooms"],
         "visual_tokens": usage["visual_tokens"],
         "full_visual_tokens": usage["full_visual_tokens"],
-        "kept_visual_tokens": kept_tokens(run.state["views"]),
+        "kept_visual_tokens": kept_tokens(ending.views),
         "seconds": run.seconds,
-        "stop": run.state["stop"],
-        "abstained": abstains(run.state["answer"]),
-        **asdict(looks_of(run.state["views"], example.value_box)),
+        "stop": ending.stop,
+        "abstained": abstains(ending.answer),
+        **asdict(looks_of(ending.views, example.value_box)),
     }
 
 
@@ -80,6 +78,7 @@ async def evaluate(
     timeout: float | None = None,
     scale: float | None = None,
     max_zooms: int | None = None,
+    build: Callable[[ChatVLM], Any] = create_zoom_agent,
 ) -> list[Outcome]:
     """Ask all examples in all modes, one mode after the other, with progress on standard error.
 
@@ -93,13 +92,14 @@ async def evaluate(
         timeout: Seconds that a run may take. A run that takes longer has failed. None: no limit.
         scale: Share of both sides at which the modes that offer the tool first show an image. Default: a half.
         max_zooms: Views that a run in these modes may ask for. Default: one.
+        build: Makes the graph. Another one than the zoom agent decides for itself what the modes' settings mean.
 
     Returns:
         One outcome per example and mode, including failed runs.
     """
     examples = list(examples)
     grader = grader or build_grader("exact")
-    agent = create_zoom_agent(model, image_store=model.image_store)
+    agent = build(model)
     chosen = {name: mode_named(name).adapted(scale, max_zooms) for name in in_order(modes)}
     known = {
         (name, number): outcome

@@ -6,8 +6,8 @@
 * `look` is the protocol of two turns: low view, tool call, the cell or the whole page, answer.
 * `pages` shows two to twelve pages as thumbnails: which one has a title, and a call for the one that is asked about.
 
-What is not on the page is answered with `ABSENT`. In the low view, where the tool is offered, the thought says where the
-section that is asked about stands. Whether to zoom, and where, is drawn at random, whatever the question and the
+What is not on the page is answered with `ABSENT`. In the low view, where the tool is offered, the thought says where
+the section that is asked about stands. Whether to zoom, and where, is drawn at random, whatever the question and the
 thought.
 """
 
@@ -124,7 +124,9 @@ def look(rng: random.Random, seed: str, grid: str | None) -> LessonPage:
     if grid is not None:
         cell = question.cell if question.cell and rng.random() < 0.5 else rng.choice(cells)
     thought = thought_of(page, question)
-    call_zoom(packed, thought, place=place_of(page, question), cell=cell, decision=0.0)  # every row calls, so the call must not be learned
+    call_zoom(
+        packed, thought, place=place_of(page, question), cell=cell, decision=0.0
+    )  # every row calls, so the call must not be learned
     left, top, right, bottom = cell_pixels(cell) if cell else (0, 0, *PAGE)
     show_zoomed(packed, (right - left, bottom - top))
     said, weight = question.answer, 1.0

@@ -17,15 +17,18 @@ penalty of a rollout depends on r, the share of direct answers among the right o
 `tokens` is this project's own: it tells a region from the whole image, and one zoom from three, which the flat
 penalties do not. `always` and `off` are for comparison.
 
-To add a term, add a field to `Reward` and its sign to `SIGNS`, and compute it in `group_rewards`. The trainer's log,
-the rollout log and its page take the terms from there.
+Functions of one's own are further terms: each scores a rollout, its weight scales the score, and both come with the
+verdict.
+
+To add a term here, add a field to `Reward` and its sign to `SIGNS`, and compute it in `group_rewards`. The trainer's
+log, the rollout log and its page take the terms from there.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 Penalty: TypeAlias = Literal["paper", "paper-correct-only", "reference", "always", "tokens", "off"]
@@ -35,7 +38,8 @@ _REFERENCE_EPSILON = 1e-4
 """The released code adds it to the denominator of r, so an r of exactly the threshold counts as below the threshold."""
 
 SIGNS: Mapping[str, int] = {"accuracy": 1, "format": 1, "penalty": -1}
-"""Each term of a reward, in the order of its fields: 1 if it is added to the total, -1 if it is subtracted."""
+"""Each term of a reward that is computed here, in the order of its fields: 1 if it is added to the total, -1 if it is
+subtracted."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,8 @@ class Verdict:
     shown: float = 0.0
     """Visual tokens of all views that were shown, divided by those of full resolution at once; above 1 if a low view
     came before the whole image. Only `tokens` reads it."""
+    scores: Mapping[str, float] = field(default_factory=dict)
+    """What the functions of one's own found, each times its weight, by name."""
 
 
 @dataclass(frozen=True)
@@ -63,11 +69,13 @@ class Reward:
     """`RewardSettings.format_reward` if every reply is well formed, else 0."""
     penalty: float
     """What the rollout pays: `RewardSettings.penalty_size` or, with `tokens`, its share of it; else 0."""
+    scores: Mapping[str, float] = field(default_factory=dict)
+    """What each function of one's own adds."""
 
     @property
     def contributions(self) -> dict[str, float]:
         """What each term adds to the total, by name; negative for a term that is subtracted."""
-        return {name: sign * getattr(self, name) for name, sign in SIGNS.items()}
+        return {**{name: sign * getattr(self, name) for name, sign in SIGNS.items()}, **self.scores}
 
     @property
     def total(self) -> float:
@@ -147,6 +155,7 @@ def group_rewards(group: Sequence[Verdict], settings: RewardSettings) -> list[Re
                 accuracy=float(verdict.right),
                 format=settings.format_reward if verdict.well_formed else 0.0,
                 penalty=_price(verdict, settings) if (verdict.right, verdict.zoomed) in paying else 0.0,
+                scores=verdict.scores,
             )
         )
     return rewards

@@ -27,7 +27,7 @@ from vtagent.models.loop_thread import LoopThread
 from vtagent.protocol import is_well_formed, reply_of
 from vtagent.training.data import Example
 from vtagent.training.rl.rollout import Rollout, turns_of
-from vtagent.training.run_example import ExampleRun, run_example
+from vtagent.training.run_example import Ending, run_example
 
 T = TypeVar("T")
 
@@ -109,53 +109,56 @@ class Collector:
         engine = self._engine(job)
         model = self.model.model_copy(update={"engine": engine})
         context = replace(self._context, model=model)
-        run = await run_example(self._agent, job.example, context, model.image_store, limit=self._limit)
-        error = run.error
-        if error is None:
+        run = await run_example(self._agent, job.example, context, model, limit=self._limit)
+        left = run.left
+        if isinstance(left, Ending):
             try:  # in a thread, since images that the renderer no longer keeps are rendered again
-                return await asyncio.to_thread(rollout_of, job.example, run, model, replies=engine.requests)
+                return await asyncio.to_thread(
+                    rollout_of, job.example, left, model, replies=engine.requests, seconds=run.seconds
+                )
             except Exception as raised:
-                error = raised
-        return Rollout(job.example, seconds=run.seconds, error=_reason(error))
+                left = raised
+        return Rollout(job.example, seconds=run.seconds, error=_reason(left))
 
 
 class WorkingStore(MemoryImageStore):
     """The images of the current batch. Without clearing, a training run would keep every image it has ever seen."""
 
 
-def rollout_of(example: Example, run: ExampleRun, model: ChatVLM, *, replies: int) -> Rollout:
+def rollout_of(example: Example, ending: Ending, model: ChatVLM, *, replies: int, seconds: float) -> Rollout:
     """Make the rollout of a run that ended.
 
     Args:
         example: What was asked.
-        run: The run, with its final state.
+        ending: What the run left.
         model: The model of the run.
         replies: How often the run called the model.
+        seconds: How long it took.
 
     Raises:
         ModelError: The run cannot be trained on.
     """
-    state = run.state
     if not replies:
         raise ModelError("the graph ended without calling the model of its context")
-    turns = turns_of(state["messages"], model)
+    turns = turns_of(ending.messages, model)
     if len(turns) != replies:
         raise ModelError(
             f"the run left {len(turns)} of the model's {replies} replies, so its conversation does not begin with all "
             "that was said before; a node of the graph has rewritten it, and its tokens cannot be trained on"
         )
-    said = [message for message in state["messages"] if isinstance(message, AIMessage)]
+    said = [message for message in ending.messages if isinstance(message, AIMessage)]
+    usage = ending.usage
     return Rollout(
         example=example,
-        answer=state["answer"],
-        zooms=state["usage"]["zooms"],
-        well_formed=not state["usage"]["mistakes"] and all(is_well_formed(reply_of(reply)) for reply in said),
-        stop=state["stop"],
-        usage=state["usage"],
-        views=tuple(state["views"]),
-        messages=tuple(state["messages"]),
+        answer=ending.answer,
+        zooms=usage["zooms"],
+        well_formed=not usage["mistakes"] and all(is_well_formed(reply_of(reply)) for reply in said),
+        stop=ending.stop,
+        usage=usage,
+        views=ending.views,
+        messages=ending.messages,
         turns=turns,
-        seconds=run.seconds,
+        seconds=seconds,
     )
 
 

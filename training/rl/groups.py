@@ -8,11 +8,13 @@ groups to replace.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+import logging
+import math
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
 
-from vtagent.errors import ImageError, ModelError
+from vtagent.errors import ImageError, ModelError, described
 from vtagent.models.codec import Codec
 from vtagent.training.data import Example
 from vtagent.training.rewards import Grader, Reward, Verdict, group_rewards
@@ -23,6 +25,8 @@ from vtagent.training.rl.rollout import Rollout
 from vtagent.training.rl.samples import SampleMaker, TrainingSample
 from vtagent.training.rl.settings import GraphGRPOConfig
 from vtagent.training.run_example import grade
+
+_log = logging.getLogger(__name__)
 
 SAME = 1e-4
 """A group whose rewards differ by less than this teaches nothing (VisionThink, arXiv:2507.13348, drops such groups)."""
@@ -69,6 +73,11 @@ class _Rolled:
     scored: Scored
 
 
+RewardFunction: TypeAlias = Callable[[Rollout], float | Awaitable[float]]
+"""Scores a rollout that did not fail. What it returns must be finite."""
+WeightedFunction: TypeAlias = tuple[RewardFunction, float]
+
+
 @dataclass(frozen=True)
 class GroupRoller:
     """Makes generation batches."""
@@ -88,6 +97,8 @@ class GroupRoller:
     """Joins the lists of all processes, in the order of ranks."""
     rank: int
     """The rank of this process."""
+    functions: Mapping[str, WeightedFunction] = field(default_factory=dict)
+    """Further terms of the reward, by name."""
 
     def roll(self, indices: Sequence[int], window: int) -> GenerationBatch:
         """Make the rollouts of this process for one generation batch.
@@ -184,7 +195,26 @@ class GroupRoller:
         if rollout.truncated and self.args.mask_truncated_completions:
             return Verdict(None, well_formed, zoomed, shown), "truncated"
         right = await grade(self.grader, rollout.example, rollout.answer)
-        return Verdict(right, well_formed, zoomed, shown), "judge" if right is None else None
+        scores = None if right is None else await self._scores(rollout)
+        if scores is None:
+            return Verdict(None, well_formed, zoomed, shown), "judge"
+        return Verdict(right, well_formed, zoomed, shown, scores), None
+
+    async def _scores(self, rollout: Rollout) -> dict[str, float] | None:
+        """What the functions find; None: one of them cannot tell, or raised, which is not held against the rollout."""
+        scores = {}
+        for name, (function, weight) in self.functions.items():
+            try:
+                found = function(rollout)
+                score = float(await found if isinstance(found, Awaitable) else found)
+            except Exception as error:  # functions can be of any make
+                _log.warning("the reward function %s failed: %s", name, described(error))
+                return None
+            if not math.isfinite(score):
+                _log.warning("the reward function %s returned %s for a rollout; it has no reward then", name, score)
+                return None
+            scores[name] = weight * score
+        return scores
 
     def _groups(self, local: list[Scored]) -> list[list[Scored]]:
         """Gather the scores of all processes and cut them into groups.

@@ -97,7 +97,7 @@ class RolloutLog:
             "answers": list(rollout.example.answers),
             "value_box": list(rollout.example.value_box) if rollout.example.value_box else None,
             "answer": rollout.answer,
-            "reward": {**asdict(reward), "total": reward.total} if reward else None,
+            "reward": _terms(reward) if reward else None,
             "advantage": row.advantage,
             "zooms": rollout.zooms,
             "well_formed": rollout.well_formed,
@@ -198,6 +198,13 @@ def _rendered(view: ViewRecord, original: bytes) -> Image.Image | None:
     if isinstance(region, Region):
         image = image.crop(region.to_pixels(*image.size))
     return image.resize((view["width"], view["height"]), Image.Resampling.BICUBIC)
+
+
+def _terms(reward: Reward) -> dict[str, float]:
+    """The terms of a reward with those of one's own functions beside the others, and the total."""
+    terms = asdict(reward)
+    own = terms.pop("scores")
+    return {**terms, **own, "total": reward.total}
 
 
 def _finite(value: Any) -> Any:

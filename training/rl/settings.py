@@ -24,6 +24,13 @@ class GraphGRPOConfig(GRPOConfig):  # type: ignore[misc]
     )
     scale: float = setting(0.5, "Share of both sides at which images are first shown (zoom).")
     max_zooms: int = setting(1, "Views that a run may ask for (zoom).")
+    max_mistakes: int = setting(2, "Failed calls of a run that are allowed; one more forces the answer (zoom).")
+    max_turns: int = setting(12, "Replies of a run, the forced one included (zoom).")
+    max_calls: int = setting(32, "Calls of one reply that are run (zoom).")
+    max_visual_tokens: int | None = setting(None, "Visual tokens in a conversation (zoom); none: no limit.")
+    max_seconds: float | None = setting(
+        None, "Seconds inside the graph's nodes after which the answer is forced (zoom). Rewards then depend on speed."
+    )
     penalty: str = setting(
         "paper", "paper, paper-correct-only, reference, always, tokens or off; see training.rewards."
     )
@@ -75,7 +82,15 @@ class GraphGRPOConfig(GRPOConfig):  # type: ignore[misc]
         """The settings of every run of the graph."""
         if self.task == "general":
             return ZoomContext(scale=1.0, max_zooms=0)
-        return ZoomContext(scale=self.scale, max_zooms=self.max_zooms)
+        return ZoomContext(
+            scale=self.scale,
+            max_zooms=self.max_zooms,
+            max_mistakes=self.max_mistakes,
+            max_turns=self.max_turns,
+            max_calls=self.max_calls,
+            max_visual_tokens=self.max_visual_tokens,
+            max_seconds=self.max_seconds,
+        )
 
     @property
     def rewards(self) -> RewardSettings:

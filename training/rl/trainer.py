@@ -12,7 +12,7 @@ external engine samples. If the weights being trained sample themselves, the los
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ import torch
 from accelerate.utils import gather, gather_object
 from datasets import Dataset
 
-from vtagent.errors import ModelError
+from vtagent.errors import ModelError, SettingsError
 from vtagent.graphs.zoom import create_zoom_agent
 from vtagent.models.chat import ChatVLM
 from vtagent.models.codec import Codec, never_sampled
@@ -34,7 +34,7 @@ from vtagent.training.rl.barren import Barrenness, BarrenRun
 from vtagent.training.rl.checkpoints import WholeCheckpoints, Windows, seed_of
 from vtagent.training.rl.collect import Collector, WorkingStore
 from vtagent.training.rl.forward import DistinctRows, encode_once
-from vtagent.training.rl.groups import GenerationBatch, GroupRoller
+from vtagent.training.rl.groups import GenerationBatch, GroupRoller, WeightedFunction
 from vtagent.training.rl.guards import check_dropout, check_model, check_settings, check_trl
 from vtagent.training.rl.log import LoggedRollout, RolloutLog
 from vtagent.training.rl.metrics import rollout_metrics
@@ -64,6 +64,7 @@ class GraphGRPOTrainer(WholeCheckpoints, DistinctRows):
         grader: Says what is right.
         engine: Where rollouts are sampled, if not from `model` itself.
         build: Makes the graph from a chat model.
+        functions: Further terms of the reward by name: a function of a `Rollout`, and its weight.
         **others: `callbacks`, `optimizers` and `peft_config`, as TRL takes them.
 
     Raises:
@@ -84,9 +85,13 @@ class GraphGRPOTrainer(WholeCheckpoints, DistinctRows):
         *,
         engine: ReloadableEngine | None = None,
         build: Callable[[ChatVLM], Any] = create_zoom_agent,
+        functions: Mapping[str, WeightedFunction] | None = None,
         **others: Any,
     ) -> None:
         check_trl()
+        functions = dict(functions or {})
+        if taken := set(functions) & {*SIGNS, "total"}:
+            raise SettingsError(f"a reward function cannot be called {min(taken)}: that is a term already; rename it")
         adapters = others.get("peft_config") is not None
         check_settings(args, examples=len(examples), external_engine=engine is not None, adapters=adapters)
         check_dropout(model, others.get("peft_config"))
@@ -95,9 +100,10 @@ class GraphGRPOTrainer(WholeCheckpoints, DistinctRows):
         args.max_steps = args.steps(len(examples))
         self.examples = examples
         self._generation: GenerationBatch | None = None
+        self._terms = (*SIGNS, *functions)
         super().__init__(
             model=model,
-            reward_funcs=[_reward_term(name) for name in SIGNS],
+            reward_funcs=[_reward_term(name) for name in self._terms],
             args=args,
             train_dataset=Dataset.from_dict({"prompt": [""] * len(examples), "example": range(len(examples))}),
             processing_class=processor,
@@ -134,7 +140,7 @@ class GraphGRPOTrainer(WholeCheckpoints, DistinctRows):
         )
         maker = SampleMaker(processor.vision, codec.image_token_id, never, processor.tokenizer.eos_token_id)
         self._roller = GroupRoller(
-            self.collector, grader, maker, codec, args, examples, gather=gather_object, rank=rank
+            self.collector, grader, maker, codec, args, examples, gather=gather_object, rank=rank, functions=functions
         )
         self._barrenness = Barrenness(args.barren_share, args.barren_patience)
         greedy = policy.model_copy(update={"temperature": 0.0})
@@ -221,7 +227,7 @@ class GraphGRPOTrainer(WholeCheckpoints, DistinctRows):
             Shape (rollouts, terms), float32. A row is nan where there is no verdict; its advantage is 0.
         """
         assert self._generation is not None
-        unscored = [torch.nan] * len(SIGNS)
+        unscored = [torch.nan] * len(self._terms)
         terms = [
             list(member.reward.contributions.values()) if member.reward else unscored
             for member in self._generation.members
