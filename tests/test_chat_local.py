@@ -18,11 +18,13 @@ from PIL import Image
 
 from tests.checkpoints import FAMILIES, FamilyName, make_checkpoint
 from tests.rescoring import rescored
+from tests.scripted_chat import picture
 from vtagent.errors import ModelError
 from vtagent.images import MemoryImageStore
 from vtagent.models.chat import ChatVLM
 from vtagent.models.local.engine import TransformersEngine
 from vtagent.models.records import KEY
+from vtagent.models.template import with_images_first
 from vtagent.views import View
 
 
@@ -258,3 +260,14 @@ def test_greedy_replies_with_a_penalty_are_those_of_generate(tmp_path: Path) -> 
     model.repetition_penalty = 1.0
     [without] = engine.generate([model._plan([HumanMessage("What is the total?")], None, {}).request])
     assert without.token_ids != reply.token_ids
+
+
+def test_text_between_images_stays_with_them_and_a_question_before_them_comes_after() -> None:
+    images = [View(MemoryImageStore().put(picture(width))).block() for width in (64, 96)]
+    text = [{"type": "text", "text": word} for word in ("Image 1:", "Image 2:", "Which?")]
+    labelled = HumanMessage([text[0], images[0], text[1], images[1], text[2]])
+    assert with_images_first([labelled]) == [labelled]
+    [moved] = with_images_first([HumanMessage([text[2], *images])])
+    assert moved.content == [*images, text[2]]
+    [moved] = with_images_first([HumanMessage([text[0], images[0], text[2]])])
+    assert moved.content == [images[0], text[0], text[2]]

@@ -27,6 +27,7 @@ from vtagent.graphs.document_qa.state import (
 from vtagent.graphs.state import ZoomContext
 from vtagent.graphs.zoom import ZoomAgent
 from vtagent.images import ImageStore
+from vtagent.numbering import label_of
 from vtagent.pages.attached import take_in_message
 from vtagent.pages.library import Library, PageAt
 from vtagent.pages.ocr import Ocr
@@ -171,7 +172,7 @@ class Looking:
             left = (
                 None if settings.max_visual_tokens is None else max(0, settings.max_visual_tokens - usage.visual_tokens)
             )
-            question = HumanMessage([*blocks, {"type": "text", "text": question_of(state["messages"])}])
+            question = HumanMessage([*_numbered(blocks), {"type": "text", "text": question_of(state["messages"])}])
             context = ZoomContext(
                 settings.model,
                 scale=scale,
@@ -202,6 +203,14 @@ class Looking:
             "trail": [*state["trail"], step],
             "stop": over,
         }
+
+
+def _numbered(images: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The blocks of several images, each after its number; one image alone needs none."""
+    if len(images) < 2:
+        return list(images)
+    labels = [{"type": "text", "text": label_of(number)} for number in range(1, len(images) + 1)]
+    return [block for pair in zip(labels, images, strict=True) for block in pair]
 
 
 def after_look(state: DocumentState) -> Literal["look", "cite"]:

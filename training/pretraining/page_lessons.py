@@ -4,7 +4,7 @@
 * `region` shows one cell at full resolution, which costs what a card costs.
 * `page` shows the whole page at full resolution.
 * `look` is the protocol of two turns: low view, tool call, the cell or the whole page, answer.
-* `pages` shows two to twelve pages as thumbnails: which one has a title, and a call for the one that is asked about.
+* `pages` shows two to twelve numbered pages as thumbnails: which one has a title, and a call for the one that is asked about.
 
 What is not on the page is answered with `ABSENT`. In the low view, where the tool is offered, the thought says where
 the section that is asked about stands. Whether to zoom, and where, is drawn at random, whatever the question and the
@@ -19,6 +19,7 @@ from typing import Literal
 
 from PIL import Image
 
+from vtagent.numbering import label_of
 from vtagent.training.documents import (
     ABSENT,
     PAGE,
@@ -69,7 +70,7 @@ PageView = Literal["page", "low", "region"]
 
 _PRINT_WEIGHTS: dict[PrintSize, float] = {"large": 1.0, "medium": 1.5, "small": 2.0}
 
-_LONGEST = {"low": 320, "region": 256, "page": 800, "pages": 640}
+_LONGEST = {"low": 320, "region": 256, "page": 800, "pages": 704}
 _BRANCH = 40
 """Tokens that a question and its reply take at most."""
 
@@ -151,9 +152,11 @@ def several(rng: random.Random, seed: str, count: int, zoomed: bool) -> LessonPa
     """
     pages = [render_page(f"{seed}/{i}") for i in range(count)]
     titles = [page.title for page in pages]
-    packed = start_trunk(THUMBNAIL, tools=True)
-    for _ in range(count - 1):
-        packed.text(encode("<|vision_end|><|vision_start|>"))
+    packed = start_trunk(THUMBNAIL, tools=True, label=label_of(1))
+    for number in range(2, count + 1):
+        packed.text(encode("<|vision_end|>"))
+        packed.text(encode(label_of(number)))
+        packed.text(encode("<|vision_start|>"))
         add_image(packed, THUMBNAIL)
     views: list[Image.Image] = [thumbnail(page) for page in pages]
     if zoomed:

@@ -101,9 +101,16 @@ def pack_page(
     return packed
 
 
-def start_trunk(size: tuple[int, int], *, tools: bool) -> PackedSequence:
-    """Start a sequence with the system turn, if the tool is offered, and a view of `size` (width, height in pixels)."""
+def start_trunk(size: tuple[int, int], *, tools: bool, label: str = "") -> PackedSequence:
+    """Start a sequence with its first view.
+
+    Args:
+        size: Width and height of the view in pixels.
+        tools: Whether the tool is offered; a system turn says so.
+        label: What stands before the view.
+    """
     packed = _start(tools)
+    packed.text(encode(label))
     packed.text(encode("<|vision_start|>"))
     add_image(packed, size)
     return packed

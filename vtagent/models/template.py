@@ -25,7 +25,10 @@ def with_references(messages: Sequence[BaseMessage], store: ImageStore) -> list[
 
 
 def with_images_first(messages: Sequence[BaseMessage]) -> list[BaseMessage]:
-    """Move the images of each human message before its text; images and texts keep their own order."""
+    """Move the images of each human message before its text; images and texts keep their own order.
+
+    A message with text between its images stays as it is: such texts say which image is which.
+    """
     return [_images_first(message) for message in messages]
 
 
@@ -75,6 +78,9 @@ def _message(message: BaseMessage, codec: Codec) -> dict[str, Any]:
 
 def _images_first(message: BaseMessage) -> BaseMessage:
     if not isinstance(message, HumanMessage) or isinstance(message.content, str):
+        return message
+    places = [place for place, block in enumerate(message.content) if is_reference(block)]
+    if places and places[-1] - places[0] >= len(places):  # texts stand between them
         return message
     content = sorted(message.content, key=lambda block: not is_reference(block))  # sorting is stable
     return message if content == message.content else message.model_copy(update={"content": content})
