@@ -138,11 +138,11 @@ _PLACES: dict[Lesson, float] = {
     "near": 0.02,
     "full": 0.04,
     "zoomed": 0.02,
-    "low": 0.40,
-    "region": 0.05,
-    "page": 0.07,
-    "look": 0.19,
-    "pages": 0.21,
+    "low": 0.28,
+    "region": 0.04,
+    "page": 0.06,
+    "look": 0.14,
+    "pages": 0.40,
 }
 """Where things stand: the section of a page, the page among several."""
 

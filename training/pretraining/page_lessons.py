@@ -4,7 +4,8 @@
 * `region` shows one cell at full resolution, which costs what a card costs.
 * `page` shows the whole page at full resolution.
 * `look` is the protocol of two turns: low view, tool call, the cell or the whole page, answer.
-* `pages` shows two to twelve numbered pages as thumbnails: which one has a title, and a call for the one that is asked about.
+* `pages` shows two to twelve numbered pages as thumbnails: which one has a title, and a call for the one that is asked
+  about.
 
 What is not on the page is answered with `ABSENT`. In the low view, where the tool is offered, the thought says where
 the section that is asked about stands. Whether to zoom, and where, is drawn at random, whatever the question and the
