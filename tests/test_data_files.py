@@ -17,7 +17,7 @@ from vtagent.errors import DataError, ImageError
 from vtagent.regions import Region
 from vtagent.training.data import Columns, FileExamples, MemoryTable, RenderedPages, mixed, open_examples, rendered
 from vtagent.training.data.columns import texts
-from vtagent.training.data.image_bytes import image_bytes
+from vtagent.training.data.image_bytes import image_bytes, images_bytes
 
 
 @pytest.fixture(autouse=True)
@@ -194,13 +194,66 @@ def test_two_rows_with_one_id_are_refused(tmp_path: Path) -> None:
         "data:image/png;base64," + base64.b64encode(png()).decode(),
         {"bytes": png(), "path": None},
         {"bytes": None, "path": "a.png"},
-        [{"bytes": png(), "path": "elsewhere.png"}],
-        ["a.png"],
     ],
 )
 def test_an_image_may_come_in_many_forms(tmp_path: Path, value: Any) -> None:
     (tmp_path / "a.png").write_bytes(png())
     assert image_bytes(value, tmp_path) == png()
+    assert images_bytes(value, tmp_path) == [png()]
+    assert images_bytes([value, "a.png", value], tmp_path) == [png()] * 3
+
+
+def test_a_row_may_have_several_images_or_by_an_empty_list_none(tmp_path: Path) -> None:
+    for name, colour in (("a", "white"), ("b", "red")):
+        (tmp_path / f"{name}.png").write_bytes(png(colour=colour))
+    rows = [{**GOOD, "image": ["a.png", "b.png"]}, {**GOOD, "image": []}, {**GOOD, "image": "b.png"}]
+    several, none, one = open_examples(write(tmp_path, *rows))
+    assert several.images == (png(), png(colour="red"))
+    assert none.images == ()
+    assert one.images == (png(colour="red"),)
+    bad = [{**GOOD, "image": ["a.png", "gone.png"]}, {**GOOD, "image": None}]
+    with pytest.raises(DataError, match=r"dropped 2 with an unreadable image \(first: row 1, 'gone\.png': No such"):
+        open_examples(write(tmp_path, *bad))
+
+
+@pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c"])
+def test_separators_of_unicode_in_a_text_end_no_line(tmp_path: Path, separator: str) -> None:
+    (tmp_path / "a.png").write_bytes(png())
+    lines = [json.dumps({**GOOD, "question": f"What{separator}now?"}, ensure_ascii=False) for _ in range(2)]
+    assume_raw = "\n".join(lines)
+    if separator in "\x0b\x0c\x1c":  # JSON wants these escaped; json.dumps has done so
+        assert separator not in assume_raw
+    (tmp_path / "rows.jsonl").write_bytes(b"\xef\xbb\xbf" + assume_raw.replace("\n", "\r\n").encode())
+    assert [example.question for example in open_examples(str(tmp_path / "rows.jsonl"))] == [f"What{separator}now?"] * 2
+
+
+@pytest.mark.parametrize("name", ["rows.json", "rows.jsonl"])
+def test_an_array_of_objects_is_read_whatever_the_file_is_called(tmp_path: Path, name: str) -> None:
+    (tmp_path / "a.png").write_bytes(png())
+    (tmp_path / name).write_text("\n" + json.dumps([GOOD, {**GOOD, "question": "Second?"}], indent=1), "utf-8")
+    assert [example.question for example in open_examples(str(tmp_path / name))] == [GOOD["question"], "Second?"]
+    (tmp_path / name).write_text("[1, {}]")
+    with pytest.raises(DataError, match=r"entry 1: not a JSON object"):
+        open_examples(str(tmp_path / name))
+    (tmp_path / name).write_text('[{"a": 1},')
+    with pytest.raises(DataError, match="not a JSON array"):
+        open_examples(str(tmp_path / name))
+    (tmp_path / "one.json").write_text(json.dumps(GOOD))
+    with pytest.raises(DataError, match=r"a \.json file holds an array"):
+        open_examples(str(tmp_path / "one.json"))
+
+
+def test_a_path_that_leads_nowhere_is_named_with_what_is_there(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(png())
+    rows = [{**GOOD, "info": {"gold": "1", "width": None}}, {**GOOD, "info": None}, {**GOOD, "info": {"gold": "2"}}]
+    file = write(tmp_path, *rows)
+    with pytest.raises(
+        DataError, match=r"no row has the column 'info\.glod'; info has gold, width\. Name it: answers="
+    ):
+        open_examples(file, columns=["answers=info.glod"])
+    with pytest.raises(DataError, match=r"no row has the column 'info\.gold\.text'"):
+        open_examples(file, columns=["answers=info.gold.text"])
+    assert [e.answers for e in open_examples(file, columns=["answers=info.gold"])] == [("1",), ("2",)]
 
 
 def test_a_pillow_image_becomes_a_file() -> None:
@@ -214,9 +267,8 @@ def test_a_pillow_image_becomes_a_file() -> None:
     [
         (None, "no image"),
         ("", "no image"),
-        ([], "no image"),
         ({"bytes": None, "path": None}, "no form of an image"),
-        (["a.png", "b.png"], "2 images; a question here has one"),
+        (["a.png"], "list is no form of an image"),
         ("https://example.com/a.png", "is remote; download it first"),
         ("data:image/png;base64,%%%", "is not base64"),
         ("\0", "null"),

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 
+from vtagent.graphs.document_qa.nodes import numbered
 from vtagent.images import MemoryImageStore
 from vtagent.models.chat import ChatVLM
 from vtagent.regions import Region
@@ -149,6 +150,57 @@ def test_after_a_cell_that_does_not_hold_the_answer_small_print_is_said_to_be_ab
         text = str(tokenizer().decode(row.packed.ids))
         said.add(text.rpartition("<answer>")[2].partition("</answer>")[0] == ABSENT)
     assert said == {True, False}
+
+
+@pytest.mark.parametrize("tools", [True, False])
+def test_the_thought_names_the_cell_of_the_section_where_the_tool_is_offered_and_none_elsewhere(tools: bool) -> None:
+    named = 0
+    for seed in range(40):
+        row = page_lessons.low(random.Random(seed), f"places/{seed}")
+        text = str(tokenizer().decode(row.packed.ids))
+        if ("<tools>" in text) != tools:
+            continue
+        cells = {section.heading: list(section.cell) for section in render_page(f"places/{seed}").sections}
+        for part in text.split("<think>")[1:]:
+            words, _, place = part.partition("</think>")[0].partition(" [")
+            heading = words.partition(" in ")[2]
+            assert place == (f"{cells[heading]}"[1:] if tools and heading else "")
+            named += bool(place)
+    assert bool(named) == tools
+
+
+def test_the_place_of_a_thought_is_learned_with_full_weight_and_the_call_does_not_follow_it() -> None:
+    same = calls = 0
+    for seed in range(60):
+        packed = page_lessons.low(random.Random(seed), f"places/{seed}").packed
+        words = tokenizer().convert_ids_to_tokens(packed.ids)
+        cells = [place for place, word in enumerate(words) if word in {str(list(cell)) for cell in CELLS}]
+        for place in cells:
+            assert packed.targets[place - 1] == packed.ids[place]
+            assert packed.weights[place - 1] == 1.0
+        thought = None
+        for place in cells:
+            if words[place + 1] == "</think>":
+                thought = words[place]
+            elif thought is not None:
+                same, calls = same + (words[place] == thought), calls + 1
+                thought = None
+    assert calls > 30
+    assert 0.1 < same / calls < 0.5
+
+
+def test_pages_together_are_shown_as_the_document_agent_shows_them(base: ChatVLM) -> None:
+    row = page_lessons.several(random.Random(3), "several", 3, True)
+    pages = [_view(render_page(f"several/{i}"), base.image_store) for i in range(3)]
+    text = str(tokenizer().decode(row.packed.ids))
+    question = text.partition("<|im_end|>\n<|im_start|>assistant")[0].rpartition("<|vision_end|>")[2]
+    blocks = numbered([View(page.ref, scale=0.25).block() for page in pages])
+    message = HumanMessage([*blocks, {"type": "text", "text": question}])
+    first = base.model_copy(update={"images_first": True})  # as it is by default
+    tool = create_zoom_tool(image_store=base.image_store, vision=base.vision)
+    bound: Any = first.bind_tools([tool])
+    prompt = first.expand(first.prompt_ids([message], **bound.kwargs), first.images([message]))
+    assert row.packed.ids[: len(prompt)] == prompt
 
 
 def test_a_conversation_of_pages_names_the_one_that_is_asked_about() -> None:

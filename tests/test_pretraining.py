@@ -175,10 +175,20 @@ def test_what_goes_on_with_a_policy_teaches_pages_above_all() -> None:
     assert set(drawn) == set(lessons.BATCH) - {"glyphs", "line"}
 
 
-def test_going_on_needs_a_policy_to_go_on_with(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_places_are_taught_by_low_views_and_by_pages_together() -> None:
+    drawn = [draw_lesson(step, 1000, "places")[0] for step in range(1000)]
+    assert drawn.count("low") + drawn.count("look") > 500
+    assert drawn.count("pages") > 200
+    assert set(drawn) == set(lessons.BATCH) - {"glyphs", "line"}
+
+
+@pytest.mark.parametrize("curriculum", ["further", "places"])
+def test_going_on_needs_a_policy_to_go_on_with(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], curriculum: str
+) -> None:
     with pytest.raises(SystemExit):
-        pretrain.main(["--out", str(tmp_path / "run"), "--curriculum", "further"])
-    assert "name one with --policy DIR" in capsys.readouterr().err
+        pretrain.main(["--out", str(tmp_path / "run"), "--curriculum", curriculum])
+    assert f"--curriculum {curriculum}: it goes on" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 

@@ -91,9 +91,9 @@ async def run_example(
 
     Args:
         agent: The compiled graph.
-        example: The question and its image.
+        example: The question and its images.
         context: The settings of the run.
-        model: The model of the run. The image is put into its store, where the graph reads it.
+        model: The model of the run. Images are put into its store, where the graph reads them.
         limit: Seconds that the run may take. None: no limit.
         text_first: Whether the question stands before the image. A model may still be shown images first
             (`ChatVLM.images_first`).
@@ -125,8 +125,9 @@ async def grade(grader: Grader, example: Example, answer: str | None) -> bool | 
 async def _invoke(
     agent: Any, example: Example, context: ZoomContext, store: ImageStore, text_first: bool
 ) -> dict[str, Any]:
-    ref = await asyncio.to_thread(store.put, example.image)
-    blocks: list[str | dict[str, Any]] = [View(ref).block(), {"type": "text", "text": example.question}]
-    message = HumanMessage(blocks[::-1] if text_first else blocks)
+    refs = [await asyncio.to_thread(store.put, image) for image in example.images]
+    blocks: list[str | dict[str, Any]] = [View(ref).block() for ref in refs]
+    blocks.append({"type": "text", "text": example.question})
+    message = HumanMessage([blocks[-1], *blocks[:-1]] if text_first else blocks)
     state: dict[str, Any] = await agent.ainvoke({"messages": [message]}, context=context)
     return state

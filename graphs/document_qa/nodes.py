@@ -172,7 +172,7 @@ class Looking:
             left = (
                 None if settings.max_visual_tokens is None else max(0, settings.max_visual_tokens - usage.visual_tokens)
             )
-            question = HumanMessage([*_numbered(blocks), {"type": "text", "text": question_of(state["messages"])}])
+            question = HumanMessage([*numbered(blocks), {"type": "text", "text": question_of(state["messages"])}])
             context = ZoomContext(
                 settings.model,
                 scale=scale,
@@ -205,7 +205,7 @@ class Looking:
         }
 
 
-def _numbered(images: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def numbered(images: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The blocks of several images, each after its number; one image alone needs none."""
     if len(images) < 2:
         return list(images)

@@ -112,6 +112,28 @@ def value_at(row: Mapping[str, Any], path: str | None) -> Any:
     return value if path else None
 
 
+def is_missing(row: Mapping[str, Any], path: str) -> bool:
+    """Whether a path leads nowhere in a row. A null at its end is there; a list that is too short is not a fault.
+
+    Example:
+        >>> is_missing({"info": {"width": None}}, "info.width"), is_missing({"info": {"width": 8}}, "info.height")
+        (False, True)
+    """
+    value: Any = row
+    for step in path.split("."):
+        if isinstance(value, Mapping):
+            if step not in value:
+                return True
+            value = value[step]
+        elif isinstance(value, Sequence) and not isinstance(value, str | bytes) and step.isdigit():
+            if int(step) >= len(value):
+                return False
+            value = value[int(step)]
+        else:
+            return value is not None
+    return False
+
+
 def box(value: object) -> Region | None:
     """Return the box of an asked value; None for a missing one.
 

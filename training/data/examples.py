@@ -1,4 +1,4 @@
-"""`Example`, a question about an image with its gold answers, and the sequences that examples are read from.
+"""`Example`, a question about images with its gold answers, and the sequences that examples are read from.
 
 `RenderedPages` and `rendered` draw examples on demand; `files` reads them from tables.
 """
@@ -23,11 +23,11 @@ PRINTS: tuple[PrintSize, ...] = ("large", "small")
 
 @dataclass(frozen=True)
 class Example:
-    """One question about one image."""
+    """One question, mostly about one image."""
 
     id: str
     image: bytes
-    """An encoded image file."""
+    """An encoded image file; empty for a question without an image."""
     question: str
     answers: tuple[str, ...]
     """Gold answers, never empty. Any of them is right; the first is shown to people."""
@@ -36,6 +36,13 @@ class Example:
     value_box: Region | None = None
     """Where the asked value stands on the image. Measures alone read it; the policy never sees it. None: not known, or
     the value is not on the image."""
+    more_images: tuple[bytes, ...] = ()
+    """The images after the first, where the question is about several."""
+
+    @property
+    def images(self) -> tuple[bytes, ...]:
+        """All images, in the order in which they are shown."""
+        return ((self.image,) if self.image else ()) + self.more_images
 
     @property
     def answer(self) -> str:

@@ -11,14 +11,15 @@ import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
 from typing import Any
 
 from vtagent.errors import DataError, ImageError, RegionError
 from vtagent.images import decode
-from vtagent.training.data.columns import Columns, box, texts, value_at
+from vtagent.training.data.columns import Columns, box, is_missing, texts, value_at
 from vtagent.training.data.drawn import DRAWN
 from vtagent.training.data.examples import Example, ExampleSequence
-from vtagent.training.data.image_bytes import LIMITS, image_bytes, resized
+from vtagent.training.data.image_bytes import LIMITS, images_bytes, resized
 from vtagent.training.data.mixing import Joined, Part
 from vtagent.training.data.tables import Table, open_table
 
@@ -60,6 +61,7 @@ class FileExamples(ExampleSequence):
     ) -> None:
         self.table = table
         self.columns = (columns or Columns()).found_in(table.columns, where=table.name)
+        self._refuse_paths_to_nowhere(columns or Columns())
         self.prefix = prefix
         self.dropped: Counter[str] = Counter()
         self._first: dict[str, str] = {}
@@ -96,18 +98,20 @@ class FileExamples(ExampleSequence):
         """
         number = self.kept[index]
         row = self.table.row(number, self.columns.tops())
-        image, size = self._image(row), self._size(row)
+        images, size = self._images(row), self._size(row)
+        first = images[0] if images else b""
         return Example(
             id=self.prefix + (self._ids[index] or f"{self.table.name}/{number}"),
-            image=resized(image, size) if size else image,
+            image=resized(first, size) if size and first else first,
+            more_images=tuple(images[1:]),
             question=_question(value_at(row, self.columns.question)),
             answers=texts(value_at(row, self.columns.answers)),
             source=self._sources[index],
             value_box=box(value_at(row, self.columns.value_box)),
         )
 
-    def _image(self, row: Mapping[str, Any]) -> bytes:
-        return image_bytes(value_at(row, self.columns.image), self.table.folder)
+    def _images(self, row: Mapping[str, Any]) -> list[bytes]:
+        return images_bytes(value_at(row, self.columns.image), self.table.folder)
 
     def _size(self, row: Mapping[str, Any]) -> tuple[int, int] | None:
         """Width and height in pixels to which the row's image must be resized, if the row says so."""
@@ -145,10 +149,13 @@ class FileExamples(ExampleSequence):
         if not texts(value_at(row, self.columns.answers)):
             return "an empty answer", ""
         try:
-            decode(self._image(row), limits=LIMITS)
-            size = self._size(row)
+            images, size = self._images(row), self._size(row)
+            for image in images:
+                decode(image, limits=LIMITS)
         except (ImageError, ValueError, TypeError) as error:
             return "an unreadable image", f", {error}"
+        if size and len(images) > 1:
+            return "an unreadable image", f", {len(images)} images, and a size for one"
         if size and (min(size) < 1 or size[0] * size[1] > LIMITS.max_pixels):
             return "an unreadable image", f", wanted at {size[0]}×{size[1]}"
         try:
@@ -161,6 +168,20 @@ class FileExamples(ExampleSequence):
         if value is None or str(value).strip() == "":
             return self.table.name
         return f"{value} print" if self.columns.source == "print" else str(value)
+
+    def _refuse_paths_to_nowhere(self, given: Columns) -> None:
+        """Refuse a path into a struct or a list that was asked for and leads nowhere in any of the first rows."""
+        for name in (field.name for field in fields(Columns)):
+            path = getattr(given, name)
+            if path is None or "." not in path:
+                continue
+            top = path.split(".")[0]
+            heads = [self.table.row(number, [top])[top] for number in range(min(len(self.table), _CHUNK))]
+            known = [head for head in heads if head is not None]
+            if known and all(is_missing({top: head}, path) for head in known):
+                inside = sorted({key for head in heads if isinstance(head, Mapping) for key in head})
+                has = f"; {top} has {', '.join(map(str, inside[:20]))}" if inside else ""
+                raise DataError(f"{self.table.name}: no row has the column {path!r}{has}. Name it: {name}=COLUMN")
 
     def _refuse_equal_ids(self) -> None:
         repeated = [name for name, count in Counter(filter(None, self._ids)).items() if count > 1]

@@ -17,19 +17,34 @@ from vtagent.images import ImageLimits, decode
 LIMITS = ImageLimits()
 
 
+def images_bytes(value: Any, folder: Path) -> list[bytes]:
+    """Return the bytes of all images of a row.
+
+    Args:
+        value: What `image_bytes` takes, or a list of any number of these. An empty list says that there is no image.
+        folder: Where relative paths start.
+
+    Raises:
+        ImageError: As `image_bytes`.
+    """
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes | bytearray):
+        return [image_bytes(each, folder) for each in value]
+    return [image_bytes(value, folder)]
+
+
 def image_bytes(value: Any, folder: Path) -> bytes:
     """Return the bytes of an image file. They are not decoded here.
 
     Args:
         value: Bytes; a path, relative to `folder` or absolute; a base64 data URL; a Pillow image; {"bytes": …, "path":
-            …} as `datasets` stores it; or a list of exactly one of these.
+            …} as `datasets` stores it.
         folder: Where relative paths start.
 
     Returns:
         The encoded image. A Pillow image becomes a PNG.
 
     Raises:
-        ImageError: The value has none of these forms, holds several images, or its file does not exist.
+        ImageError: The value has none of these forms, or its file does not exist.
     """
     match value:
         case bytes() | bytearray():
@@ -51,11 +66,6 @@ def image_bytes(value: Any, folder: Path) -> bytes:
             return bytes(value["bytes"])
         case Mapping() if value.get("path"):
             return image_bytes(value["path"], folder)
-        case Sequence() if not isinstance(value, str):
-            if len(value) > 1:
-                raise UnreadableImage(f"{len(value)} images; a question here has one")
-            if value:
-                return image_bytes(value[0], folder)
     raise UnreadableImage("no image" if not value else f"{type(value).__name__} is no form of an image")
 
 

@@ -1,11 +1,12 @@
-"""Tables of rows: a JSONL file, Parquet files, a saved `datasets` folder, or a data set of the Hugging Face hub.
+"""Tables of rows: a JSONL or JSON file, Parquet files, a saved `datasets` folder, or a data set of a hub.
 
-Images are not decoded here. Only JSONL rows are held in memory; the other formats are memory-mapped.
+Images are not decoded here. Only JSON rows are held in memory; the other formats are memory-mapped.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,8 +98,8 @@ def open_table(name: str, *, split: str = "train") -> Table:
     """Open the table that `name` stands for.
 
     Args:
-        name: A .jsonl or .parquet file; a folder of .parquet files, or one that `Dataset.save_to_disk` wrote; else the
-            id of a data set on the hub.
+        name: A .jsonl, .json or .parquet file; a folder of .parquet files, or one that `Dataset.save_to_disk` wrote;
+            else the id of a data set on the hub.
         split: The split of a data set that has several.
 
     Returns:
@@ -108,7 +109,7 @@ def open_table(name: str, *, split: str = "train") -> Table:
         DataError: It does not exist, cannot be read, or has no rows.
     """
     path = Path(name)
-    if path.suffix in (".jsonl", ".ndjson"):
+    if path.suffix in (".jsonl", ".ndjson", ".json"):
         table: Table = MemoryTable(path.stem, path.parent, _json_lines(path))
     elif path.suffix == ".parquet" or path.exists():
         table = ArrowTable(path.stem, path if path.is_dir() else path.parent, _load_local(path, split))
@@ -122,12 +123,20 @@ def open_table(name: str, *, split: str = "train") -> Table:
 
 
 def _json_lines(path: Path) -> list[dict[str, Any]]:
+    """The rows of a file with an object on each line, or with one array of objects.
+
+    A line ends where JSON says: at a line feed or a carriage return. Other separators of Unicode may stand in a text.
+    """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        text = path.read_bytes().decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: {getattr(error, 'strerror', None) or 'not UTF-8 text'}") from error
+    if text.lstrip().startswith("["):
+        return _json_array(path, text)
+    if path.suffix == ".json":
+        raise DataError(f"{path}: a .json file holds an array of objects; one object a line belongs into a .jsonl file")
     rows: list[dict[str, Any]] = []
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(re.split(r"\r\n|\n|\r", text), 1):
         if not line.strip():
             continue
         try:
@@ -138,6 +147,17 @@ def _json_lines(path: Path) -> list[dict[str, Any]]:
             raise DataError(f"{path}, line {number}: not a JSON object")
         rows.append(row)
     return rows
+
+
+def _json_array(path: Path, text: str) -> list[dict[str, Any]]:
+    try:
+        rows = json.loads(text)
+    except ValueError as error:
+        raise DataError(f"{path}: not a JSON array ({one_line(error)})") from error
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row, dict):
+            raise DataError(f"{path}, entry {number}: not a JSON object")
+    return list(rows)
 
 
 def _load_local(path: Path, split: str) -> Any:

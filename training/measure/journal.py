@@ -115,6 +115,7 @@ def digest_of_examples(examples: Sequence[Example]) -> str:
         row = [example.id, image, example.question, example.answers, example.source]
         if example.value_box is not None:
             row.append(str(example.value_box))
+        row += [hashlib.sha256(more).hexdigest() for more in example.more_images]
         digest.update(json.dumps(row).encode())
     return digest.hexdigest()[:16]
 

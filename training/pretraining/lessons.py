@@ -138,11 +138,11 @@ _PLACES: dict[Lesson, float] = {
     "near": 0.02,
     "full": 0.04,
     "zoomed": 0.02,
-    "low": 0.28,
+    "low": 0.45,
     "region": 0.04,
-    "page": 0.06,
+    "page": 0.05,
     "look": 0.14,
-    "pages": 0.40,
+    "pages": 0.24,
 }
 """Where things stand: the section of a page, the page among several."""
 

@@ -87,7 +87,7 @@ class RolloutLog:
         pixels = {image.key: image.pixels for turn in rollout.turns for image in turn.images}
         for view in rollout.views:
             if view["url"] not in files:
-                files[view["url"]] = self._keep(pixels.get(view["url"]) or _rendered(view, rollout.example.image))
+                files[view["url"]] = self._keep(pixels.get(view["url"]) or _rendered(view, rollout.example.images))
         return {
             "step": step,
             "group": row.group,
@@ -186,10 +186,11 @@ def _block(block: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in block.items() if name in ("type", "text", "url", "mime_type")}
 
 
-def _rendered(view: ViewRecord, original: bytes) -> Image.Image | None:
-    """Render a view that no turn shows, from the image of the example. None: the view is of another image."""
+def _rendered(view: ViewRecord, originals: Sequence[bytes]) -> Image.Image | None:
+    """Render a view that no turn shows, from the images of the example. None: the view is of another image."""
     sha256, _, region = View.parse_url(view["url"])
-    if hashlib.sha256(original).hexdigest() != sha256:
+    original = next((each for each in originals if hashlib.sha256(each).hexdigest() == sha256), None)
+    if original is None:
         return None
     try:
         image = decode(original, limits=ImageLimits())

@@ -156,10 +156,11 @@ def select(
 
 
 def _keep(log: TrialLog, example: Example, low: int, full: int, *, samples: int, gain: int) -> Trial:
-    """Log a trial, its image first, so that a logged trial always has its image."""
-    image = None
+    """Log a trial, its images first, so that a logged trial always has them."""
+    image: str | list[str] | None = None
     if kind_of(low, full, samples, gain) is not None:
-        image = log.keep_image(example.image)
+        kept = [log.keep_image(each) for each in example.images]
+        image = kept[0] if len(kept) == 1 else kept
     trial = Trial(example.id, image, example.question, example.answers, example.source, low, full, samples)
     log.add(trial)
     return trial

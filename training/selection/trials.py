@@ -27,8 +27,9 @@ class Trial:
     """The result of one question, which was answered several times at each resolution."""
 
     id: str
-    image: str | None
-    """The image file, relative to the folder. None: the question was not selected."""
+    image: str | list[str] | None
+    """The image file, relative to the folder; a list unless there is exactly one. None: the question was not
+    selected."""
     question: str
     answers: tuple[str, ...]
     source: str
