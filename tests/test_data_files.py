@@ -352,7 +352,7 @@ def test_a_folder_with_nothing_in_it_stops(tmp_path: Path) -> None:
         open_examples(str(tmp_path))
 
 
-def test_a_list_of_one_image_in_parquet_is_that_image(tmp_path: Path) -> None:
+def test_a_list_in_parquet_holds_the_images_of_a_row(tmp_path: Path) -> None:
     features = Features(
         {"images": Sequence(Image()), "question": Value("string"), "answers": Sequence(Value("string"))}
     )
@@ -362,8 +362,11 @@ def test_a_list_of_one_image_in_parquet_is_that_image(tmp_path: Path) -> None:
     Dataset.from_list(rows, features=features).to_parquet(str(tmp_path / "rows.parquet"))
     examples = open_examples(str(tmp_path / "rows.parquet"))
     assert isinstance(examples, FileExamples)
-    assert [(example.image, example.answers) for example in examples] == [(png(), ("a", "b"))]
-    assert examples.dropped == {"an unreadable image": 1}
+    assert [(example.images, example.answers) for example in examples] == [
+        ((png(),), ("a", "b")),
+        ((png(), png()), ("a", "b")),
+    ]
+    assert not examples.dropped
 
 
 def test_a_damaged_parquet_file_is_one_line(tmp_path: Path) -> None:

@@ -185,3 +185,19 @@ def test_images_that_trl_drops_stop_the_run(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(GRPOTrainer, "_generate_and_score_completions", dropping)
     with pytest.raises(ModelError, match="dropped the images"):
         generation(run)
+
+
+def test_rows_of_no_image_of_one_and_of_several_are_trained_on_together(tmp_path: Path) -> None:
+    pages = list(RenderedPages(4, seed=3))
+    examples = [
+        replace(pages[0], image=b""),
+        replace(pages[1], more_images=(pages[2].image, pages[3].image)),
+        pages[0],
+        replace(pages[2], image=b""),
+    ]
+    run = trainer(tmp_path, examples=examples, check_exactness=True, max_steps=2, shuffle_dataset=False)
+    before = parameters(run)
+    run.train()
+    assert logged(run, "rollouts/failed") == [0, 0]
+    assert all(0 < gap < 1e-4 for gap in logged(run, "exactness/largest_gap"))
+    assert {name for name, value in parameters(run).items() if not value.equal(before[name])}
