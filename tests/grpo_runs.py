@@ -59,6 +59,8 @@ def trainer(
     grader: Any = None,
     build: Callable[..., Any] = create_zoom_agent,
     functions: Any = None,
+    held_out: Any = (),
+    save: Any = None,
     peft_config: Any = None,
     args: GraphGRPOConfig | None = None,
     **given: Any,
@@ -73,6 +75,8 @@ def trainer(
         grader or build_grader("exact"),
         build=build,
         functions=functions,
+        held_out=held_out,
+        save=save,
         peft_config=peft_config,
     )
 

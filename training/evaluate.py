@@ -19,7 +19,7 @@ import argparse
 import asyncio
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from vtagent.graphs.zoom import create_zoom_agent
 from vtagent.images import MemoryImageStore
 from vtagent.models.chat import ChatVLM
 from vtagent.training.command_line import add_grader_options, clean_exit, grader_of
-from vtagent.training.data import DRAWN, open_examples
+from vtagent.training.data import DRAWN, Example, open_examples
 from vtagent.training.durable import write_whole
 from vtagent.training.measure.asking import evaluate
 from vtagent.training.measure.curves import plot_learning, read_history
@@ -96,15 +96,16 @@ def write(
     return rows
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None, *, examples: Sequence[Example] | None = None) -> None:
     """Run the command.
 
     Args:
         arguments: Words of the command line; those of this process if absent.
+        examples: The questions, in place of those that the options name.
     """
     parser = _parser()
     with clean_exit(parser):
-        _run(parser.parse_args(arguments))
+        _run(parser.parse_args(arguments), examples)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -140,17 +141,13 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _run(options: argparse.Namespace) -> None:
+def _run(options: argparse.Namespace, given: Sequence[Example] | None) -> None:
     mix = _mix(options.mix) if options.mix else None
     if options.documents < 1:
         raise DataError(f"--documents {options.documents}: at least one")
-    examples = list(
-        open_examples(options.data, columns=options.columns, split=options.split, count=options.count)
-        if options.data
-        else DRAWN[_DOMAINS[options.domain]].fresh(options.documents, options.seed)
-    )
-    given = {"scale": options.scale, "max_zooms": options.max_zooms}
-    zooming = {name: value for name, value in given.items() if value is not None}
+    examples = list(_examples(options) if given is None else given)
+    asked = {"scale": options.scale, "max_zooms": options.max_zooms}
+    zooming = {name: value for name, value in asked.items() if value is not None}
     if not 0 < zooming.get("scale", 1) <= 1 or zooming.get("max_zooms", 1) < 1:
         raise DataError("--scale must be above 0 and at most 1, --max-zooms at least 1")
     if mix:  # a wrong name fails here, before the long part
@@ -193,6 +190,13 @@ def _run(options: argparse.Namespace) -> None:
     failures = [outcome.error for outcome in outcomes if outcome.error is not None]
     if len(failures) == len(outcomes):
         raise ModelError(f"every run failed, the first with {failures[0]}")
+
+
+def _examples(options: argparse.Namespace) -> Iterable[Example]:
+    """The questions that the options name."""
+    if options.data:
+        return open_examples(options.data, columns=options.columns, split=options.split, count=options.count)
+    return DRAWN[_DOMAINS[options.domain]].fresh(options.documents, options.seed)
 
 
 def _mix(words: Sequence[str]) -> dict[str, float]:

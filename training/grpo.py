@@ -22,6 +22,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,7 @@ from vtagent.training.command_line import grader_of, setting
 from vtagent.training.durable import checkpoints, write_whole
 
 if TYPE_CHECKING:
+    from vtagent.training.data import Example
     from vtagent.training.rl.settings import GraphGRPOConfig
 
 PROGRAM = "grpo"
@@ -38,6 +40,8 @@ _FREE = {"output_dir", "logging_dir", "report_to", "disable_tqdm", "run_name", "
     "log_rollouts",
     "evaluate_documents",
     "evaluate_mix",
+    "evaluate_steps",
+    "eval_data",
     "concurrency",
     "run_seconds",
     "engine_url",
@@ -63,6 +67,10 @@ class RunArguments:
     columns: list[str] = setting(list, "NAME=COLUMN for image, question, answers, source where they differ.")
     split: str = setting("train", "Part of a data set.")
     count: int | None = setting(None, "Maximum number of examples.")
+    eval_data: str | None = setting(
+        None, "Questions to measure on, as data. Default: a part of data, unless that is drawn."
+    )
+    held_out: float = setting(0.1, "Share of data that is measured on and not trained on, unless data are drawn.")
     mix: list[str] = setting(
         list, "SOURCE=WEIGHT: proportions of sources in every stretch of data; *=WEIGHT is all others."
     )
@@ -114,13 +122,15 @@ def _run(arguments: list[str]) -> None:
 
     run, args, model_args = parse(arguments)
     folder = Path(args.output_dir)
-    trainer = _trainer(run, args, model_args)
+    trainer, held = _trainer(run, args, model_args)
     found = checkpoints(folder)
     if trainer.accelerator.is_main_process:
         remember({**vars(run), **args.to_dict(), **vars(model_args)}, folder, going_on=bool(found))
     stop = StopWhenAsked(trainer.accelerator, args.batches_per_window)
     trainer.add_callback(stop)
     trainer.train(resume_from_checkpoint=str(found[-1][1]) if found else None)
+    if trainer.state.global_step == trainer.state.max_steps:
+        trainer.measure_held_out()  # the last step's policy may be the best one
     trainer.collector.close()
     if stop.asked and trainer.state.global_step < trainer.state.max_steps:
         print(f"stopped at step {trainer.state.global_step}; the same command goes on from here", file=sys.stderr)
@@ -130,7 +140,11 @@ def _run(arguments: list[str]) -> None:
     if trainer.accelerator.is_main_process:
         trainer.save_state()
         print(f"wrote {folder / 'policy'}", file=sys.stderr)
-        if run.evaluate_documents:
+        if trainer.best is not None and trainer.best.step is not None:
+            print(f"{trainer.best.folder} did best on held-out questions, at step {trainer.best.step}", file=sys.stderr)
+        if held:
+            _evaluate(folder, run, args, held)
+        elif run.evaluate_documents:
             _evaluate(folder, run, args)
 
 
@@ -163,19 +177,38 @@ def parse(arguments: list[str]) -> tuple[RunArguments, GraphGRPOConfig, Any]:
         raise SettingsError(f"{error.filename}: {error.strerror}") from error
     except (ValueError, IndexError) as error:
         raise SettingsError(one_line(error, limit=1000)) from error
+    _keep_to_own_data(run, arguments)
     args.remove_unused_columns = False
     args.disable_tqdm = True  # `ShowProgress` adds the metrics
     return run, args, model_args
 
 
-def _trainer(run: RunArguments, args: GraphGRPOConfig, model_args: Any) -> Any:
+def _keep_to_own_data(run: RunArguments, arguments: Sequence[str]) -> None:
+    """Leave out what a recipe says of its own data, if the command line names other data."""
+    given = {word.partition("=")[0] for word in arguments if word.startswith("--")}
+    if "--config" not in given or "--data" not in given:
+        return
+    own: dict[str, Any] = {"mix": [], "columns": [], "evaluate_mix": [], "evaluate_documents": 0, "count": None}
+    left_out = [name for name, none in own.items() if f"--{name}" not in given and getattr(run, name) != none]
+    for name in left_out:
+        setattr(run, name, own[name])
+    if left_out:
+        verb = "are" if len(left_out) > 1 else "is"
+        print(
+            f"{PROGRAM}: {', '.join(left_out)} of the recipe {verb} about its own data and {verb} left out",
+            file=sys.stderr,
+        )
+
+
+def _trainer(run: RunArguments, args: GraphGRPOConfig, model_args: Any) -> tuple[Any, Sequence[Example]]:
+    """The trainer, and the questions that are held out."""
     from transformers import AutoModelForImageTextToText, PrinterCallback
     from trl import get_peft_config
 
     from vtagent.models.families import checkpoint_path
     from vtagent.models.processor import VLProcessor
     from vtagent.models.vllm.engine import VLLMEngine
-    from vtagent.training.data import DRAWN, mixed, open_examples
+    from vtagent.training.data import DRAWN, held_out, mixed, open_examples
     from vtagent.training.named import graph_builder, weighted_functions
     from vtagent.training.rl.callbacks import ShowProgress, WatchDecision
     from vtagent.training.rl.guards import check_settings, check_trl
@@ -188,6 +221,8 @@ def _trainer(run: RunArguments, args: GraphGRPOConfig, model_args: Any) -> Any:
     # The trainer checks again, with the number of examples. This check fails before they are read.
     check_trl()
     check_settings(args, external_engine=run.engine_url is not None, adapters=model_args.use_peft)
+    if not 0 <= run.held_out < 1:
+        raise SettingsError(f"held_out {run.held_out:g} is a share of the data, from 0 to below 1: try 0.1")
     own_graph = {"build": graph_builder(run.graph)} if run.graph else {}
     functions = weighted_functions(run.reward_functions, setting="reward_functions")
     path = _at_revision(checkpoint_path(model_args.model_name_or_path), model_args.model_revision)
@@ -201,7 +236,19 @@ def _trainer(run: RunArguments, args: GraphGRPOConfig, model_args: Any) -> Any:
                 f"as data {run.data!r} has them; start from a policy that has learned them, or train on data: rendered"
             )
         count = count or args.prompts_per_window * args.steps(args.prompts_per_window) * drawn.spare
-    examples = open_examples(run.data, columns=run.columns, split=run.split, count=count, seed=args.seed)
+    examples: Sequence[Example] = open_examples(
+        run.data, columns=run.columns, split=run.split, count=count, seed=args.seed
+    )
+    held: Sequence[Example] = ()
+    if run.eval_data:
+        held = open_examples(run.eval_data, columns=run.columns, split=run.split, seed=args.seed + 1)
+    elif run.held_out and not drawn:
+        examples, held = held_out(examples, run.held_out, seed=args.seed)
+        print(f"{PROGRAM}: {len(held)} of {len(examples) + len(held)} questions are held out", file=sys.stderr)
+    if args.evaluate_steps and not held:
+        raise SettingsError(
+            "evaluate_steps measures held-out questions, and there are none: name eval_data, or data of your own"
+        )
     if run.mix:
         examples = mixed(examples, run.mix, seed=args.seed)
         args.shuffle_dataset = False  # the mixture is shuffled already, with evenly spread sources
@@ -225,11 +272,13 @@ def _trainer(run: RunArguments, args: GraphGRPOConfig, model_args: Any) -> Any:
         engine=VLLMEngine(run.engine_url, processor) if run.engine_url else None,
         peft_config=get_peft_config(model_args),
         functions=functions,
+        held_out=held,
+        save=partial(save_policy, half=run.half_precision),
         **own_graph,
         callbacks=[ShowProgress(), *([WatchDecision(args.rewards)] if args.task == "zoom" else [])],
     )
     trainer.remove_callback(PrinterCallback)
-    return trainer
+    return trainer, held
 
 
 def _at_revision(path: str, revision: str) -> str:
@@ -270,7 +319,9 @@ def remember(settings: dict[str, Any], folder: Path, *, going_on: bool) -> None:
         except ValueError as error:
             raise SettingsError(f"{path} is not JSON; remove it, or name another --output_dir") from error
         # A setting that is missing there is newer than the run; the run had its default.
-        other = sorted(name for name in before if name not in _FREE and before[name] != now.get(name))
+        other = sorted(
+            name for name in before if name not in _FREE and not _may_follow(name, before[name], now.get(name))
+        )
         if other:
             name = other[0]
             raise SettingsError(
@@ -279,6 +330,12 @@ def remember(settings: dict[str, Any], folder: Path, *, going_on: bool) -> None:
             )
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(path, json.dumps(now, indent=1, sort_keys=True) + "\n")
+
+
+def _may_follow(name: str, before: Any, now: Any) -> bool:
+    """Whether a run that goes on may have another value of a setting: a run may be made longer."""
+    numbers = isinstance(before, int | float) and isinstance(now, int | float)
+    return before == now or (name in ("max_steps", "num_train_epochs") and numbers and 0 < before < now)
 
 
 def save_policy(trainer: Any, folder: Path, *, half: bool) -> None:
@@ -308,20 +365,29 @@ def save_policy(trainer: Any, folder: Path, *, half: bool) -> None:
     trainer.processing_class.save_pretrained(folder)
 
 
-def _evaluate(folder: Path, run: RunArguments, args: GraphGRPOConfig) -> None:
+def _evaluate(
+    folder: Path, run: RunArguments, args: GraphGRPOConfig, examples: Sequence[Example] | None = None
+) -> None:
+    """Measure the policy on these questions, or on fresh documents like those that it was trained on."""
     from vtagent.training import evaluate
 
     modes = ["full"] if args.task == "general" else ["full", "quarter", "zoom", "forced-zoom", "forced-direct"]
     modes = ["zoom"] if run.graph else modes  # another graph need not know the settings that the others stand for
-    command = ["--model", str(folder / "policy"), "--modes", *modes, "--documents", str(run.evaluate_documents)]
-    command += ["--max-tokens", str(args.max_completion_length), "--domain", evaluate.domain_of(run.data)]
+    command = ["--model", str(folder / "policy"), "--modes", *modes, "--max-tokens", str(args.max_completion_length)]
+    if examples is None:
+        command += ["--documents", str(run.evaluate_documents), "--domain", evaluate.domain_of(run.data)]
+    else:
+        command += ["--grader", run.grader, "--judge-temperature", run.judge_temperature]
+        for name in ("judge_model", "judge_url"):
+            if value := getattr(run, name):
+                command += [f"--{name.replace('_', '-')}", value]
     if run.evaluate_mix:
         command += ["--mix", *run.evaluate_mix]
     if run.graph:
         command += ["--graph", run.graph]
     if args.task == "zoom":
         command += ["--scale", str(args.scale), "--max-zooms", str(args.max_zooms)]
-    evaluate.main([*command, "--history", str(folder), "--out", str(folder / "evaluation")])
+    evaluate.main([*command, "--history", str(folder), "--out", str(folder / "evaluation")], examples=examples)
 
 
 if __name__ == "__main__":

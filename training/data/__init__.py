@@ -7,7 +7,7 @@ from vtagent.training.data.columns import Columns
 from vtagent.training.data.drawn import DRAWN, Drawn, SectionPages, section_pages
 from vtagent.training.data.examples import Domain, Example, ExampleSequence, RenderedPages, rendered
 from vtagent.training.data.files import FileExamples, open_examples
-from vtagent.training.data.mixing import Joined, Mixture, Part, by_source, mixed
+from vtagent.training.data.mixing import Joined, Mixture, Part, by_source, held_out, mixed
 from vtagent.training.data.tables import ArrowTable, MemoryTable, Table, open_table
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "SectionPages",
     "Table",
     "by_source",
+    "held_out",
     "mixed",
     "open_examples",
     "open_table",

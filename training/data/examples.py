@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import random
 from abc import ABC, abstractmethod
@@ -50,6 +51,14 @@ class Example:
         return self.answers[0]
 
 
+def digest_of_images(images: Sequence[bytes]) -> str:
+    """A digest of encoded images, in their order."""
+    digest = hashlib.sha256()
+    for image in images:
+        digest.update(hashlib.sha256(image).digest())
+    return digest.hexdigest()
+
+
 class ExampleSequence(Sequence[Example], ABC):
     """Examples that are read or rendered when they are asked for.
 
@@ -68,6 +77,11 @@ class ExampleSequence(Sequence[Example], ABC):
     def sources(self) -> Sequence[str]:
         """The source of each example. This default reads every example."""
         return [example.source for example in self]
+
+    @property
+    def pages(self) -> Sequence[str]:
+        """A digest of the images of each example, equal for those about one page. This default reads every example."""
+        return [digest_of_images(example.images) for example in self]
 
     def _slice(self, places: range) -> Sequence[Example]:
         """The examples at these places; read at once unless a subclass does it lazily."""

@@ -18,7 +18,7 @@ from vtagent.errors import DataError, ImageError, RegionError
 from vtagent.images import decode
 from vtagent.training.data.columns import Columns, box, is_missing, texts, value_at
 from vtagent.training.data.drawn import DRAWN
-from vtagent.training.data.examples import Example, ExampleSequence
+from vtagent.training.data.examples import Example, ExampleSequence, digest_of_images
 from vtagent.training.data.image_bytes import LIMITS, images_bytes, resized
 from vtagent.training.data.mixing import Joined, Part
 from vtagent.training.data.tables import Table, open_table
@@ -65,6 +65,7 @@ class FileExamples(ExampleSequence):
         self.prefix = prefix
         self.dropped: Counter[str] = Counter()
         self._first: dict[str, str] = {}
+        self._pages: dict[int, str] = {}
         self.kept = self._good_rows(limit)
         if not self.kept:
             raise DataError(f"no usable row: {self.summary}")
@@ -79,6 +80,11 @@ class FileExamples(ExampleSequence):
     def sources(self) -> list[str]:
         """The source of each good row, known without reading its image."""
         return self._sources
+
+    @property
+    def pages(self) -> list[str]:
+        """See `ExampleSequence.pages`; known since the images were checked."""
+        return [self._pages[number] for number in self.kept]
 
     @property
     def summary(self) -> str:
@@ -152,6 +158,7 @@ class FileExamples(ExampleSequence):
             images, size = self._images(row), self._size(row)
             for image in images:
                 decode(image, limits=LIMITS)
+            self._pages[number] = digest_of_images(images)
         except (ImageError, ValueError, TypeError) as error:
             return "an unreadable image", f", {error}"
         if size and len(images) > 1:

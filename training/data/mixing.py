@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import random
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from itertools import accumulate
 
 from vtagent.errors import DataError
-from vtagent.training.data.examples import Example, ExampleSequence
+from vtagent.training.data.examples import Example, ExampleSequence, digest_of_images
 
 
 class Mixture(ExampleSequence):
@@ -110,6 +111,12 @@ class Part(ExampleSequence):
         known = sources_of(self._examples)
         return [known[place] for place in self._places]
 
+    @property
+    def pages(self) -> list[str]:
+        """See `ExampleSequence.pages`."""
+        known = pages_of(self._examples)
+        return [known[place] for place in self._places]
+
     def __len__(self) -> int:
         return len(self._places)
 
@@ -136,6 +143,11 @@ class Joined(ExampleSequence):
     def sources(self) -> list[str]:
         """The source of each example; reads examples only if one of the sequences has to."""
         return [source for part in self._parts for source in sources_of(part)]
+
+    @property
+    def pages(self) -> list[str]:
+        """See `ExampleSequence.pages`."""
+        return [page for part in self._parts for page in pages_of(part)]
 
     def __len__(self) -> int:
         return self._starts[-1]
@@ -190,6 +202,48 @@ def mixed(examples: Sequence[Example], weights: Sequence[str], *, seed: int = 0)
     if rest is not None:
         named = {source: named.get(source, rest) for source in parts}
     return Mixture({source: parts[source] for source in named}, named, seed=seed)
+
+
+def pages_of(examples: Sequence[Example]) -> Sequence[str]:
+    """The digest of each example's images; reads the examples unless they know."""
+    if isinstance(examples, ExampleSequence):
+        return examples.pages
+    return [digest_of_images(example.images) for example in examples]
+
+
+def held_out(examples: Sequence[Example], share: float, *, seed: int = 0) -> tuple[Part, Part]:
+    """Split examples into those to train on and those to measure on. No page is in both.
+
+    Args:
+        examples: All examples.
+        share: Share of the examples to measure on, above 0 and below 1; about that, since pages stay whole.
+        seed: Decides which.
+
+    Returns:
+        The examples to train on, and those to measure on; each in its old order.
+
+    Raises:
+        DataError: There is only one page.
+    """
+    pages = pages_of(examples)
+    order = sorted(set(pages))
+    if len(order) < 2:
+        raise DataError(
+            f"{len(pages)} questions about {len(order)} page: none can be held out; set held_out: 0, or name eval_data"
+        )
+    random.Random(f"held out/{seed}").shuffle(order)
+    wanted, chosen, count = share * len(pages), set[str](), 0
+    held = Counter(pages)
+    for page in order[:-1]:
+        if count >= wanted:
+            break
+        chosen.add(page)
+        count += held[page]
+    places = range(len(pages))
+    return (
+        Part(examples, [place for place in places if pages[place] not in chosen]),
+        Part(examples, [place for place in places if pages[place] in chosen]),
+    )
 
 
 def sources_of(examples: Sequence[Example]) -> Sequence[str]:

@@ -144,6 +144,60 @@ async def evaluate(
     return sorted(outcomes, key=lambda outcome: (order.index(outcome.mode), outcome.number))
 
 
+class HeldOutProbe:
+    """Measures during training how the policy does, greedily, on questions that it is not trained on.
+
+    Args:
+        model: The policy, greedy. Its images go to its own store.
+        grader: Says what is right.
+        examples: The questions, which are all asked.
+        context: The settings of every run in training.
+        limit: Seconds that a run may take.
+        concurrency: Number of concurrent runs.
+        build: Makes the graph.
+    """
+
+    def __init__(
+        self,
+        model: ChatVLM,
+        grader: Grader,
+        examples: Sequence[Example],
+        *,
+        context: ZoomContext,
+        limit: float,
+        concurrency: int = 64,
+        build: Callable[[ChatVLM], Any] = create_zoom_agent,
+    ) -> None:
+        self._model, self._grader, self._limit, self._concurrency = model, grader, limit, concurrency
+        self._agent, self._examples = build(model), examples
+        self._mode = Mode(scale=context.scale, max_zooms=context.max_zooms)
+
+    async def measure(self) -> dict[str, float]:
+        """Ask all questions.
+
+        Returns:
+            By metric name: the accuracy, for all questions and per source, the share of runs that zoom, and visual
+            tokens as a share of full resolution's. Failed runs are wrong; ungraded answers do not count.
+        """
+        gate = asyncio.Semaphore(self._concurrency)
+
+        async def one(example: Example) -> dict[str, Any]:
+            async with gate:
+                return await ask(self._agent, self._model, example, self._mode, self._grader, timeout=self._limit)
+
+        asked = await asyncio.gather(*(one(example) for example in self._examples))
+        sources = [example.source for example in self._examples]
+        found: dict[str, float] = {}
+        for source in (None, *sorted(set(sources))):
+            own = [fields["right"] for fields, name in zip(asked, sources, strict=True) if source in (None, name)]
+            if known := [float(right) for right in own if right is not None]:
+                found[f"held_out/accuracy{'' if source is None else f'/{source}'}"] = fmean(known)
+        full = sum(fields["full_visual_tokens"] for fields in asked)
+        found["held_out/zoom"] = fmean(fields["zooms"] > 0 for fields in asked)
+        found["held_out/of_full"] = sum(fields["visual_tokens"] for fields in asked) / full if full else 0.0
+        return found
+
+
 class ForcedProbe:
     """Measures during training what the decision is worth: accuracy with zooming forced and forbidden.
 

@@ -187,14 +187,20 @@ def _check_values(args: GraphGRPOConfig) -> None:
         raise SettingsError("max_zooms 0 offers no tool, so there is nothing to decide: set task: general")
     if args.temperature <= 0:
         raise SettingsError("temperature 0 gives every rollout of a group the same tokens; sample at 1")
-    if args.run_seconds <= 0 or args.concurrency < 1 or args.refill_rounds < 0 or args.probe_steps < 0:
-        raise SettingsError("run_seconds and concurrency must be positive, refill_rounds and probe_steps not negative")
+    if (
+        args.run_seconds <= 0
+        or args.concurrency < 1
+        or min(args.refill_rounds, args.probe_steps, args.evaluate_steps) < 0
+    ):
+        raise SettingsError(
+            "run_seconds and concurrency must be positive; refill_rounds, probe_steps and evaluate_steps not negative"
+        )
     if not 0 < args.barren_share <= 1 or args.barren_patience < 0:
         raise SettingsError("barren_share must be above 0 and at most 1, barren_patience not negative: try 0.95 and 10")
     if args.probe_steps and args.task == "general":
         raise SettingsError("probe_steps forces the decision to zoom, which task: general does not have; leave it out")
     if args.eval_strategy != "no":
-        raise SettingsError("eval_strategy runs TRL's own loop: use probe_steps, and vtagent.training.evaluate")
+        raise SettingsError("eval_strategy runs TRL's own loop: set evaluate_steps, which runs the graph")
 
 
 def _check_batches(args: GraphGRPOConfig, examples: int | None) -> None:
@@ -205,7 +211,10 @@ def _check_batches(args: GraphGRPOConfig, examples: int | None) -> None:
             "steps_per_generation): make one a multiple of the other"
         )
     if examples is not None and examples < args.prompts_per_window:
-        raise SettingsError(f"{examples} examples are too few: a generation takes {args.prompts_per_window} prompts")
+        raise SettingsError(
+            f"{examples} examples are too few: a generation takes {args.prompts_per_window} prompts. Give more, or set "
+            f"per_device_train_batch_size to {examples * group} or less (a multiple of num_generations, {group})"
+        )
     window, step = args.batches_per_window, int(args.gradient_accumulation_steps)
     saves = args.save_strategy != "no"
     if saves and (args.save_steps < 1 or args.save_strategy != "steps" or int(args.save_steps) * step % window):

@@ -61,6 +61,9 @@ class GraphGRPOConfig(GRPOConfig):  # type: ignore[misc]
         False, "Debug: stop if a sampled log-probability differs from the trainer's by more than 1e-4."
     )
     probe_steps: int = setting(0, "Steps between two measurements with the decision forced either way. 0: never.")
+    evaluate_steps: int = setting(
+        0, "Steps between two measurements on held-out questions; the best policy is kept in policy-best/. 0: never."
+    )
     log_rollouts: bool = setting(True, "Write the rollouts of every logged step.")
 
     bf16: bool | None = setting(

@@ -13,6 +13,7 @@ external engine samples. If the weights being trained sample themselves, the los
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,10 @@ from vtagent.models.engine import Engine, ReloadableEngine
 from vtagent.models.local.engine import TransformersEngine
 from vtagent.models.processor import VLProcessor
 from vtagent.training.data import Example
-from vtagent.training.measure.asking import ForcedProbe
+from vtagent.training.measure.asking import ForcedProbe, HeldOutProbe
 from vtagent.training.rewards import SIGNS, Grader
 from vtagent.training.rl.barren import Barrenness, BarrenRun
+from vtagent.training.rl.best import BestPolicy
 from vtagent.training.rl.checkpoints import WholeCheckpoints, Windows, seed_of
 from vtagent.training.rl.collect import Collector, WorkingStore
 from vtagent.training.rl.forward import DistinctRows, encode_once
@@ -65,6 +67,8 @@ class GraphGRPOTrainer(WholeCheckpoints, DistinctRows):
         engine: Where rollouts are sampled, if not from `model` itself.
         build: Makes the graph from a chat model.
         functions: Further terms of the reward by name: a function of a `Rollout`, and its weight.
+        held_out: Questions that are measured on every `evaluate_steps`, and are not trained on.
+        save: Writes the policy to a folder, for the best one on `held_out`; all processes call it together.
         **others: `callbacks`, `optimizers` and `peft_config`, as TRL takes them.
 
     Raises:
@@ -86,6 +90,8 @@ class GraphGRPOTrainer(WholeCheckpoints, DistinctRows):
         engine: ReloadableEngine | None = None,
         build: Callable[[ChatVLM], Any] = create_zoom_agent,
         functions: Mapping[str, WeightedFunction] | None = None,
+        held_out: Sequence[Example] = (),
+        save: Callable[[GraphGRPOTrainer, Path], None] | None = None,
         **others: Any,
     ) -> None:
         check_trl()
@@ -149,6 +155,21 @@ class GraphGRPOTrainer(WholeCheckpoints, DistinctRows):
             self._probe = ForcedProbe(
                 greedy, grader, examples, context=args.context, limit=args.run_seconds, build=build
             )
+        self._held_out: HeldOutProbe | None = None
+        self.best: BestPolicy | None = None
+        if args.evaluate_steps and held_out:
+            self._held_out = HeldOutProbe(
+                greedy,
+                grader,
+                held_out,
+                context=args.context,
+                limit=args.run_seconds,
+                concurrency=args.concurrency,
+                build=build,
+            )
+            if save is not None:
+                keep = partial(save, self)
+                self.best = BestPolicy(Path(args.output_dir), keep, writes=self.accelerator.is_main_process)
         self.rollout_log = RolloutLog(Path(args.output_dir) / "rollouts", rank=rank) if args.log_rollouts else None
 
     def _get_train_sampler(self, dataset: Any = None) -> Windows:
@@ -170,6 +191,8 @@ class GraphGRPOTrainer(WholeCheckpoints, DistinctRows):
         self._prepare_engine()
         if self._probe is not None and self.state.global_step % self.args.probe_steps == 0:
             self._log_each(self.collector.wait(self._probe.measure()))
+        if self._held_out is not None and self.state.global_step % self.args.evaluate_steps == 0:
+            self._log_each(self._measured())
         self._generation = self._roller.roll([row["example"] for row in inputs], window)
         try:
             self._barrenness.read(self._generation.final, same=self._generation.same, step=self.state.global_step + 1)
@@ -186,6 +209,24 @@ class GraphGRPOTrainer(WholeCheckpoints, DistinctRows):
             self._metrics["train"]["exactness/largest_gap"].append(gap)
         self._report(self._generation, output["advantages"].tolist())
         return output
+
+    def measure_held_out(self) -> dict[str, float]:
+        """Measure the present policy on the held-out questions, and keep it if it is the best so far.
+
+        Returns:
+            What `HeldOutProbe` found; nothing without held-out questions.
+        """
+        if self._held_out is None:
+            return {}
+        self._prepare_engine()
+        return self._measured()
+
+    def _measured(self) -> dict[str, float]:
+        assert self._held_out is not None
+        found: dict[str, float] = self.collector.wait(self._held_out.measure())
+        if self.best is not None:
+            self.best.consider(self.state.global_step, found)
+        return found
 
     def _prepare_engine(self) -> None:
         """Give the engine the present weights."""
