@@ -176,8 +176,8 @@ def test_a_judge_that_goes_down_while_groups_are_replaced_is_counted(tmp_path: P
     run = trainer(tmp_path, grader=GoesDown(), format_reward=0.0, penalty="off", refill_rounds=1, barren_patience=0)
     generation(run)
     assert run._generation is not None
-    assert run._generation.refilled == 2
-    assert [member.reward for member in run._generation.members] == [None] * 8
+    assert run._generation.refilled == 0  # what cannot be graded takes no place
+    assert [member.reward.total for member in run._generation.members if member.reward] == [0.0] * 8
     assert run._metrics["train"]["rollouts/judge_failed"] == [8]
 
 
@@ -202,9 +202,43 @@ def test_over_long_replies_may_be_scored_as_they_stand(tmp_path: Path) -> None:
 def test_groups_that_teach_nothing_are_replaced(tmp_path: Path) -> None:
     right = page()
     unanswerable = type(right)("never", right.image, right.question, ("~",), "never")
-    run = trainer(tmp_path, examples=[unanswerable, right, right, right], refill_rounds=8, penalty="off")
+
+    class EverySecond:
+        """Finds every second answer about the right page right, and none about the other."""
+
+        def __init__(self) -> None:
+            self._asked = 0
+
+        async def grade(self, question: str, answers: Sequence[str], prediction: str | None) -> bool | None:
+            self._asked += 1
+            return answers != ("~",) and bool(self._asked % 2)
+
+    examples = [unanswerable, right, right, right]
+    run = trainer(tmp_path, examples=examples, grader=EverySecond(), refill_rounds=8, penalty="off")
     generation(run, prompts=1)
     assert run._generation is not None
     assert run._generation.refilled >= 1
     assert {member.rollout.example.id for member in run._generation.members} == {right.id}
     assert run._metrics["train"]["accuracy/all"] == [0.0]  # figures are of what was drawn, not of what was kept
+
+
+@pytest.mark.parametrize("rescale", [False, True])
+def test_idle_rows_do_not_shrink_the_step_where_that_is_asked_for(tmp_path: Path, rescale: bool) -> None:
+    class OnePageTeaches:
+        """Finds every second answer about the first page right, and all about the second."""
+
+        def __init__(self) -> None:
+            self._asked = 0
+
+        async def grade(self, question: str, answers: Sequence[str], prediction: str | None) -> bool | None:
+            if answers != page().answers:
+                return True
+            self._asked += 1
+            return bool(self._asked % 2)
+
+    run = trainer(tmp_path, grader=OnePageTeaches(), penalty="off", format_reward=0.0, rescale_idle=rescale, beta=0.0)
+    advantages = generation(run)["advantages"]
+    assert not advantages[4:].any()
+    plain = (0.5 / (1 / 3) ** 0.5) * (2.0 if rescale else 1.0)  # half of four are right; half of the rows are idle
+    assert advantages[:4].abs().tolist() == [pytest.approx(plain, rel=1e-3)] * 4
+    assert run._metrics["train"]["groups/idle_rows"] == [0.5]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,13 @@ def say(request: Request, prompt: str) -> str:
 
 
 def rolled(
-    folder: Path, rows: list[int], rank: int, gather: Callable[[list[Any]], list[Any]], **given: Any
+    folder: Path,
+    rows: list[int],
+    rank: int,
+    gather: Callable[[list[Any]], list[Any]],
+    examples: list[Example] = EXAMPLES,
+    say: Callable[[Request, str], str] = say,
+    **given: Any,
 ) -> GenerationBatch:
     """What one process makes of its rows."""
     model = scripted_vlm(say, image_store=WorkingStore(), temperature=1.0)
@@ -53,7 +60,7 @@ def rolled(
     args = settings(folder, num_generations=4, per_device_train_batch_size=12, **given)
     collector = Collector(model, context=ZoomContext())
     try:
-        roller = GroupRoller(collector, build_grader("exact"), maker, codec, args, EXAMPLES, gather=gather, rank=rank)
+        roller = GroupRoller(collector, build_grader("exact"), maker, codec, args, examples, gather=gather, rank=rank)
         return roller.roll(rows, 0)
     finally:
         collector.close()
@@ -90,8 +97,29 @@ def test_two_processes_replace_the_same_groups_as_one(tmp_path: Path) -> None:
     assert {member.rollout.example.id for member in alone.members} <= {"some", "more", "most"}
     assert [row.example for row in both[0].groups[2]] == ["never"] * 4  # figures are of what was drawn first
     replacing = [[[row.example for row in group] for group in one.replacing] for one in (alone, *both)]
-    assert [len(groups) for groups in replacing] == [alone.refilled] * 3
+    assert all(len(groups) >= alone.refilled for groups in replacing)
     assert replacing == [replacing[0]] * 3
+
+
+def test_nearly_all_groups_teach_something_though_nine_in_ten_prompts_teach_nothing(tmp_path: Path) -> None:
+    examples = [Example(f"{'Zebra' if n % 10 == 0 else 'Heron'} {n}", PICTURE, "", ("7",), "test") for n in range(3000)]
+    examples = [replace(example, question=f"{example.id}?") for example in examples]
+
+    def answer(request: Request, prompt: str) -> str:
+        right = "Zebra" in prompt and (request.sampling.seed or 0) % 2
+        return f"<think>.</think><answer>{7 if right else 8}</answer>"
+
+    def idle(rounds: int) -> float:
+        places = [n for n in range(40) for _ in range(4)]  # a step: forty prompts of four rollouts
+        made = rolled(tmp_path, places, 0, list, examples=examples, say=answer, refill_rounds=rounds)
+        assert made.same * 4 == len(places) - made.active
+        tried = [row.example for group in (*made.groups, *made.replacing) for row in group[:1]]
+        assert len(set(tried)) == len(tried)  # no prompt twice
+        return made.same / 40
+
+    assert idle(0) >= 0.85
+    assert 0.7 <= idle(1) <= 0.9
+    assert idle(5) <= 0.05
 
 
 def test_what_a_rollout_was_shown_decides_what_it_pays_by_tokens(tmp_path: Path) -> None:

@@ -10,8 +10,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import random
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any, TypeAlias
 
 from vtagent.errors import ImageError, ModelError, described
@@ -54,14 +56,25 @@ class GenerationBatch:
     """The rollouts of this process."""
     groups: list[list[Scored]]
     """The groups of all processes before any replacement. Kept so that replacement does not bias the metrics."""
-    same: int
-    """Number of groups whose rewards are all the same in the end."""
+    same_groups: frozenset[int]
+    """The groups whose rewards are all the same in the end."""
     refilled: int
-    """Number of groups that were replaced."""
+    """Number of groups that were replaced by one that teaches something."""
     final: Sequence[Sequence[Scored]] = ()
     """The groups of all processes after all replacements."""
     replacing: Sequence[Sequence[Scored]] = ()
-    """The groups of all processes that replaced others. They may have been replaced themselves."""
+    """The groups of all processes that were tried in place of others, whether they taught something or not."""
+
+    @property
+    def same(self) -> int:
+        """Number of groups whose rewards are all the same in the end."""
+        return len(self.same_groups)
+
+    @property
+    def active(self) -> int:
+        """Number of rows, on all processes, that teach something."""
+        teaching = [group for g, group in enumerate(self.final) if g not in self.same_groups]
+        return sum(row.verdict.right is not None for group in teaching for row in group)
 
 
 @dataclass(frozen=True)
@@ -103,6 +116,10 @@ class GroupRoller:
     def roll(self, indices: Sequence[int], window: int) -> GenerationBatch:
         """Make the rollouts of this process for one generation batch.
 
+        A group that teaches nothing is replaced. In each round, twice as many prompts are tried for each such group as
+        in the round before, and the first that teaches something takes its place: nine in ten may teach nothing, and
+        five rounds leave 4 % of the places empty.
+
         Args:
             indices: The example of each sample.
             window: The number of the generation batch. With the seed it decides everything that is sampled.
@@ -110,41 +127,44 @@ class GroupRoller:
         size = int(self.args.num_generations)
         first_place = self.rank * len(indices)
         group_of = [(first_place + place) // size for place in range(len(indices))]
-        chosen = dict(enumerate(indices))
-        made: dict[int, _Rolled] = {}
-        rewards: list[Reward | None] = []
-        first: list[list[Scored]] = []
+        seeds = [seed_of("rollout", self.args.seed, window, 0, first_place + place) for place in range(len(indices))]
+        made = dict(enumerate(self._rolled(self._jobs(indices, seeds))))
+        first = self._groups([made[place].scored for place in range(len(indices))])
+        groups, rewards = list(first), [self._rewards(group) for group in first]
+        same = [g for g, found in enumerate(rewards) if _same(found)]
         replacing: list[list[Scored]] = []
-        same: list[int] = []
-        groups: list[list[Scored]] = []
         refilled = 0
-        renewed = list(range(len(indices)))
-        for attempt in range(self.args.refill_rounds + 1):
-            examples = {index: self._read(index) for index in {chosen[place] for place in renewed}}
-            jobs = [
-                Job(
-                    examples[chosen[place]],
-                    seed_of("rollout", self.args.seed, window, attempt, first_place + place),
-                )
-                for place in renewed
-            ]
-            made |= dict(zip(renewed, self._rolled(jobs), strict=True))
-            groups = self._groups([made[place].scored for place in range(len(indices))])
-            first = first or groups
-            replacing += [groups[g] for g in same]
-            rewards = [
-                reward
-                for group in groups
-                for reward in group_rewards([scored.verdict for scored in group], self.args.rewards)
-            ]
-            same = [g for g in range(len(groups)) if _same(rewards[g * size : (g + 1) * size])]
-            if not same or attempt == self.args.refill_rounds:
+        spare = self._spare(indices, window) if same and self.args.refill_rounds else iter(())
+        for attempt in range(1, self.args.refill_rounds + 1):
+            if not same:
                 break
-            refilled += len(same)
-            spare = {g: seed_of("refill", self.args.seed, window, attempt, g) % len(self.examples) for g in same}
-            renewed = [place for place, group in enumerate(group_of) if group in spare]
-            chosen |= {place: spare[group_of[place]] for place in renewed}
-        own = rewards[first_place:]
+            tries = [{g: next(spare) for g in same} for _ in range(2 ** (attempt - 1))]
+            mine = [
+                (layer, place)
+                for layer, chosen in enumerate(tries)
+                for place in range(len(indices))
+                if group_of[place] in chosen
+            ]
+            seeds = [
+                seed_of("rollout", self.args.seed, window, attempt, first_place + place, layer) for layer, place in mine
+            ]
+            jobs = self._jobs([tries[layer][group_of[place]] for layer, place in mine], seeds)
+            rows = dict(zip(mine, self._rolled(jobs), strict=True))
+            left = set(same)
+            for layer in range(len(tries)):
+                tried = self._groups([rows.get((layer, place), made[place]).scored for place in range(len(indices))])
+                for g in sorted(left):
+                    found = self._rewards(tried[g])
+                    replacing.append(tried[g])
+                    if not _same(found):
+                        left.remove(g)
+                        groups[g], rewards[g] = tried[g], found
+                        made |= {
+                            place: row for (of, place), row in rows.items() if of == layer and group_of[place] == g
+                        }
+            refilled += len(same) - len(left)
+            same = sorted(left)
+        own = [reward for group in rewards for reward in group][first_place:]
         idle = same if self.args.drop_same else []
         members = [
             Member(
@@ -159,14 +179,33 @@ class GroupRoller:
             )
             for place, rolled in sorted(made.items())
         ]
-        return GenerationBatch(members, first, len(same), refilled, groups, replacing)
+        return GenerationBatch(members, first, frozenset(same), refilled, groups, replacing)
+
+    def _jobs(self, indices: Sequence[int], seeds: Sequence[int]) -> list[Job]:
+        """One run for each example and seed; an example is read once."""
+        examples = {index: self._read(index) for index in dict.fromkeys(indices)}
+        return [Job(examples[index], seed) for index, seed in zip(indices, seeds, strict=True)]
+
+    def _rewards(self, group: Sequence[Scored]) -> list[Reward | None]:
+        return group_rewards([scored.verdict for scored in group], self.args.rewards)
+
+    def _spare(self, indices: Sequence[int], window: int) -> Iterator[int]:
+        """Endless examples to replace groups with, none twice and none of this batch as long as there are others.
+
+        All processes get the same ones.
+        """
+        used = set(self.gather(list(indices)))
+        others = [index for index in range(len(self.examples)) if index not in used] or sorted(used)
+        for number in count():
+            random.Random(f"spare/{self.args.seed}/{window}/{number}").shuffle(others)
+            yield from others
 
     def _read(self, index: int) -> Example:
-        """The example. If its image has disappeared since the start, an example without one, whose runs fail."""
+        """The example. If its image has disappeared since the start, one whose image is none, so that its runs fail."""
         try:
             return self.examples[index]
         except ImageError as error:
-            return Example(id="", image=b"", question=str(error), answers=("",), source="unreadable")
+            return Example(id="", image=b"missing", question=str(error), answers=("",), source="unreadable")
 
     def _rolled(self, jobs: Sequence[Job]) -> list[_Rolled]:
         """Make rollouts with their samples and scores. A rollout that no sample can be made of has failed."""

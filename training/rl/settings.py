@@ -42,12 +42,18 @@ class GraphGRPOConfig(GRPOConfig):  # type: ignore[misc]
     )
     format_reward: float = setting(0.5, "What a well-formed rollout earns.")
     refill_rounds: int = setting(
-        0, "Rounds per step in which prompts whose rollouts all earned the same are replaced by others."
+        0,
+        "Rounds per step in which prompts whose rollouts all earned the same are replaced by others; each round tries "
+        "twice as many as the one before.",
     )
     drop_same: bool = setting(
         False,
         "Leave groups whose rollouts all earned the same out of the loss and of its KL term. With "
         "loss_type grpo they still count in the mean over rows, so the loss is smaller if fewer rows are left.",
+    )
+    rescale_idle: bool = setting(
+        False,
+        "Multiply advantages by rows / rows that teach something, so that idle rows do not shrink the step.",
     )
     barren_share: float = setting(
         0.95, "Share of the groups of a generation that teach nothing from which the generation is barren."

@@ -207,6 +207,9 @@ class GraphGRPOTrainer(WholeCheckpoints, DistinctRows):
         if self.args.check_exactness:
             gap = self.largest_gap(output, [member.sampled for member in self._generation.members])
             self._metrics["train"]["exactness/largest_gap"].append(gap)
+        found = self._generation
+        if self.args.rescale_idle and found.active:
+            output["advantages"] = output["advantages"] * (sum(map(len, found.final)) / found.active)
         self._report(self._generation, output["advantages"].tolist())
         return output
 
@@ -279,6 +282,7 @@ class GraphGRPOTrainer(WholeCheckpoints, DistinctRows):
     def _report(self, generation: GenerationBatch, advantages: list[float]) -> None:
         found = rollout_metrics(generation.groups, generation.replacing)
         found["groups/same"] = generation.same * self.num_generations / self.args.generation_batch_size
+        found["groups/idle_rows"] = 1 - generation.active / int(self.args.generation_batch_size)
         found["groups/refilled"] = float(generation.refilled)
         self._log_each(found)
         step, every = self.state.global_step + 1, max(1, int(self.args.logging_steps))
