@@ -30,6 +30,9 @@ TITLES = ("Invoice", "Ticket", "Notice", "Claim", "Order", "Record", "Memo", "Pe
 WHICH_PAGE = "Which page is {}?"
 """Asks for the number of the page with a title, counted from 1."""
 
+ZOOM_INTO = "Zoom into {}."
+"""Tells to look at the section with a heading."""
+
 PAGE_KINDS: Mapping[str, Callable[[random.Random], str]] = {
     **KINDS,
     "Time": lambda rng: f"{rng.randint(0, 23):02d}:{rng.randint(0, 59):02d}",

@@ -8,8 +8,8 @@
   about.
 
 What is not on the page is answered with `ABSENT`. In the low view, where the tool is offered, the thought says where
-the section that is asked about stands. Whether to zoom, and where, is drawn at random, whatever the question and the
-thought.
+the section that is asked about stands. For questions, whether to zoom, and where, is drawn at random, whatever the
+question and the thought; an instruction to look at a section is followed.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from vtagent.training.documents import (
     with_title,
 )
 from vtagent.training.documents.pages import GRIDS
-from vtagent.training.documents.sections import WHICH_PAGE, draw_title, holders
+from vtagent.training.documents.sections import WHICH_PAGE, ZOOM_INTO, draw_title, holders
 from vtagent.training.pretraining.lesson_page import LessonPage, half, of_page
 from vtagent.training.pretraining.packing import PackedSequence
 from vtagent.training.pretraining.supervision import (
@@ -62,6 +62,10 @@ ABSENT_SHARE = 0.2
 CONTESTED_SHARE = 0.5
 """Probability that a question asks for a label that stands in another section, too. Such questions cannot be answered
 by the label alone; drawn by chance they are too few to teach that the named section counts."""
+TOLD_SHARE = 0.25
+"""Probability that a branch with the tool holds an instruction in place of a question: it names the section to look
+at, and the call follows. So the policy can call for what its thought names; that it pays for questions, too, is left to
+reinforcement learning."""
 TEXT_FIRST_SHARE = 0.3
 """Probability that the question stands before the image."""
 THUMBNAILS = (2, 3, 4, 6, 8, 12)
@@ -277,9 +281,19 @@ def _asked(
         if len(packed.ids) + _BRANCH > _LONGEST[longest]:
             break
         packed.branch()
+        if tools and rng.random() < TOLD_SHARE:
+            _told(rng, packed, page)
+            continue
         ask(packed, question.asked.question(rng))
         _reply(rng, packed, page, question, tools=tools, readable=readable)
     return packed
+
+
+def _told(rng: random.Random, packed: PackedSequence, page: Page) -> None:
+    """Append an instruction to look at a section, and the call that follows it."""
+    section = rng.choice(page.sections)
+    ask(packed, ZOOM_INTO.format(section.heading))
+    call_zoom(packed, section.heading, place=section.cell, cell=section.cell, decision=1.0)
 
 
 def _reply(

@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerFast, Qwen3VLConfig, Qwen3VLForCondi
 from vtagent.abstention import ABSENT
 from vtagent.numbering import NUMBERED
 from vtagent.training.documents.pages import CELLS, Cell
-from vtagent.training.documents.sections import NEW_LABELS, SECTIONS, TITLES, WHICH_PAGE
+from vtagent.training.documents.sections import NEW_LABELS, SECTIONS, TITLES, WHICH_PAGE, ZOOM_INTO
 from vtagent.training.documents.values import LABELS, QUESTIONS, READ_ALL
 
 END = "<|im_end|>"
@@ -104,7 +104,9 @@ protocol and reads no instructions. It knows one tool only, so offered tools bec
 
 def phrase_tokens() -> tuple[str, ...]:
     """The texts before and after what a question asks for, such as "What is the ", and other fixed sentences."""
-    halves = {half for question in (*QUESTIONS, WHICH_PAGE) for half in question.split("{}") if len(half) > 1}
+    halves = {
+        half for question in (*QUESTIONS, WHICH_PAGE, ZOOM_INTO) for half in question.split("{}") if len(half) > 1
+    }
     return (*sorted(halves), READ_ALL, " in ", " on ", NUMBERED, ABSENT)
 
 
