@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from tests.checkpoints import make_processor
+from tests.grpo_runs import KNOWN_WARNINGS, logged, trainer
 from vtagent.models.codec import Codec
 from vtagent.models.families import tool_template
 from vtagent.training.measure.outcomes import Looks
 from vtagent.training.rewards import Verdict
 from vtagent.training.rl.metrics import Failure, Scored, decision, rollout_metrics
 from vtagent.training.rl.rollout import Turn
+
+pytestmark = [pytest.mark.filterwarnings(warning) for warning in KNOWN_WARNINGS]
 
 
 def scored(right: bool | None, zoomed: bool, *, failure: Failure | None = None, source: str = "small") -> Scored:
@@ -110,3 +114,14 @@ def test_the_decision_is_the_first_word_after_thinking(text: str, at: str | None
     logprobs = [math.log(0.2) if token == decided else -9.0 for token in ids]
     found = decision(Turn((1,), tuple(ids), tuple(logprobs), "stop"), codec)
     assert found == (None if expected is None else pytest.approx(expected))
+
+
+def test_the_log_says_where_the_time_goes_and_how_long_runs_are(tmp_path: Path) -> None:
+    run = trainer(tmp_path, seed=2)
+    run.train()
+    parts = [logged(run, f"time/{name}")[0] for name in ("weights", "rollouts", "grading")]
+    assert all(part > 0 for part in parts)
+    assert sum(parts) < logged(run, "step_time")[0]
+    lengths = [logged(run, f"length/{name}")[0] for name in ("p50", "p95", "max")]
+    assert 5 < lengths[0] <= lengths[1] <= lengths[2] <= 96
+    assert logged(run, "tokens_per_second")[0] > 0

@@ -117,11 +117,14 @@ def _run(arguments: list[str]) -> None:
     from transformers.utils import logging
 
     from vtagent.training.rl.callbacks import StopWhenAsked
+    from vtagent.training.rl.card import write_card
+    from vtagent.training.rl.publish import Hub
 
     logging.disable_progress_bar()  # for reading and writing weights
 
     run, args, model_args = parse(arguments)
     folder = Path(args.output_dir)
+    hub = Hub.of(args) if args.push_to_hub else None
     trainer, held = _trainer(run, args, model_args)
     found = checkpoints(folder)
     if trainer.accelerator.is_main_process:
@@ -146,6 +149,12 @@ def _run(arguments: list[str]) -> None:
             _evaluate(folder, run, args, held)
         elif run.evaluate_documents:
             _evaluate(folder, run, args)
+        settings = {**vars(run), **args.to_dict(), **vars(model_args)}
+        table = folder / "evaluation" / "table.md"
+        measured = table.read_text(encoding="utf-8") if table.exists() else None
+        write_card(folder / "policy", settings=settings, command=arguments, table=measured)
+        if hub is not None:
+            print(f"pushed to {hub.push(folder / 'policy')}", file=sys.stderr)
 
 
 def parse(arguments: list[str]) -> tuple[RunArguments, GraphGRPOConfig, Any]:

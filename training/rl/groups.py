@@ -11,6 +11,8 @@ import asyncio
 import logging
 import math
 import random
+import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
@@ -112,6 +114,8 @@ class GroupRoller:
     """The rank of this process."""
     functions: Mapping[str, WeightedFunction] = field(default_factory=dict)
     """Further terms of the reward, by name."""
+    spent: Counter[str] = field(default_factory=Counter)
+    """Seconds of this process so far, for "rollouts" and "grading"."""
 
     def roll(self, indices: Sequence[int], window: int) -> GenerationBatch:
         """Make the rollouts of this process for one generation batch.
@@ -209,8 +213,12 @@ class GroupRoller:
 
     def _rolled(self, jobs: Sequence[Job]) -> list[_Rolled]:
         """Make rollouts with their samples and scores. A rollout that no sample can be made of has failed."""
+        began = time.perf_counter()
         pairs = [self._with_sample(rollout) for rollout in self.collector.collect(jobs)]
+        rolled = time.perf_counter()
         judged = self.collector.wait(self._graded([rollout for rollout, _ in pairs]))
+        self.spent["rollouts"] += rolled - began
+        self.spent["grading"] += time.perf_counter() - rolled
         return [
             _Rolled(rollout, sample, Scored.of(rollout, verdict, failure, self.codec))
             for (rollout, sample), (verdict, failure) in zip(pairs, judged, strict=True)

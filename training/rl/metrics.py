@@ -44,6 +44,8 @@ class Scored:
     """Whether the answer says that the image does not hold what was asked for."""
     unanswerable: bool = False
     """Whether that is the gold answer."""
+    length: int = 0
+    """Tokens that the policy sampled, in all replies of the run."""
 
     @classmethod
     def of(cls, rollout: Rollout, verdict: Verdict, failure: Failure | None, codec: Codec) -> Scored:
@@ -70,6 +72,7 @@ class Scored:
             zooms=rollout.zooms,
             abstained=abstains(rollout.answer),
             unanswerable=abstains(rollout.example.answer),
+            length=sum(len(turn.completion_ids) for turn in rollout.turns),
         )
 
 
@@ -145,6 +148,7 @@ def rollout_metrics(groups: Sequence[Sequence[Scored]], replacing: Sequence[Sequ
         "rollouts/judge_failed": failures["judge"],
         "rollouts/mistakes": _mean(row.mistakes for row in ran),
         "rollouts/seconds": _mean(row.seconds for row in rows),
+        **_lengths([row.length for row in ran]),
     }
     for source in sorted({row.source for row in rows}):
         own = [row for row in ran if row.source == source]
@@ -163,6 +167,15 @@ def _mean(values: Iterable[float]) -> float | None:
     """The mean, which for truth values is the share of true ones; None without values."""
     known = list(values)
     return fmean(known) if known else None
+
+
+def _lengths(lengths: Sequence[int]) -> dict[str, float]:
+    """Sampled tokens of a run: the median, the 95th percentile and the longest."""
+    if not lengths:
+        return {}
+    order = sorted(lengths)
+    at = {"p50": 0.5, "p95": 0.95, "max": 1.0}
+    return {f"length/{name}": float(order[math.ceil(share * len(order)) - 1]) for name, share in at.items()}
 
 
 def _tokens(rows: Sequence[Scored], suffix: str) -> dict[str, float]:

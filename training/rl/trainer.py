@@ -12,6 +12,8 @@ external engine samples. If the weights being trained sample themselves, the los
 
 from __future__ import annotations
 
+import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -188,12 +190,18 @@ class GraphGRPOTrainer(WholeCheckpoints, DistinctRows):
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         window = self._step // self.args.batches_per_window
         torch.manual_seed(seed_of("shuffle", self.args.seed, window, self.accelerator.process_index))
+        began = time.perf_counter()
         self._prepare_engine()
+        self._log_each({"time/weights": time.perf_counter() - began})
         if self._probe is not None and self.state.global_step % self.args.probe_steps == 0:
             self._log_each(self.collector.wait(self._probe.measure()))
         if self._held_out is not None and self.state.global_step % self.args.evaluate_steps == 0:
             self._log_each(self._measured())
+        before = Counter(self._roller.spent)
         self._generation = self._roller.roll([row["example"] for row in inputs], window)
+        spent = {f"time/{name}": value - before[name] for name, value in self._roller.spent.items()}
+        sampled = sum(len(turn.completion_ids) for own in self._generation.members for turn in own.rollout.turns)
+        self._log_each({**spent, "tokens_per_second": sampled / max(spent["time/rollouts"], 1e-9)})
         try:
             self._barrenness.read(self._generation.final, same=self._generation.same, step=self.state.global_step + 1)
         except BarrenRun:
