@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import yaml
+import yaml  # type: ignore[import-untyped]
 
 from tests.grpo_runs import KNOWN_WARNINGS
 from tests.test_grpo_command import fails

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from vtagent.training.durable import write_whole
 
@@ -42,18 +41,15 @@ def write_card(folder: Path, *, settings: Mapping[str, Any], command: Sequence[s
         The file.
     """
     model, data = str(settings["model_name_or_path"]), str(settings["data"])
-    head: dict[str, Any] = {
-        "library_name": "transformers",
-        "pipeline_tag": "image-text-to-text",
-        "tags": ["vtagent", "trl", "grpo"],
-    }
-    if model.count("/") == 1 and not Path(model).exists():
-        head["base_model"] = model
+    of_the_hub = model.count("/") == 1 and not Path(model).exists()
+    base = f"base_model: {json.dumps(model)}\n" if of_the_hub else ""  # a text of JSON is one of YAML
     rows = [f"| `{name}` | {settings[name]} |" for name in _SHOWN if settings.get(name) is not None]
     measured = table or "Nothing was measured by the run. `python -m vtagent.training.evaluate --model .` does."
     text = f"""---
-{yaml.safe_dump(head, sort_keys=False).strip()}
----
+library_name: transformers
+pipeline_tag: image-text-to-text
+tags: [vtagent, trl, grpo]
+{base}---
 # A policy that decides when to look closer
 
 It began as `{model}` and was trained with GRPO over the graph that agents run, on `{data}`, with vtagent. In an agent:
