@@ -65,6 +65,24 @@ def test_a_view_is_one_file_however_often_it_was_seen(tmp_path: Path, zoomed: Ro
                 assert image.size == (view["width"], view["height"])
 
 
+def test_only_the_newest_steps_are_kept_with_the_views_that_they_show(tmp_path: Path, zoomed: Rollout) -> None:
+    other = RolloutLog(tmp_path, rank=1)
+    other.write(0, [logged(zoomed)])
+    log = RolloutLog(tmp_path, keep=2)
+    corner_and_whole = [logged(zoomed)], [logged(run(example(), ZOOM, ANSWER))]
+    log.write(1, corner_and_whole[1])
+    for step in (2, 3, 4):
+        log.write(step, [logged(run(example(), ANSWER))])
+    assert sorted(path.name for path in tmp_path.glob("*.jsonl")) == [
+        "step-000000.1.jsonl",
+        "step-000003.jsonl",
+        "step-000004.jsonl",
+    ]
+    shown = {view["file"] for line in read_log(tmp_path) for view in line["views"]}
+    assert {f"views/{path.name}" for path in (tmp_path / "views").iterdir()} == shown
+    assert len(shown) == 2  # the low view, and the corner that the other process keeps
+
+
 def test_what_the_prompt_showed_is_what_is_kept(tmp_path: Path, zoomed: Rollout) -> None:
     shown = Image.new("RGB", (112, 80), (200, 10, 10))
     low = EngineImage(zoomed.views[0]["url"], shown)

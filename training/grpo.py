@@ -38,6 +38,7 @@ PROGRAM = "grpo"
 RUN = "run.json"
 _FREE = {"output_dir", "logging_dir", "report_to", "disable_tqdm", "run_name", "save_total_limit", "logging_steps"} | {
     "log_rollouts",
+    "log_rollouts_keep",
     "evaluate_documents",
     "evaluate_mix",
     "evaluate_steps",

@@ -190,10 +190,11 @@ def _check_values(args: GraphGRPOConfig) -> None:
     if (
         args.run_seconds <= 0
         or args.concurrency < 1
-        or min(args.refill_rounds, args.probe_steps, args.evaluate_steps) < 0
+        or min(args.refill_rounds, args.probe_steps, args.evaluate_steps, args.log_rollouts_keep) < 0
     ):
         raise SettingsError(
-            "run_seconds and concurrency must be positive; refill_rounds, probe_steps and evaluate_steps not negative"
+            "run_seconds and concurrency must be positive; refill_rounds, probe_steps, evaluate_steps and "
+            "log_rollouts_keep not negative"
         )
     if not 0 < args.barren_share <= 1 or args.barren_patience < 0:
         raise SettingsError("barren_share must be above 0 and at most 1, barren_patience not negative: try 0.95 and 10")

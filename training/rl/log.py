@@ -57,10 +57,11 @@ class RolloutLog:
     Args:
         folder: The folder; made if missing.
         rank: The rank of this process. Each process writes its own files.
+        keep: How many steps are kept, the newest; 0: all.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], *, rank: int = 0) -> None:
-        self.folder, self.rank = Path(folder), rank
+    def __init__(self, folder: str | os.PathLike[str], *, rank: int = 0, keep: int = 0) -> None:
+        self.folder, self.rank, self.keep = Path(folder), rank, keep
 
     def write(self, step: int, rows: Sequence[LoggedRollout]) -> Path:
         """Write the rollouts that this process made for a step. Replaces what it wrote for this step before.
@@ -80,7 +81,22 @@ class RolloutLog:
         lines = [json.dumps(_finite(self._line(step, row, files)), allow_nan=False) + "\n" for row in rows]
         path = self.folder / f"step-{step:06d}{f'.{self.rank}' if self.rank else ''}.jsonl"
         write_whole(path, "".join(lines).encode())
+        if self.keep:
+            self._thin()
         return path
+
+    def _thin(self) -> None:
+        """Remove this process's files of old steps, and the views that no step shows any more."""
+        files = {file: _STEP.fullmatch(file.name) for file in self.folder.glob("step-*.jsonl")}
+        own = sorted(file for file, named in files.items() if named and int(named[2] or 0) == self.rank)
+        old = own[: -self.keep]
+        dropped = {name for file in old for name in _views_of(file)}
+        for file in old:
+            file.unlink()
+        if dropped:
+            kept = {name for file in files.keys() - set(old) for name in _views_of(file)}
+            for name in dropped - kept:
+                (self.folder / VIEWS / Path(name).name).unlink(missing_ok=True)
 
     def _line(self, step: int, row: LoggedRollout, files: dict[str, str | None]) -> dict[str, Any]:
         rollout, reward = row.rollout, row.reward
@@ -199,6 +215,15 @@ def _rendered(view: ViewRecord, originals: Sequence[bytes]) -> Image.Image | Non
     if isinstance(region, Region):
         image = image.crop(region.to_pixels(*image.size))
     return image.resize((view["width"], view["height"]), Image.Resampling.BICUBIC)
+
+
+def _views_of(file: Path) -> set[str]:
+    """The names of the views that a step's file shows; none if another process has removed it."""
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return set()
+    return {view["file"] for line in lines for view in json.loads(line)["views"] if view["file"]}
 
 
 def _terms(reward: Reward) -> dict[str, float]:

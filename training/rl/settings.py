@@ -71,6 +71,7 @@ class GraphGRPOConfig(GRPOConfig):  # type: ignore[misc]
         0, "Steps between two measurements on held-out questions; the best policy is kept in policy-best/. 0: never."
     )
     log_rollouts: bool = setting(True, "Write the rollouts of every logged step.")
+    log_rollouts_keep: int = setting(0, "Logged steps whose rollouts are kept, the newest. 0: all.")
 
     bf16: bool | None = setting(
         False, "bfloat16 autocast, for an engine with weights of its own; without one, choose the weights' dtype."

@@ -172,7 +172,11 @@ class GraphGRPOTrainer(WholeCheckpoints, DistinctRows):
             if save is not None:
                 keep = partial(save, self)
                 self.best = BestPolicy(Path(args.output_dir), keep, writes=self.accelerator.is_main_process)
-        self.rollout_log = RolloutLog(Path(args.output_dir) / "rollouts", rank=rank) if args.log_rollouts else None
+        self.rollout_log = (
+            RolloutLog(Path(args.output_dir) / "rollouts", rank=rank, keep=args.log_rollouts_keep)
+            if args.log_rollouts
+            else None
+        )
 
     def _get_train_sampler(self, dataset: Any = None) -> Windows:
         args = self.args
