@@ -6,9 +6,9 @@ Run it from the repository's root, or train a model over it:
     python -m vtagent.training.grpo --config training/recipes/tiny.yaml --graph examples/own_graph.py:build
 """
 
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
-from langchain_core.messages import HumanMessage, ToolMessage
+from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.runtime import Runtime
 from langgraph.types import Command
@@ -28,17 +28,18 @@ def build(default: ChatVLM) -> Any:
         return View(View.from_block(page, default.image_store).ref, scale=scale).block()
 
     def model_of(runtime: Runtime[ZoomContext]) -> Any:
-        return ((runtime.context and runtime.context.model) or default).bind_tools([zoom_image])
+        given: Any = runtime.context and runtime.context.model
+        return (given or default).bind_tools([zoom_image])
 
     async def look(state: MessagesState, runtime: Runtime[ZoomContext]) -> Command[Literal["read", "__end__"]]:
-        question = state["messages"][-1]
+        question: Any = state["messages"][-1]
         blocks = [view(question, 0.5) if block["type"] == "image" else block for block in question.content]
         small = HumanMessage(blocks, id=question.id)  # the same id: it replaces the question
         reply = await model_of(runtime).ainvoke([small])
-        return Command(update={"messages": [small, reply]}, goto="read" if reply.tool_calls else END)
+        return Command(update={"messages": [small, reply]}, goto="read" if reply.tool_calls else "__end__")
 
     async def read(state: MessagesState, runtime: Runtime[ZoomContext]) -> dict[str, Any]:
-        question, reply = state["messages"][-2:]
+        question, reply = state["messages"][-2], cast("AIMessage", state["messages"][-1])
         whole = ToolMessage([view(question, 1.0)], name="zoom_image", tool_call_id=reply.tool_calls[0]["id"])
         return {"messages": [whole, await model_of(runtime).ainvoke([*state["messages"], whole])]}
 

@@ -206,12 +206,16 @@ def test_an_image_may_come_in_many_forms(tmp_path: Path, value: Any) -> None:
 def test_a_row_may_have_several_images_or_by_an_empty_list_none(tmp_path: Path) -> None:
     for name, colour in (("a", "white"), ("b", "red")):
         (tmp_path / f"{name}.png").write_bytes(png(colour=colour))
-    rows = [{**GOOD, "image": ["a.png", "b.png"]}, {**GOOD, "image": []}, {**GOOD, "image": "b.png"}]
+    rows: list[dict[str, Any]] = [
+        {**GOOD, "image": ["a.png", "b.png"]},
+        {**GOOD, "image": []},
+        {**GOOD, "image": "b.png"},
+    ]
     several, none, one = open_examples(write(tmp_path, *rows))
     assert several.images == (png(), png(colour="red"))
     assert none.images == ()
     assert one.images == (png(colour="red"),)
-    bad = [{**GOOD, "image": ["a.png", "gone.png"]}, {**GOOD, "image": None}]
+    bad: list[dict[str, Any]] = [{**GOOD, "image": ["a.png", "gone.png"]}, {**GOOD, "image": None}]
     with pytest.raises(DataError, match=r"dropped 2 with an unreadable image \(first: row 1, 'gone\.png': No such"):
         open_examples(write(tmp_path, *bad))
 
@@ -245,7 +249,11 @@ def test_an_array_of_objects_is_read_whatever_the_file_is_called(tmp_path: Path,
 
 def test_a_path_that_leads_nowhere_is_named_with_what_is_there(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(png())
-    rows = [{**GOOD, "info": {"gold": "1", "width": None}}, {**GOOD, "info": None}, {**GOOD, "info": {"gold": "2"}}]
+    rows: list[dict[str, Any]] = [
+        {**GOOD, "info": {"gold": "1", "width": None}},
+        {**GOOD, "info": None},
+        {**GOOD, "info": {"gold": "2"}},
+    ]
     file = write(tmp_path, *rows)
     with pytest.raises(
         DataError, match=r"no row has the column 'info\.glod'; info has gold, width\. Name it: answers="

@@ -18,14 +18,16 @@ from vtagent.errors import ModelError, SettingsError
 from vtagent.images import MemoryImageStore
 from vtagent.training import grpo
 from vtagent.training.named import graph_builder, object_named, weighted_functions
+from vtagent.training.rl.log import read_log
 from vtagent.training.rl.rollout import Rollout
-from vtagent.training.rollouts import build_page, read_log
+from vtagent.training.rollouts import build_page
 from vtagent.training.run_example import ending_of
 
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in KNOWN_WARNINGS]
 
 EXAMPLE = f"{Path(__file__).parent.parent / 'examples' / 'own_graph.py'}:build"
 SCORES = """
+from vtagent.training.rl.log import read_log
 from vtagent.training.rl.rollout import Rollout
 
 def brevity(rollout: Rollout) -> float:
@@ -88,14 +90,16 @@ def test_the_endings_of_the_zoom_graph_and_of_the_same_graph_of_ones_own_are_cou
     assert bare.answer == ours.answer
     assert bare.views == ours.views
     same = ("visual_tokens", "full_visual_tokens", "input_tokens", "output_tokens", "turns", "zooms", "mistakes")
-    assert {name: bare.usage[name] for name in same} == {name: ours.usage[name] for name in same}
+    counts, own = dict(bare.usage), dict(ours.usage)
+    assert [counts[name] for name in same] == [own[name] for name in same]
 
 
 def test_errors_of_tools_are_mistakes_and_other_states_are_refused(policy: ChatVLM) -> None:
     said = [HumanMessage("?"), AIMessage("<answer>no</answer>"), ToolMessage("x", tool_call_id="1", status="error")]
     assert ending_of({"messages": said}, policy).usage["mistakes"] == 1
     assert ending_of({"messages": [HumanMessage("?")]}, policy).answer is None
-    for state in ({}, {"messages": []}, {"messages": ["text"]}):
+    states: list[dict[str, Any]] = [{}, {"messages": []}, {"messages": ["text"]}]
+    for state in states:
         with pytest.raises(ModelError, match="left no `messages`"):
             ending_of(state, policy)
 

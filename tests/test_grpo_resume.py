@@ -93,7 +93,7 @@ def test_rollouts_are_written_where_a_step_that_uses_them_is_logged(
     run = trainer(tmp_path, num_generations=2, steps_per_generation=4, logging_steps=every, **TWO_STEPS)
     for done in (0, 2):
         run.state.global_step = done
-        run._report(GenerationBatch([], [], 0, 0), [])
+        run._report(GenerationBatch([], [], frozenset(), 0), [])
     assert sorted(path.name for path in (tmp_path / "rollouts").glob("*.jsonl")) == [
         f"step-{step:06d}.jsonl" for step in names
     ]

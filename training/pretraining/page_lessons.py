@@ -158,9 +158,9 @@ def several(rng: random.Random, seed: str, count: int, zoomed: bool) -> LessonPa
     pages = [render_page(f"{seed}/{i}") for i in range(count)]
     titles = [page.title for page in pages]
     packed = start_trunk(THUMBNAIL, tools=True, label=label_of(1))
-    for number in range(2, count + 1):
+    for place in range(2, count + 1):
         packed.text(encode("<|vision_end|>"))
-        packed.text(encode(label_of(number)))
+        packed.text(encode(label_of(place)))
         packed.text(encode("<|vision_start|>"))
         add_image(packed, THUMBNAIL)
     views: list[Image.Image] = [thumbnail(page) for page in pages]

@@ -12,7 +12,6 @@ import logging
 import math
 import random
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
@@ -114,7 +113,7 @@ class GroupRoller:
     """The rank of this process."""
     functions: Mapping[str, WeightedFunction] = field(default_factory=dict)
     """Further terms of the reward, by name."""
-    spent: Counter[str] = field(default_factory=Counter)
+    spent: dict[str, float] = field(default_factory=lambda: {"rollouts": 0.0, "grading": 0.0})
     """Seconds of this process so far, for "rollouts" and "grading"."""
 
     def roll(self, indices: Sequence[int], window: int) -> GenerationBatch:

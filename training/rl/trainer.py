@@ -13,7 +13,6 @@ external engine samples. If the weights being trained sample themselves, the los
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -201,7 +200,7 @@ class GraphGRPOTrainer(WholeCheckpoints, DistinctRows):
             self._log_each(self.collector.wait(self._probe.measure()))
         if self._held_out is not None and self.state.global_step % self.args.evaluate_steps == 0:
             self._log_each(self._measured())
-        before = Counter(self._roller.spent)
+        before = dict(self._roller.spent)
         self._generation = self._roller.roll([row["example"] for row in inputs], window)
         spent = {f"time/{name}": value - before[name] for name, value in self._roller.spent.items()}
         sampled = sum(len(turn.completion_ids) for own in self._generation.members for turn in own.rollout.turns)
