@@ -128,8 +128,9 @@ def _run(arguments: list[str]) -> None:
     hub = Hub.of(args) if args.push_to_hub else None
     trainer, held = _trainer(run, args, model_args)
     found = checkpoints(folder)
+    settings = {**vars(run), **args.to_dict(), **vars(model_args)}
     if trainer.accelerator.is_main_process:
-        remember({**vars(run), **args.to_dict(), **vars(model_args)}, folder, going_on=bool(found))
+        remember(settings, folder, going_on=bool(found))
     stop = StopWhenAsked(trainer.accelerator, args.batches_per_window)
     trainer.add_callback(stop)
     trainer.train(resume_from_checkpoint=str(found[-1][1]) if found else None)
@@ -146,14 +147,8 @@ def _run(arguments: list[str]) -> None:
         print(f"wrote {folder / 'policy'}", file=sys.stderr)
         if trainer.best is not None and trainer.best.step is not None:
             print(f"{trainer.best.folder} did best on held-out questions, at step {trainer.best.step}", file=sys.stderr)
-        if held:
-            _evaluate(folder, run, args, held)
-        elif run.evaluate_documents:
-            _evaluate(folder, run, args)
-        settings = {**vars(run), **args.to_dict(), **vars(model_args)}
-        table = folder / "evaluation" / "table.md"
-        measured = table.read_text(encoding="utf-8") if table.exists() else None
-        write_card(folder / "policy", settings=settings, command=arguments, table=measured)
+        table = _evaluate(folder, run, args, held) if held or run.evaluate_documents else None
+        write_card(folder / "policy", settings=settings, command=arguments, table=table)
         if hub is not None:
             print(f"pushed to {hub.push(folder / 'policy')}", file=sys.stderr)
 
@@ -375,16 +370,18 @@ def save_policy(trainer: Any, folder: Path, *, half: bool) -> None:
     trainer.processing_class.save_pretrained(folder)
 
 
-def _evaluate(
-    folder: Path, run: RunArguments, args: GraphGRPOConfig, examples: Sequence[Example] | None = None
-) -> None:
-    """Measure the policy on these questions, or on fresh documents like those that it was trained on."""
+def _evaluate(folder: Path, run: RunArguments, args: GraphGRPOConfig, held: Sequence[Example]) -> str:
+    """Measure the policy on the held-out questions or, without any, on fresh documents like those of the training.
+
+    Returns:
+        The tables.
+    """
     from vtagent.training import evaluate
 
     modes = ["full"] if args.task == "general" else ["full", "quarter", "zoom", "forced-zoom", "forced-direct"]
     modes = ["zoom"] if run.graph else modes  # another graph need not know the settings that the others stand for
     command = ["--model", str(folder / "policy"), "--modes", *modes, "--max-tokens", str(args.max_completion_length)]
-    if examples is None:
+    if not held:
         command += ["--documents", str(run.evaluate_documents), "--domain", evaluate.domain_of(run.data)]
     else:
         command += ["--grader", run.grader, "--judge-temperature", run.judge_temperature]
@@ -397,7 +394,9 @@ def _evaluate(
         command += ["--graph", run.graph]
     if args.task == "zoom":
         command += ["--scale", str(args.scale), "--max-zooms", str(args.max_zooms)]
-    evaluate.main([*command, "--history", str(folder), "--out", str(folder / "evaluation")], examples=examples)
+    out = folder / "evaluation"
+    evaluate.main([*command, "--history", str(folder), "--out", str(out)], examples=held or None)
+    return (out / "table.md").read_text(encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -144,13 +144,13 @@ async def evaluate(
     return sorted(outcomes, key=lambda outcome: (order.index(outcome.mode), outcome.number))
 
 
-class HeldOutProbe:
-    """Measures during training how the policy does, greedily, on questions that it is not trained on.
+class _Probe:
+    """Measures a policy on some questions while it trains.
 
     Args:
         model: The policy, greedy. Its images go to its own store.
         grader: Says what is right.
-        examples: The questions, which are all asked.
+        examples: The questions.
         context: The settings of every run in training.
         limit: Seconds that a run may take.
         concurrency: Number of concurrent runs.
@@ -169,8 +169,25 @@ class HeldOutProbe:
         build: Callable[[ChatVLM], Any] = create_zoom_agent,
     ) -> None:
         self._model, self._grader, self._limit, self._concurrency = model, grader, limit, concurrency
-        self._agent, self._examples = build(model), examples
-        self._mode = Mode(scale=context.scale, max_zooms=context.max_zooms)
+        self._agent, self._context, self._examples = build(model), context, self._chosen(examples)
+
+    def _chosen(self, examples: Sequence[Example]) -> Sequence[Example]:
+        """The questions that are asked; all of them, unless a probe says otherwise."""
+        return examples
+
+    async def _asked(self, mode: Mode) -> list[dict[str, Any]]:
+        """What `ask` returns for each question in a mode."""
+        gate = asyncio.Semaphore(self._concurrency)
+
+        async def one(example: Example) -> dict[str, Any]:
+            async with gate:
+                return await ask(self._agent, self._model, example, mode, self._grader, timeout=self._limit)
+
+        return list(await asyncio.gather(*(one(example) for example in self._examples)))
+
+
+class HeldOutProbe(_Probe):
+    """Measures during training how the policy does, greedily, on questions that it is not trained on."""
 
     async def measure(self) -> dict[str, float]:
         """Ask all questions.
@@ -179,13 +196,7 @@ class HeldOutProbe:
             By metric name: the accuracy, for all questions and per source, the share of runs that zoom, and visual
             tokens as a share of full resolution's. Failed runs are wrong; ungraded answers do not count.
         """
-        gate = asyncio.Semaphore(self._concurrency)
-
-        async def one(example: Example) -> dict[str, Any]:
-            async with gate:
-                return await ask(self._agent, self._model, example, self._mode, self._grader, timeout=self._limit)
-
-        asked = await asyncio.gather(*(one(example) for example in self._examples))
+        asked = await self._asked(Mode(scale=self._context.scale, max_zooms=self._context.max_zooms))
         sources = [example.source for example in self._examples]
         found: dict[str, float] = {}
         for source in (None, *sorted(set(sources))):
@@ -198,36 +209,17 @@ class HeldOutProbe:
         return found
 
 
-class ForcedProbe:
+class ForcedProbe(_Probe):
     """Measures during training what the decision is worth: accuracy with zooming forced and forbidden.
 
-    It always asks the same questions, at most `QUESTIONS` of the training examples. If the accuracy with forced zooming
-    falls, the policy is losing its ability to read. If both accuracies are equal, zooming gains nothing.
-
-    Args:
-        model: The policy, greedy. Its images go to its own store.
-        grader: Says what is right.
-        examples: What is trained on; evenly spaced ones are asked.
-        context: The settings of every run in training.
-        limit: Seconds that a run may take.
-        build: Makes the graph.
+    It always asks the same questions, evenly spaced ones of the training examples, at most `QUESTIONS`. If the accuracy
+    with forced zooming falls, the policy is losing its ability to read. If both accuracies are equal, zooming gains
+    nothing.
     """
 
-    def __init__(
-        self,
-        model: ChatVLM,
-        grader: Grader,
-        examples: Sequence[Example],
-        *,
-        context: ZoomContext,
-        limit: float,
-        build: Callable[[ChatVLM], Any] = create_zoom_agent,
-    ) -> None:
-        self._model, self._grader, self._limit = model, grader, limit
-        self._agent = build(model)
-        self._modes = {mode: MODES[mode].adapted(context.scale, context.max_zooms) for mode in _FORCED}
+    def _chosen(self, examples: Sequence[Example]) -> Sequence[Example]:
         step = max(1, len(examples) // QUESTIONS)
-        self._examples = [examples[place] for place in range(0, len(examples), step)][:QUESTIONS]
+        return [examples[place] for place in range(0, len(examples), step)][:QUESTIONS]
 
     async def measure(self) -> dict[str, float]:
         """Ask all questions in both modes.
@@ -237,13 +229,8 @@ class ForcedProbe:
             that a zoom helped and hurt. Failed runs and ungraded answers do not count.
         """
         verdicts: dict[str, list[bool | None]] = {}
-        for name, mode in self._modes.items():
-            asked = await asyncio.gather(
-                *(
-                    ask(self._agent, self._model, example, mode, self._grader, timeout=self._limit)
-                    for example in self._examples
-                )
-            )
+        for name in _FORCED:
+            asked = await self._asked(MODES[name].adapted(self._context.scale, self._context.max_zooms))
             verdicts[name] = [None if fields.get("error") else fields["right"] for fields in asked]
         sources = [example.source for example in self._examples]
         found: dict[str, float] = {}
